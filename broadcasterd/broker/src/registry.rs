@@ -1,0 +1,96 @@
+//! Channel names, their ids, and who listens. A channel exists while somebody has it open; its id is never given to
+//! another channel while it does.
+
+use crate::event::ConnId;
+use broadcaster_protocol::{ChannelId, ChannelName};
+use std::collections::BTreeMap;
+
+#[derive(Debug)]
+pub(crate) struct Channel {
+    name: ChannelName,
+    listeners: Vec<ConnId>,
+    senders: usize,
+}
+
+impl Channel {
+    /// Who listens, in the order in which they joined.
+    pub(crate) fn listeners(&self) -> &[ConnId] {
+        &self.listeners
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    ids: BTreeMap<ChannelName, ChannelId>,
+    channels: BTreeMap<ChannelId, Channel>,
+    last: u32,
+}
+
+impl Registry {
+    /// Channels that somebody has open.
+    pub(crate) fn len(&self) -> usize {
+        self.channels.len()
+    }
+
+    pub(crate) fn id_of(&self, name: &ChannelName) -> Option<ChannelId> {
+        self.ids.get(name).copied()
+    }
+
+    pub(crate) fn channel(&self, id: ChannelId) -> Option<&Channel> {
+        self.channels.get(&id)
+    }
+
+    /// The id of `name`, which begins to exist now if it did not.
+    fn id_for(&mut self, name: &ChannelName) -> ChannelId {
+        if let Some(id) = self.id_of(name) {
+            return id;
+        }
+        let id = loop {
+            self.last = self.last.wrapping_add(1);
+            if !self.channels.contains_key(&ChannelId(self.last)) {
+                break ChannelId(self.last);
+            }
+        };
+        self.ids.insert(name.clone(), id);
+        self.channels.insert(id, Channel { name: name.clone(), listeners: Vec::new(), senders: 0 });
+        id
+    }
+
+    pub(crate) fn add_listener(&mut self, name: &ChannelName, conn: ConnId) -> ChannelId {
+        let id = self.id_for(name);
+        if let Some(channel) = self.channels.get_mut(&id) {
+            channel.listeners.push(conn);
+        }
+        id
+    }
+
+    pub(crate) fn add_sender(&mut self, name: &ChannelName) -> ChannelId {
+        let id = self.id_for(name);
+        if let Some(channel) = self.channels.get_mut(&id) {
+            channel.senders += 1;
+        }
+        id
+    }
+
+    pub(crate) fn remove_listener(&mut self, id: ChannelId, conn: ConnId) {
+        if let Some(channel) = self.channels.get_mut(&id) {
+            channel.listeners.retain(|&listener| listener != conn);
+        }
+        self.forget_if_unused(id);
+    }
+
+    pub(crate) fn remove_sender(&mut self, id: ChannelId) {
+        if let Some(channel) = self.channels.get_mut(&id) {
+            channel.senders -= 1;
+        }
+        self.forget_if_unused(id);
+    }
+
+    fn forget_if_unused(&mut self, id: ChannelId) {
+        let Some(channel) = self.channels.get(&id) else { return };
+        if channel.listeners.is_empty() && channel.senders == 0 {
+            self.ids.remove(&channel.name);
+            self.channels.remove(&id);
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Where the bus is, as a pure function of facts that somebody else has gathered. It never touches the file system.
+
+use std::path::{Path, PathBuf};
+
+/// Environment variable that names the socket, and with that switches every other candidate off.
+pub const SOCKET_VARIABLE: &str = "BROADCASTER_SOCKET";
+
+/// Name of the bus socket in its directory.
+pub const SOCKET_NAME: &str = "bus.sock";
+
+/// Name of the directory of the bus in a runtime directory.
+pub const DIRECTORY_NAME: &str = "broadcaster";
+
+/// The facts that decide where the bus is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Env {
+    /// Effective user id.
+    pub euid: u32,
+    /// Value of [`SOCKET_VARIABLE`], or a path that the program was told.
+    pub socket: Option<PathBuf>,
+    /// `/run/user/<euid>`, if it exists and belongs to the user.
+    pub run_user_dir: Option<PathBuf>,
+    /// Value of `XDG_RUNTIME_DIR`.
+    pub xdg_runtime_dir: Option<PathBuf>,
+    /// The user's state directory of this project.
+    pub state_dir: Option<PathBuf>,
+    /// The system's directory for short paths, used only when the one in `state_dir` does not fit.
+    pub short_dir: Option<PathBuf>,
+    /// Longest path of a socket, in bytes.
+    pub path_bytes_max: usize,
+}
+
+/// Which rule led to a candidate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Origin {
+    /// [`SOCKET_VARIABLE`], or a path that the program was told.
+    Explicit,
+    /// `/run/user/<euid>`.
+    RunUser,
+    /// `XDG_RUNTIME_DIR`.
+    XdgRuntime,
+    /// The state directory.
+    State,
+    /// A hashed name in the short directory, because the path in the state directory is too long.
+    Short,
+}
+
+/// One place where the bus may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// The socket. Its directory holds the lock as well.
+    pub socket: PathBuf,
+    /// Which rule led here.
+    pub origin: Origin,
+}
+
+/// Why there is no place for the bus.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EndpointError {
+    /// The path was given and does not fit into a socket address.
+    #[error("the socket path {} has {len} bytes; the limit is {max}: choose a shorter one", path.display())]
+    TooLong {
+        /// The path.
+        path: PathBuf,
+        /// Its bytes.
+        len: usize,
+        /// Bytes allowed.
+        max: usize,
+    },
+    /// The path was given and is relative or has no directory and file name.
+    #[error("the socket path {path:?} must be absolute and name a file, such as /run/user/1000/broadcaster/bus.sock")]
+    NotAFilePath {
+        /// The path.
+        path: PathBuf,
+    },
+    /// There is neither a runtime directory nor a state directory.
+    #[error(
+        "no directory for the socket: there is no /run/user/{euid}, no XDG_RUNTIME_DIR and no home directory; set \
+         {SOCKET_VARIABLE} to an absolute path"
+    )]
+    Nowhere {
+        /// Effective user id.
+        euid: u32,
+    },
+}
+
+/// The places where the bus may be, best first. Clients try all of them in order; a daemon binds the first that it can.
+///
+/// `/run/user/<euid>` comes before `XDG_RUNTIME_DIR`, so that cron, `su`, `ssh` and `tmux` meet the desktop session. A
+/// relative `XDG_RUNTIME_DIR` is ignored, as its specification asks for.
+///
+/// # Errors
+///
+/// [`EndpointError`] if a given path can not be used, or no directory is known at all.
+///
+/// ```
+/// use broadcaster_protocol::endpoint::{candidates, Env, Origin};
+///
+/// let env = Env {
+///     euid: 1000,
+///     run_user_dir: Some("/run/user/1000".into()),
+///     state_dir: Some("/home/u/.local/state/broadcaster".into()),
+///     path_bytes_max: 107,
+///     ..Env::default()
+/// };
+/// let places = candidates(&env)?;
+/// assert_eq!(places[0].socket.to_str(), Some("/run/user/1000/broadcaster/bus.sock"));
+/// assert_eq!(places[1].origin, Origin::State);
+/// # Ok::<(), broadcaster_protocol::endpoint::EndpointError>(())
+/// ```
+pub fn candidates(env: &Env) -> Result<Vec<Candidate>, EndpointError> {
+    if let Some(path) = &env.socket {
+        if !path.is_absolute() || path.file_name().is_none() {
+            return Err(EndpointError::NotAFilePath { path: path.clone() });
+        }
+        let (len, max) = (bytes_of(path), env.path_bytes_max);
+        if len > max {
+            return Err(EndpointError::TooLong { path: path.clone(), len, max });
+        }
+        return Ok(vec![Candidate { socket: path.clone(), origin: Origin::Explicit }]);
+    }
+    let mut places: Vec<Candidate> = Vec::new();
+    let mut add = |socket: PathBuf, origin| {
+        let fits = bytes_of(&socket) <= env.path_bytes_max;
+        if fits && places.iter().all(|place| place.socket != socket) {
+            places.push(Candidate { socket, origin });
+        }
+        fits
+    };
+    let in_runtime = |dir: &Path| dir.join(DIRECTORY_NAME).join(SOCKET_NAME);
+    if let Some(dir) = &env.run_user_dir {
+        add(in_runtime(dir), Origin::RunUser);
+    }
+    if let Some(dir) = env.xdg_runtime_dir.as_deref().filter(|dir| dir.is_absolute()) {
+        add(in_runtime(dir), Origin::XdgRuntime);
+    }
+    if let Some(dir) = env.state_dir.as_deref().filter(|dir| dir.is_absolute()) {
+        let fits = add(dir.join(SOCKET_NAME), Origin::State);
+        if let (false, Some(short)) = (fits, &env.short_dir) {
+            let name = format!("{DIRECTORY_NAME}-{}-{:08x}", env.euid, fnv1a(dir.as_os_str().as_encoded_bytes()));
+            add(short.join(name).join(SOCKET_NAME), Origin::Short);
+        }
+    }
+    if places.is_empty() { Err(EndpointError::Nowhere { euid: env.euid }) } else { Ok(places) }
+}
+
+fn bytes_of(path: &Path) -> usize {
+    path.as_os_str().len()
+}
+
+/// FNV-1a, 32 bit: tells apart the few state directories of one user; not a defence, the directory's owner is.
+fn fnv1a(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0x811c_9dc5, |hash, &byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env() -> Env {
+        Env { euid: 1000, short_dir: Some("/tmp".into()), path_bytes_max: 107, ..Env::default() }
+    }
+
+    fn sockets(env: &Env) -> Vec<String> {
+        let places = candidates(env).expect("some place");
+        places.iter().map(|place| place.socket.display().to_string()).collect()
+    }
+
+    #[test]
+    fn order_is_run_user_then_xdg_then_state() {
+        let env = Env {
+            run_user_dir: Some("/run/user/1000".into()),
+            xdg_runtime_dir: Some("/x".into()),
+            state_dir: Some("/h/state".into()),
+            ..env()
+        };
+        assert_eq!(
+            sockets(&env),
+            ["/run/user/1000/broadcaster/bus.sock", "/x/broadcaster/bus.sock", "/h/state/bus.sock"]
+        );
+    }
+
+    #[test]
+    fn the_same_directory_twice_is_one_candidate() {
+        let dir = Some(PathBuf::from("/run/user/1000"));
+        let env = Env { run_user_dir: dir.clone(), xdg_runtime_dir: dir, ..env() };
+        assert_eq!(sockets(&env).len(), 1);
+    }
+
+    #[test]
+    fn an_explicit_path_is_the_only_candidate() {
+        let env = Env { socket: Some("/a/b.sock".into()), state_dir: Some("/h".into()), ..env() };
+        assert_eq!(sockets(&env), ["/a/b.sock"]);
+    }
+
+    #[test]
+    fn a_long_explicit_path_names_path_and_limit() {
+        let path = format!("/{}", "d".repeat(107));
+        let text = candidates(&Env { socket: Some(path.clone().into()), ..env() }).expect_err("108 bytes").to_string();
+        assert!(text.contains(&path) && text.contains("108 bytes") && text.contains("107"), "{text}");
+        let fits = Env { socket: Some(path[..107].into()), ..env() };
+        assert!(candidates(&fits).is_ok());
+    }
+
+    #[test]
+    fn a_long_state_directory_gets_a_short_hashed_place() {
+        let dir = format!("/home/{}/.local/state/broadcaster", "u".repeat(80));
+        let long = Env { state_dir: Some(dir.into()), ..env() };
+        let places = candidates(&long).expect("short place");
+        assert_eq!((places.len(), places[0].origin), (1, Origin::Short));
+        assert!(places[0].socket.starts_with("/tmp") && bytes_of(&places[0].socket) <= 103);
+        let other = Env { state_dir: Some(format!("/home/{}", "v".repeat(100)).into()), ..env() };
+        assert_ne!(candidates(&other).expect("short place"), places);
+    }
+
+    #[test]
+    fn relative_and_missing_directories_are_no_place() {
+        assert_eq!(candidates(&env()), Err(EndpointError::Nowhere { euid: 1000 }));
+        let relative = Env { xdg_runtime_dir: Some("run".into()), ..env() };
+        assert_eq!(candidates(&relative), Err(EndpointError::Nowhere { euid: 1000 }));
+        for bad in ["bus.sock", "/"] {
+            let given = Env { socket: Some(bad.into()), ..env() };
+            assert!(matches!(candidates(&given), Err(EndpointError::NotAFilePath { .. })), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! Every number of the wire, named, with its unit last. Nothing here is computed or configurable.
+
+use std::time::Duration;
+
+/// The oldest protocol version that this crate speaks.
+pub const PROTOCOL_MIN: u16 = 1;
+
+/// The newest protocol version that this crate speaks.
+pub const PROTOCOL_MAX: u16 = 1;
+
+/// Bytes of the fixed header before every frame's payload.
+pub const HEADER_BYTES: usize = 28;
+
+/// Longest channel name, in bytes of UTF-8.
+pub const CHANNEL_NAME_BYTES_MAX: usize = 255;
+
+/// Largest payload of one frame that any daemon accepts, in bytes (64 MiB). A daemon may be configured down.
+pub const PAYLOAD_BYTES_MAX: u32 = 64 * 1024 * 1024;
+
+/// Largest body of a control frame, in bytes (4 KiB).
+pub const CONTROL_BYTES_MAX: u32 = 4096;
+
+/// How long a connection may take from accept to a complete Hello.
+pub const HANDSHAKE_WITHIN: Duration = Duration::from_secs(2);
+
+/// Longest program version text in Hello and Welcome, in bytes.
+pub const VERSION_BYTES_MAX: usize = 64;
+
+/// Longest reason text in Refused and Goodbye, in bytes; longer ones are cut by whoever writes them.
+pub const REASON_BYTES_MAX: usize = 1024;
+
+/// Longest path of a unix socket on Linux, in bytes (`sun_path` less its terminator).
+pub const SOCKET_PATH_BYTES_MAX_LINUX: usize = 107;
+
+/// Longest path of a unix socket on macOS and the BSDs, in bytes (`sun_path` less its terminator).
+pub const SOCKET_PATH_BYTES_MAX_BSD: usize = 103;

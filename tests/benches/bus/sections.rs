@@ -1,0 +1,27 @@
+//! The sections of the bench, in the order in which they run. A section never fails the bench as a whole: what goes wrong
+//! is noted and the next one runs.
+
+#[path = "sections/cold.rs"]
+mod cold;
+#[path = "sections/idle.rs"]
+mod idle;
+#[path = "sections/latency.rs"]
+mod latency;
+#[path = "sections/stall.rs"]
+mod stall;
+#[path = "sections/throughput.rs"]
+mod throughput;
+
+use crate::bench::Bench;
+
+type Section = (&'static str, fn(&Bench));
+
+pub(crate) const ALL: [Section; 7] = [
+    ("latency", latency::measure),
+    ("fanout", throughput::fanout),
+    ("payload", throughput::payload),
+    ("fanin", throughput::fanin),
+    ("idle", idle::measure),
+    ("cold", cold::measure),
+    ("stall", stall::measure),
+];
