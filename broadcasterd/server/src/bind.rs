@@ -1,0 +1,207 @@
+//! Who is the daemon, and on which socket. The kernel's lock on one file decides: not a pid, not the existence of a
+//! socket, not a refused connection.
+
+use crate::hub::serve;
+use crate::os::{self, DirectoryProblem, FileId};
+use broadcaster_broker::Limits;
+use broadcaster_protocol::endpoint::Candidate;
+use interprocess::ConnectWaitMode;
+use interprocess::local_socket::traits::Stream as _;
+use interprocess::local_socket::{ConnectOptions, GenericFilePath, Listener, ListenerOptions, Stream, ToFsName};
+use std::future::Future;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+/// Name of the lock file beside the socket.
+const LOCK_NAME: &str = "bus.lock";
+
+/// Why this process is not the daemon.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BindError {
+    /// Another process is the daemon of this directory. Connect to it.
+    #[error("another process holds {} and serves the bus", lock.display())]
+    AlreadyRunning {
+        /// The lock file.
+        lock: PathBuf,
+    },
+    /// The place for the directory is taken by something else.
+    #[error("{} is not a directory: move it away, or set BROADCASTER_SOCKET to another place", path.display())]
+    NotADirectory {
+        /// The directory's path.
+        path: PathBuf,
+    },
+    /// The directory belongs to somebody else.
+    #[error("the directory {} belongs to uid {owner}, not to uid {uid}: it is not used", path.display())]
+    OtherOwner {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+        /// Who we are.
+        uid: u32,
+    },
+    /// Others may write into the directory, and so replace the socket.
+    #[error("the directory {} has mode {mode:04o}, so that others can write into it: chmod 0700 it", path.display())]
+    Loose {
+        /// The directory.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// There is something at the socket's path that we must not remove.
+    #[error("{} is {what}: move it away, or set BROADCASTER_SOCKET to another path", path.display())]
+    Occupied {
+        /// The socket's path.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
+    /// The system refused.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// No candidate was given.
+    #[error("there is no place for the socket")]
+    NoCandidate,
+}
+
+/// The right to be the daemon, and a socket that listens. Both end with it: dropped or run to its end, the socket file
+/// is removed if it is still ours, and then the lock is released.
+#[derive(Debug)]
+pub struct Bound {
+    pub(crate) socket: PathBuf,
+    pub(crate) id: FileId,
+    pub(crate) listener: Option<Listener>,
+    _lock: OwnedFd,
+}
+
+impl Bound {
+    /// The path of the socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Serves on this thread until `stop` is ready, or the limits' idle time is over; then stops in good order: no new
+    /// connection, all that clients had sent is read and delivered, everybody is told.
+    ///
+    /// # Errors
+    ///
+    /// If the runtime or the socket can not be set up. What happens to single connections is never an error here.
+    pub fn run(mut self, limits: Limits, version: &str, stop: impl Future<Output = ()> + 'static) -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+        let local = tokio::task::LocalSet::new();
+        local.block_on(&runtime, serve(&mut self, limits, version, stop))
+    }
+
+    /// Removes the socket file, so that new clients do not come here any more. The lock stays.
+    pub(crate) fn unlink(&self) {
+        os::unlink_own_socket(&self.socket, self.id);
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        self.unlink();
+    }
+}
+
+/// Becomes the daemon on the first candidate that can be used.
+///
+/// # Errors
+///
+/// [`BindError::AlreadyRunning`] if any candidate has a daemon; otherwise the first candidate's error.
+pub fn bind(candidates: &[Candidate]) -> Result<Bound, BindError> {
+    let mut first = None;
+    for candidate in candidates {
+        match bind_one(&candidate.socket) {
+            Ok(bound) => return Ok(bound),
+            Err(error @ BindError::AlreadyRunning { .. }) => return Err(error),
+            Err(error) => {
+                tracing::warn!(socket = %candidate.socket.display(), %error, "cannot serve here");
+                first.get_or_insert(error);
+            }
+        }
+    }
+    Err(first.unwrap_or(BindError::NoCandidate))
+}
+
+fn bind_one(socket: &Path) -> Result<Bound, BindError> {
+    let directory = socket.parent().unwrap_or(Path::new("/"));
+    os::prepare_directory(directory).map_err(|problem| {
+        let path = directory.to_owned();
+        match problem {
+            DirectoryProblem::NotADirectory => BindError::NotADirectory { path },
+            DirectoryProblem::OtherOwner(owner) => BindError::OtherOwner { path, owner, uid: os::euid() },
+            DirectoryProblem::Loose(mode) => BindError::Loose { path, mode },
+            DirectoryProblem::Io(source) => BindError::Io { action: "make the directory", path, source },
+        }
+    })?;
+    let lock = take_lock(&lock_path(directory, socket))?;
+    make_way(socket)?;
+    let io = |action| move |source| BindError::Io { action, path: socket.to_owned(), source };
+    let name = socket.to_fs_name::<GenericFilePath>().map_err(io("name the socket"))?;
+    let options = ListenerOptions::new().name(name).reclaim_name(false);
+    let listener = os::listen(options).map_err(io("listen on"))?;
+    let id = match os::socket_file_id(socket).map_err(io("look at"))? {
+        Some((id, true)) => id,
+        _ => return Err(BindError::Occupied { path: socket.to_owned(), what: "not the socket that we made" }),
+    };
+    Ok(Bound { socket: socket.to_owned(), id, listener: Some(listener), _lock: lock })
+}
+
+/// `bus.lock`; for a socket that was given another name, a lock of that name, so that two buses can share a directory.
+fn lock_path(directory: &Path, socket: &Path) -> PathBuf {
+    match socket.file_name() {
+        Some(name) if name != broadcaster_protocol::endpoint::SOCKET_NAME => {
+            let mut name = name.to_owned();
+            name.push(".lock");
+            directory.join(name)
+        }
+        _ => directory.join(LOCK_NAME),
+    }
+}
+
+fn take_lock(path: &Path) -> Result<OwnedFd, BindError> {
+    let io = |action| move |source| BindError::Io { action, path: path.to_owned(), source };
+    // The file may be removed by others between open and lock: then the lock is on a file that nobody else will see.
+    for _ in 0..16 {
+        let (file, id) = os::open_lock(path).map_err(io("open the lock file"))?;
+        if !os::lock_exclusive(&file).map_err(io("lock"))? {
+            return Err(BindError::AlreadyRunning { lock: path.to_owned() });
+        }
+        if os::socket_file_id(path).map_err(io("look at"))?.is_some_and(|(now, _)| now == id) {
+            return Ok(file);
+        }
+    }
+    Err(BindError::Occupied { path: path.to_owned(), what: "removed by somebody again and again" })
+}
+
+/// Under the lock: removes the socket that a dead daemon has left, and nothing else.
+fn make_way(socket: &Path) -> Result<(), BindError> {
+    let io = |action| move |source| BindError::Io { action, path: socket.to_owned(), source };
+    match os::socket_file_id(socket).map_err(io("look at"))? {
+        None => Ok(()),
+        Some((_, false)) => Err(BindError::Occupied { path: socket.to_owned(), what: "not a socket" }),
+        Some((id, true)) => {
+            let name = socket.to_fs_name::<GenericFilePath>().map_err(io("name the socket"))?;
+            let probe = ConnectOptions::new().name(name).wait_mode(ConnectWaitMode::Deferred);
+            let what = match Stream::from_options(&probe) {
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    os::unlink_own_socket(socket, id);
+                    return Ok(());
+                }
+                Err(_) => "a socket that another program made",
+                Ok(_) => "the socket of a program that does not hold our lock",
+            };
+            Err(BindError::Occupied { path: socket.to_owned(), what })
+        }
+    }
+}

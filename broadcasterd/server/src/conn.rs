@@ -1,0 +1,89 @@
+//! One connection's two tasks: the one that reads for as long as it lives, and the one that writes while its socket is
+//! full. An idle connection costs one task and one registration for reading, and no buffer.
+
+use crate::hub::{Hub, Read, Write};
+use crate::os;
+use broadcaster_broker::ConnId;
+use broadcaster_protocol::Decoder;
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Reads in a row before others get their turn.
+const READS_PER_TURN: usize = 4;
+
+#[derive(Debug)]
+pub(crate) struct Conn {
+    pub(crate) id: ConnId,
+    pub(crate) socket: Rc<OwnedFd>,
+    pub(crate) decoder: RefCell<Decoder>,
+    /// It has ended, and its number may be somebody else's by now.
+    pub(crate) gone: Cell<bool>,
+    /// The daemon stops: what was sent is read by [`Hub::read_what_was_sent`], and an end of stream is no news.
+    pub(crate) draining: Cell<bool>,
+}
+
+impl Conn {
+    /// The connection, and its registration for reading. Only for reading: a socket that is registered for writing wakes
+    /// the server each time that its peer has read something.
+    pub(crate) fn new(id: ConnId, socket: OwnedFd, decoder: Decoder) -> io::Result<(Self, AsyncFd<Rc<OwnedFd>>)> {
+        let socket = Rc::new(socket);
+        let readable = os::register(Rc::clone(&socket), Interest::READABLE)?;
+        let conn =
+            Self { id, socket, decoder: RefCell::new(decoder), gone: Cell::new(false), draining: Cell::new(false) };
+        Ok((conn, readable))
+    }
+}
+
+/// Reads from the connection until it ends.
+pub(crate) async fn read_all(hub: Rc<RefCell<Hub>>, conn: Rc<Conn>, readable: AsyncFd<Rc<OwnedFd>>) {
+    loop {
+        let Ok(mut ready) = readable.readable().await else { break };
+        let mut reads = 0;
+        loop {
+            if conn.gone.get() || conn.draining.get() {
+                return;
+            }
+            if reads == READS_PER_TURN {
+                tokio::task::yield_now().await;
+                reads = 0;
+                continue;
+            }
+            reads += 1;
+            let read = hub.borrow_mut().read(&conn);
+            match read {
+                Read::Some => {}
+                Read::All => break ready.clear_ready(),
+                Read::End => return hub.borrow_mut().gone(&conn),
+            }
+        }
+    }
+    hub.borrow_mut().gone(&conn);
+}
+
+/// Writes to a connection whose socket is full, until nothing is left.
+pub(crate) async fn write_all(hub: Rc<RefCell<Hub>>, conn: Rc<Conn>) {
+    // A descriptor of its own, so that the registration for writing comes and goes with this task.
+    let registered = os::duplicate(&conn.socket).and_then(|fd| os::register(fd, Interest::WRITABLE));
+    let writable = match registered {
+        Ok(writable) => writable,
+        Err(error) => {
+            tracing::warn!(conn = conn.id.0, %error, "cannot wait for a slow listener; it is disconnected");
+            return hub.borrow_mut().gone(&conn);
+        }
+    };
+    while !conn.gone.get() {
+        let Ok(mut ready) = writable.writable().await else { return };
+        if conn.gone.get() {
+            return;
+        }
+        let wrote = hub.borrow_mut().write(conn.id);
+        match wrote {
+            Write::Done => return,
+            Write::Blocked => ready.clear_ready(),
+        }
+    }
+}

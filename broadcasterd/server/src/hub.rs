@@ -1,0 +1,305 @@
+//! The broker with its connections and its clock: what was read becomes events, and effects become system calls. It
+//! decides nothing about frames.
+
+use crate::bind::Bound;
+use crate::conn::{self, Conn};
+use crate::os;
+use broadcaster_broker::{Broker, ConnId, Effect, Effects, Event, Limits, Moment};
+use broadcaster_protocol::{DecodeError, Decoder, Item};
+use bytes::{BufMut, BytesMut};
+use interprocess::local_socket::traits::tokio::Listener as _;
+use interprocess::os::unix::uds_local_socket::tokio::Listener;
+use slab::Slab;
+use std::cell::RefCell;
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::task::{JoinHandle, spawn_local};
+use tokio::time::Instant;
+
+/// How long accepting pauses when the process or the system is out of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The most slices of one write; the broker offers no more.
+const SLICES_MAX: usize = 64;
+
+/// All state of a running server. Everything happens on one thread; no borrow of it lives across an await.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    myself: Weak<RefCell<Self>>,
+    broker: Broker,
+    conns: Slab<Rc<Conn>>,
+    /// What every connection is read into; it is shared because frames leave it before the next read.
+    chunk: BytesMut,
+    effects: Effects,
+    /// Connections with an `Effect::Write` that was not tried yet.
+    dirty: Vec<ConnId>,
+    started: Instant,
+    /// The deadline that the timer sleeps for.
+    armed: Option<Moment>,
+    timer: Rc<Notify>,
+    drain: Rc<Notify>,
+    exit: Rc<Notify>,
+}
+
+/// Serves `bound` until the broker says that it is over.
+pub(crate) async fn serve(
+    bound: &mut Bound,
+    limits: Limits,
+    version: &str,
+    stop: impl Future<Output = ()> + 'static,
+) -> io::Result<()> {
+    let Some(listener) = bound.listener.take() else { return Ok(()) };
+    let listener = os::accept_from(listener)?;
+    let (timer, drain, exit) = (Rc::new(Notify::new()), Rc::new(Notify::new()), Rc::new(Notify::new()));
+    let hub = Rc::new_cyclic(|myself| {
+        RefCell::new(Hub {
+            myself: myself.clone(),
+            broker: Broker::new(limits, os::euid(), os::pid(), version, Moment::default()),
+            conns: Slab::new(),
+            chunk: BytesMut::new(),
+            effects: Effects::new(),
+            dirty: Vec::new(),
+            started: Instant::now(),
+            armed: None,
+            timer: Rc::clone(&timer),
+            drain: Rc::clone(&drain),
+            exit: Rc::clone(&exit),
+        })
+    });
+    let accepting = spawn_local(accept_all(Rc::clone(&hub), listener));
+    let ticking = spawn_local(tick(Rc::clone(&hub), timer));
+    let stopping = spawn_local({
+        let hub = Rc::clone(&hub);
+        async move {
+            stop.await;
+            hub.borrow_mut().happen(Event::Stop);
+        }
+    });
+    hub.borrow_mut().settle();
+    drain.notified().await;
+    // New clients go elsewhere from here on; the lock stays ours until everything is said and done.
+    bound.unlink();
+    end(accepting).await;
+    hub.borrow_mut().read_what_was_sent();
+    exit.notified().await;
+    end(ticking).await;
+    end(stopping).await;
+    Ok(())
+}
+
+async fn end(task: JoinHandle<()>) {
+    task.abort();
+    // It was cancelled, or it had ended: both are what we want.
+    let _ = task.await;
+}
+
+async fn accept_all(hub: Rc<RefCell<Hub>>, listener: Listener) {
+    loop {
+        match listener.accept().await.and_then(os::take_descriptor) {
+            Ok((socket, pid, uid)) => {
+                if let Err(error) = hub.borrow_mut().welcome(socket, pid, uid) {
+                    tracing::warn!(%error, pid, "a connection was lost on arrival");
+                }
+            }
+            Err(error) if is_about_one_peer(&error) => {}
+            Err(error) => {
+                let open = hub.borrow().conns.len();
+                tracing::warn!(%error, open, "cannot accept; trying again in {ACCEPT_PAUSE:?}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Whether the next accept may well succeed at once.
+fn is_about_one_peer(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::NotConnected | io::ErrorKind::Interrupted)
+}
+
+async fn tick(hub: Rc<RefCell<Hub>>, timer: Rc<Notify>) {
+    loop {
+        let (deadline, started) = (hub.borrow().armed, hub.borrow().started);
+        match deadline {
+            None => timer.notified().await,
+            Some(Moment(after)) => {
+                if tokio::time::timeout_at(started + after, timer.notified()).await.is_err() {
+                    hub.borrow_mut().happen(Event::Tick);
+                }
+            }
+        }
+    }
+}
+
+impl Hub {
+    /// Takes an accepted connection in.
+    fn welcome(&mut self, socket: std::os::fd::OwnedFd, pid: u32, uid: u32) -> io::Result<()> {
+        let Some(myself) = self.myself.upgrade() else { return Ok(()) };
+        let entry = self.conns.vacant_entry();
+        let id = ConnId(entry.key());
+        let decoder = Decoder::lender(self.broker.limits().payload_bytes_max);
+        let (conn, readable) = Conn::new(id, socket, decoder)?;
+        let conn = Rc::clone(entry.insert(Rc::new(conn)));
+        tracing::debug!(conn = id.0, pid, uid, "opened");
+        self.happen(Event::Opened { conn: id, pid, uid });
+        spawn_local(conn::read_all(myself, conn, readable));
+        Ok(())
+    }
+
+    /// Reads once from the connection and does what follows from it; returns what the read gave.
+    pub(crate) fn read(&mut self, conn: &Conn) -> Read {
+        let mut decoder = conn.decoder.borrow_mut();
+        let held = decoder.held_bytes();
+        let mut target = decoder.target(&mut self.chunk);
+        let room = target.remaining_mut();
+        let read = match os::read(&conn.socket, &mut target) {
+            Ok(0) => Read::End,
+            Ok(read) if read < room => Read::All,
+            Ok(_) => Read::Some,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Read::All,
+            Err(_) => Read::End,
+        };
+        self.feed(conn, &mut decoder);
+        if decoder.held_bytes() != held {
+            self.apply(Event::Holding { conn: conn.id, bytes: decoder.held_bytes() });
+        }
+        self.settle();
+        read
+    }
+
+    /// Turns what was read into events.
+    fn feed(&mut self, conn: &Conn, decoder: &mut Decoder) {
+        loop {
+            let event = match decoder.next(&mut self.chunk) {
+                Ok(None) => return,
+                Ok(Some(Item::Run(run))) => Event::Run { conn: conn.id, run },
+                Ok(Some(Item::Control(control))) => Event::Control { conn: conn.id, control },
+                Err(error) => return self.malformed(conn, error),
+            };
+            self.apply(event);
+        }
+    }
+
+    fn malformed(&mut self, conn: &Conn, error: DecodeError) {
+        tracing::debug!(conn = conn.id.0, %error, "malformed");
+        self.apply(Event::Malformed { conn: conn.id, error });
+    }
+
+    /// Writes as much as the connection takes; a full socket gets a task that goes on when there is room.
+    pub(crate) fn write(&mut self, id: ConnId) -> Write {
+        let Some(conn) = self.conns.get(id.0).map(Rc::clone) else { return Write::Done };
+        loop {
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let (mut count, mut offered) = (0, 0);
+            for (slot, slice) in slices.iter_mut().zip(self.broker.outgoing(id)) {
+                *slot = IoSlice::new(slice);
+                (count, offered) = (count + 1, offered + slice.len());
+            }
+            if count == 0 {
+                return Write::Done;
+            }
+            match os::write(&conn.socket, &slices[..count]) {
+                Ok(bytes) => {
+                    self.apply(Event::Written { conn: id, bytes });
+                    if bytes < offered {
+                        return Write::Blocked;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.apply(Event::Written { conn: id, bytes: 0 });
+                    return Write::Blocked;
+                }
+                Err(_) => {
+                    self.gone(&conn);
+                    return Write::Done;
+                }
+            }
+        }
+    }
+
+    /// The connection has ended, whoever ended it.
+    pub(crate) fn gone(&mut self, conn: &Conn) {
+        if !conn.gone.replace(true) {
+            os::shut_down(&conn.socket);
+            self.conns.remove(conn.id.0);
+            tracing::debug!(conn = conn.id.0, "closed");
+            self.happen(Event::Closed { conn: conn.id });
+        }
+    }
+
+    /// Tells the broker one event and does all that follows.
+    fn happen(&mut self, event: Event) {
+        self.apply(event);
+        self.settle();
+    }
+
+    /// Tells the broker one event and takes its effects; writes are put off until [`settle`](Self::settle).
+    fn apply(&mut self, event: Event) {
+        let now = Moment(self.started.elapsed());
+        let mut effects = std::mem::take(&mut self.effects);
+        self.broker.handle(now, event, &mut effects);
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Write(conn) => self.dirty.push(conn),
+                Effect::Close(conn) => {
+                    if let Some(conn) = self.conns.get(conn.0).map(Rc::clone) {
+                        self.gone(&conn);
+                    }
+                }
+                Effect::Drain => self.drain.notify_one(),
+                Effect::Exit => self.exit.notify_one(),
+            }
+        }
+        self.effects = effects;
+    }
+
+    /// Tries every write that is due, once per connection, and arms the timer.
+    pub(crate) fn settle(&mut self) {
+        while let Some(conn) = self.dirty.pop() {
+            if let (Write::Blocked, Some(myself)) = (self.write(conn), self.myself.upgrade())
+                && let Some(conn) = self.conns.get(conn.0).map(Rc::clone)
+            {
+                spawn_local(conn::write_all(myself, conn));
+            }
+        }
+        let deadline = self.broker.next_deadline();
+        if deadline != self.armed {
+            self.armed = deadline;
+            self.timer.notify_one();
+        }
+    }
+
+    /// Before the end: closes every connection towards us and takes what is in it, so that no frame which a sender
+    /// handed over is forgotten.
+    fn read_what_was_sent(&mut self) {
+        let conns: Vec<_> = self.conns.iter().map(|(_, conn)| Rc::clone(conn)).collect();
+        for conn in conns {
+            os::stop_reading(&conn.socket);
+            conn.draining.set(true);
+            while !conn.gone.get() && matches!(self.read(&conn), Read::Some) {}
+        }
+        self.happen(Event::Drained);
+    }
+}
+
+/// What one read gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Read {
+    /// All that there was.
+    All,
+    /// Something, and there may be more.
+    Some,
+    /// The stream has ended.
+    End,
+}
+
+/// How a write ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Write {
+    /// Nothing is left to write.
+    Done,
+    /// The socket is full.
+    Blocked,
+}

@@ -1,0 +1,223 @@
+//! The server's system calls on unix, through `rustix`. Two `unsafe` blocks: telling a
+//! buffer how much was read into it, and registering a descriptor that we own.
+
+use bytes::buf::Limit;
+use bytes::{BufMut, BytesMut};
+use interprocess::TryClone;
+use interprocess::local_socket::{Listener, ListenerOptions};
+use interprocess::os::unix::local_socket::ListenerOptionsExt;
+use interprocess::os::unix::uds_local_socket;
+use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
+use rustix::process::{Resource, Rlimit};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::rc::Rc;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Effective user id of this process.
+pub(crate) fn euid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// This process.
+pub(crate) fn pid() -> u32 {
+    rustix::process::getpid().as_raw_pid().unsigned_abs()
+}
+
+/// Reads what is there into `target`, without waiting; 0 is the end of the stream.
+#[allow(unsafe_code)]
+pub(crate) fn read(socket: impl AsFd, target: &mut Limit<&mut BytesMut>) -> io::Result<usize> {
+    let room = target.remaining_mut();
+    let buffer = target.get_mut();
+    let spare = buffer.spare_capacity_mut();
+    let room = room.min(spare.len());
+    let ((filled, _), _) = loop {
+        match rustix::net::recv(&socket, &mut spare[..room], RecvFlags::DONTWAIT) {
+            Err(Errno::INTR) => {}
+            other => break other?,
+        }
+    };
+    let len = filled.len();
+    // SAFETY: `recv` has initialised the first `len` bytes of the spare capacity, and `len` is at most its size.
+    unsafe { buffer.advance_mut(len) };
+    Ok(len)
+}
+
+/// Writes what the socket takes of `slices`, without waiting and without SIGPIPE.
+pub(crate) fn write(socket: impl AsFd, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    loop {
+        let sent = match slices {
+            [one] => rustix::net::send(&socket, one, flags),
+            many => rustix::net::sendmsg(&socket, many, &mut SendAncillaryBuffer::default(), flags),
+        };
+        match sent {
+            Err(Errno::INTR) => {}
+            other => return Ok(other?),
+        }
+    }
+}
+
+/// Another descriptor for the same socket.
+pub(crate) fn duplicate(socket: &OwnedFd) -> io::Result<Rc<OwnedFd>> {
+    socket.try_clone().map(Rc::new)
+}
+
+/// Registers the descriptor with this runtime, for one direction only.
+#[allow(unsafe_code)]
+pub(crate) fn register(socket: Rc<OwnedFd>, interest: Interest) -> io::Result<AsyncFd<Rc<OwnedFd>>> {
+    // SAFETY: the registration shares the ownership of the descriptor, which is therefore open, and the same, for as
+    // long as the registration lives.
+    Ok(unsafe { AsyncFd::register_with_interest(socket, interest) }?)
+}
+
+/// Ends both directions; what was written can still be read at the other end.
+pub(crate) fn shut_down(socket: impl AsFd) {
+    // It fails only if the other end is gone, and then there is nothing to end.
+    let _ = rustix::net::shutdown(socket, Shutdown::Both);
+}
+
+/// Ends the direction towards us: the other end can write no more, what it has written can still be read.
+pub(crate) fn stop_reading(socket: impl AsFd) {
+    let _ = rustix::net::shutdown(socket, Shutdown::Read);
+}
+
+/// A socket that listens for this user only, where the system can restrict a socket; the directory does it elsewhere.
+pub(crate) fn listen(options: ListenerOptions<'_>) -> io::Result<Listener> {
+    let plain = options.try_clone()?;
+    match options.mode(0o600).create_sync() {
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => plain.create_sync(),
+        other => other,
+    }
+}
+
+/// The same socket, to accept from in this runtime.
+pub(crate) fn accept_from(listener: Listener) -> io::Result<uds_local_socket::tokio::Listener> {
+    let Listener::UdSocket(listener) = listener;
+    uds_local_socket::tokio::Listener::try_from(listener)
+}
+
+/// The descriptor of an accepted stream, with pid and uid of the other end as the kernel tells them (pid 0: untold).
+pub(crate) fn take_descriptor(stream: uds_local_socket::tokio::Stream) -> io::Result<(OwnedFd, u32, u32)> {
+    let socket = OwnedFd::try_from(stream).map_err(io::Error::other)?;
+    let (pid, uid) = peer(&socket)?;
+    Ok((socket, pid, uid))
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn peer(socket: &OwnedFd) -> io::Result<(u32, u32)> {
+    let peer = rustix::net::sockopt::socket_peercred(socket)?;
+    Ok((peer.pid.as_raw_pid().unsigned_abs(), peer.uid.as_raw()))
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn peer(socket: &OwnedFd) -> io::Result<(u32, u32)> {
+    use interprocess::local_socket::traits::StreamCommon;
+    let stream = std::os::unix::net::UnixStream::from(socket.try_clone()?);
+    let creds = interprocess::os::unix::uds_local_socket::Stream::from(stream).peer_creds()?;
+    let uid = creds.euid().ok_or_else(|| io::Error::other("the kernel does not tell who connected"))?;
+    Ok((creds.pid().map_or(0, |pid| pid.unsigned_abs()), uid))
+}
+
+/// Raises the soft limit of open files to the hard one, as far as the kernel lets; returns the limit now in force.
+pub fn raise_descriptor_limit() -> Option<u64> {
+    let Rlimit { current, maximum } = rustix::process::getrlimit(Resource::Nofile);
+    if current == maximum {
+        return current;
+    }
+    match rustix::process::setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        Ok(()) => maximum,
+        Err(_) => current,
+    }
+}
+
+/// Which file it is, whatever its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    #[allow(clippy::useless_conversion, clippy::unnecessary_cast, clippy::cast_sign_loss)]
+    fn of(stat: &rustix::fs::Stat) -> Self {
+        Self { device: stat.st_dev as u64, inode: stat.st_ino as u64 }
+    }
+}
+
+/// What is wrong with a directory.
+#[derive(Debug)]
+pub(crate) enum DirectoryProblem {
+    NotADirectory,
+    OtherOwner(u32),
+    Loose(u32),
+    Io(io::Error),
+}
+
+/// Makes the directory, 0700, unless it is there; then it must be a real one, ours, and writable by us alone.
+pub(crate) fn prepare_directory(path: &Path) -> Result<(), DirectoryProblem> {
+    let io = |errno: Errno| DirectoryProblem::Io(errno.into());
+    let stat = match rustix::fs::lstat(path) {
+        Ok(stat) => stat,
+        Err(Errno::NOENT) => {
+            use std::os::unix::fs::DirBuilderExt;
+            let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+            made.map_err(DirectoryProblem::Io)?;
+            rustix::fs::lstat(path).map_err(io)?
+        }
+        Err(Errno::NOTDIR) => return Err(DirectoryProblem::NotADirectory),
+        Err(errno) => return Err(io(errno)),
+    };
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+        return Err(DirectoryProblem::NotADirectory);
+    }
+    if stat.st_uid != euid() {
+        return Err(DirectoryProblem::OtherOwner(stat.st_uid));
+    }
+    #[allow(clippy::useless_conversion)]
+    let mode = u32::from(stat.st_mode) & 0o7777;
+    if mode & 0o022 != 0 {
+        return Err(DirectoryProblem::Loose(mode));
+    }
+    Ok(())
+}
+
+/// Opens the lock file, which is made if it is not there and never followed through a link.
+pub(crate) fn open_lock(path: &Path) -> io::Result<(OwnedFd, FileId)> {
+    let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?;
+    let id = FileId::of(&rustix::fs::fstat(&file)?);
+    Ok((file, id))
+}
+
+/// Takes the kernel's lock on the file; `false` if somebody else has it.
+pub(crate) fn lock_exclusive(file: &OwnedFd) -> io::Result<bool> {
+    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// The file at `path`, not followed through a link, and whether it is a socket; `None` if there is none.
+pub(crate) fn socket_file_id(path: &Path) -> io::Result<Option<(FileId, bool)>> {
+    match rustix::fs::lstat(path) {
+        Ok(stat) => Ok(Some((FileId::of(&stat), FileType::from_raw_mode(stat.st_mode) == FileType::Socket))),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Removes the socket file if it is still the one that we made.
+pub(crate) fn unlink_own_socket(path: &Path, own: FileId) {
+    if let Ok(Some((id, true))) = socket_file_id(path)
+        && id == own
+    {
+        // If it can not be removed, the next daemon finds it stale and removes it under the lock.
+        let _ = rustix::fs::unlink(path);
+    }
+}
