@@ -1,1 +1,38 @@
-//! placeholder
+#![doc = include_str!("../../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+#[doc(hidden)]
+pub mod core;
+mod daemon;
+#[cfg(feature = "embedded")]
+mod embedded;
+mod error;
+mod listener;
+mod message;
+mod options;
+mod os;
+mod sender;
+mod transport;
+
+pub use broadcaster_protocol::control::{Overflow, RefusedCode, Report};
+pub use broadcaster_protocol::endpoint::{Candidate, EndpointError, Origin};
+pub use broadcaster_protocol::{ChannelName, NameError, SenderId};
+pub use bytes::Bytes;
+pub use daemon::{Daemon, Status};
+pub use error::{ConnectError, Lag, RecvError, SendError};
+pub use listener::Listener;
+pub use message::{Message, MessageRef};
+pub use options::{DEADLINE_DEFAULT, NO_AUTOSTART_VARIABLE, Options};
+pub use sender::Sender;
+
+/// An error and its causes, as one sentence.
+#[cfg(feature = "embedded")]
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

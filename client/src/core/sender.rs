@@ -1,0 +1,210 @@
+//! The sending side: stamps frames, keeps those that are not written yet, and carries them over a lost connection.
+
+use super::session::{Core, Ended, Phase, Session, out_of_place};
+use broadcaster_protocol::control::{Control, Open, Role};
+use broadcaster_protocol::limits::{HEADER_BYTES, PAYLOAD_BYTES_MAX};
+use broadcaster_protocol::{ChannelId, ChannelName, Header, Item, SenderId};
+use bytes::BytesMut;
+use bytes::buf::Limit;
+
+/// A payload is larger than the daemon accepts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooLarge {
+    /// Bytes of the payload.
+    pub len: usize,
+    /// Bytes allowed.
+    pub max: u32,
+}
+
+/// A sender on one channel.
+///
+/// A frame is *committed* when it has its sequence number for good: from then on it is written whole, or written again
+/// whole after a lost connection, or its handle is dropped. At most one connection ever gets a whole copy of it.
+#[derive(Debug)]
+pub struct SenderCore {
+    session: Session,
+    channel: ChannelName,
+    number: u32,
+    id: SenderId,
+    channel_id: ChannelId,
+    payload_bytes_max: u32,
+    /// Sequence number of the next frame.
+    next: u64,
+    /// Committed frames that are not written whole.
+    frames: Vec<u8>,
+    /// Bytes of `frames` that were written.
+    written: usize,
+}
+
+impl SenderCore {
+    /// A sender on `channel` in the process `pid`; `number` tells it apart from others of the process.
+    pub fn new(channel: ChannelName, pid: u32, number: u32) -> Self {
+        Self {
+            session: Session::new(Role::Sender, pid),
+            channel,
+            number,
+            id: SenderId::new(pid, number),
+            channel_id: ChannelId(0),
+            payload_bytes_max: PAYLOAD_BYTES_MAX,
+            next: 0,
+            frames: Vec::new(),
+            written: 0,
+        }
+    }
+
+    /// The channel's name.
+    pub fn channel(&self) -> &ChannelName {
+        &self.channel
+    }
+
+    /// Who this sender is to listeners.
+    pub fn id(&self) -> SenderId {
+        self.id
+    }
+
+    /// How many frames were committed.
+    pub fn committed(&self) -> u64 {
+        self.next
+    }
+
+    /// The header of the next frame, for a payload of `len` bytes, without committing it.
+    ///
+    /// # Errors
+    ///
+    /// [`TooLarge`].
+    #[inline]
+    pub fn stamp(&self, len: usize) -> Result<Header, TooLarge> {
+        let max = self.payload_bytes_max;
+        match u32::try_from(len) {
+            Ok(bytes) if bytes <= max => Ok(Header::publish(self.channel_id, self.id, self.next, bytes)),
+            _ => Err(TooLarge { len, max }),
+        }
+    }
+
+    /// The stamped frame was written whole.
+    #[inline]
+    pub fn commit(&mut self) {
+        self.next += 1;
+    }
+
+    /// The first `written` bytes of the stamped frame were written, and the caller can not wait for the others: the
+    /// core keeps the frame.
+    pub fn adopt(&mut self, header: &Header, payload: &[u8], written: usize) {
+        debug_assert!(self.frames.is_empty(), "frames must not overtake one another");
+        self.frames.extend_from_slice(header.as_bytes());
+        self.frames.extend_from_slice(payload);
+        self.written = written;
+        self.commit();
+    }
+
+    /// Commits a frame behind those that wait.
+    ///
+    /// # Errors
+    ///
+    /// [`TooLarge`]; nothing has changed.
+    pub fn feed(&mut self, payload: &[u8]) -> Result<(), TooLarge> {
+        let header = self.stamp(payload.len())?;
+        self.frames.extend_from_slice(header.as_bytes());
+        self.frames.extend_from_slice(payload);
+        self.commit();
+        Ok(())
+    }
+
+    /// Bytes of frames that wait.
+    pub fn waiting_bytes(&self) -> usize {
+        self.frames.len() - self.written
+    }
+
+    /// Drops the frames that wait; returns how many. For a daemon that will not have them.
+    pub fn forget_waiting(&mut self) -> u64 {
+        let waiting = self.waiting_headers().count();
+        self.frames.clear();
+        self.written = 0;
+        waiting as u64
+    }
+
+    /// Where in `frames` each frame stands that is not written whole.
+    fn waiting_headers(&self) -> impl Iterator<Item = usize> {
+        let (frames, written) = (&self.frames, self.written);
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let header = Header::peek(&frames[at..])?;
+            let start = at;
+            at += header.frame_bytes();
+            Some((start, at))
+        })
+        .filter_map(move |(start, end)| (end > written).then_some(start))
+    }
+
+    /// The new daemon knows the channel, and maybe the sender, by other numbers.
+    fn restamp(&mut self) {
+        let places: Vec<usize> = self.waiting_headers().collect();
+        for at in places {
+            let old = Header::peek(&self.frames[at..]).expect("a committed frame has a header");
+            let new = Header::publish(self.channel_id, self.id, old.sequence(), old.payload_bytes());
+            self.frames[at..at + HEADER_BYTES].copy_from_slice(new.as_bytes());
+        }
+    }
+}
+
+impl Core for SenderCore {
+    fn connected(&mut self) {
+        self.session.connected(self.number);
+    }
+
+    /// A frame of which a part was written is written again whole: no daemon has got all of it.
+    fn disconnected(&mut self) {
+        self.session.disconnected();
+        let first = self.waiting_headers().next().unwrap_or(self.frames.len());
+        self.frames.drain(..first);
+        self.written = 0;
+    }
+
+    fn outgoing(&self) -> &[u8] {
+        if self.is_ready() { &self.frames[self.written..] } else { self.session.outgoing() }
+    }
+
+    fn sent(&mut self, bytes: usize) {
+        if !self.is_ready() {
+            return self.session.sent(bytes);
+        }
+        self.written += bytes;
+        if self.written == self.frames.len() {
+            self.frames.clear();
+            self.written = 0;
+        }
+    }
+
+    fn target(&mut self) -> Limit<&mut BytesMut> {
+        self.session.target()
+    }
+
+    fn received(&mut self) -> Result<(), Ended> {
+        while let Some(item) = self.session.next()? {
+            match (self.session.phase, item) {
+                (Phase::Greeting, Item::Control(Control::Welcome(welcome))) => {
+                    self.id = SenderId::from_raw(welcome.sender);
+                    self.number = self.id.number();
+                    self.payload_bytes_max = welcome.payload_bytes_max.min(PAYLOAD_BYTES_MAX);
+                    let first = self.waiting_headers().next();
+                    let first = first.and_then(|at| Header::peek(&self.frames[at..]));
+                    let next_sequence = first.map_or(self.next, Header::sequence);
+                    let channel = self.channel.as_str().to_owned();
+                    self.session.say(&Control::Open(Open { channel, next_sequence }));
+                    self.session.phase = Phase::Joining;
+                }
+                (Phase::Joining, Item::Control(Control::Opened(opened))) => {
+                    self.channel_id = ChannelId(opened.channel);
+                    self.restamp();
+                    self.session.phase = Phase::Ready;
+                }
+                (_, item) => return Err(out_of_place(&item)),
+            }
+        }
+        Ok(())
+    }
+
+    fn is_ready(&self) -> bool {
+        self.session.phase == Phase::Ready
+    }
+}

@@ -1,0 +1,112 @@
+//! Looking at the running daemon, and stopping it. Never starts one.
+
+use crate::core::{Core, Ended, InspectorCore};
+use crate::error::ConnectError;
+use crate::os;
+use crate::transport::{Link, Plan, Step, Taken, Until, block_on};
+use broadcaster_protocol::control::Report;
+
+/// The running daemon of this user.
+#[derive(Debug)]
+pub struct Daemon {
+    plan: Plan,
+}
+
+/// What the daemon says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Status {
+    /// Its version.
+    pub version: String,
+    /// Its process; for display only.
+    pub pid: u32,
+    /// The protocol version that it and this library speak.
+    pub protocol: u16,
+    /// Its numbers.
+    pub report: Report,
+}
+
+impl Daemon {
+    pub(crate) fn new(plan: Plan) -> Self {
+        Self { plan }
+    }
+
+    /// Asks the daemon for its numbers.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError::NotRunning`] if there is none; [`ConnectError::TimedOut`] if it does not answer.
+    pub fn status(&self) -> Result<Status, ConnectError> {
+        let mut core = InspectorCore::inspect(os::pid());
+        let mut link = Link::new(self.plan.clone())?;
+        block_on(Until::Forever, || link.ready(&mut core))?;
+        let (welcome, report) = (core.welcome().cloned(), core.report().cloned());
+        let (Some(welcome), Some(report)) = (welcome, report) else {
+            return Err(link.why(Ended::Goodbye));
+        };
+        Ok(Status { version: welcome.version, pid: welcome.pid, protocol: welcome.protocol, report })
+    }
+
+    /// Asks the daemon to stop in good order, and waits until it has said goodbye: what senders had handed over is
+    /// delivered by then.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError::NotRunning`] if there is none; [`ConnectError::TimedOut`] if it does not answer.
+    pub fn stop(&self) -> Result<(), ConnectError> {
+        let mut core = StopCore { inner: InspectorCore::stop(os::pid()), done: false };
+        let mut link = Link::new(self.plan.clone())?;
+        block_on(Until::Forever, || link.ready(&mut core))?;
+        // The daemon closes the connection when it ends; until then it may still be at its last writes.
+        block_on(Until::after(self.plan.deadline), || {
+            Ok::<_, ConnectError>(match link.read(&mut core, false) {
+                Taken::Lost => Step::Done(()),
+                Taken::Bytes(_) => return Ok(Step::Done(())),
+                Taken::Wait(wait) => Step::Wait(wait),
+            })
+        })?;
+        Ok(())
+    }
+}
+
+/// An [`InspectorCore`] for which a goodbye is what it came for.
+struct StopCore {
+    inner: InspectorCore,
+    done: bool,
+}
+
+impl Core for StopCore {
+    fn connected(&mut self) {
+        self.inner.connected();
+    }
+
+    fn disconnected(&mut self) {
+        self.inner.disconnected();
+    }
+
+    fn outgoing(&self) -> &[u8] {
+        self.inner.outgoing()
+    }
+
+    fn sent(&mut self, bytes: usize) {
+        self.inner.sent(bytes);
+    }
+
+    fn target(&mut self) -> bytes::buf::Limit<&mut bytes::BytesMut> {
+        self.inner.target()
+    }
+
+    fn received(&mut self) -> Result<(), Ended> {
+        match self.inner.received() {
+            Err(Ended::Goodbye) if self.inner.welcome().is_some() => {
+                self.done = true;
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        self.done
+    }
+}

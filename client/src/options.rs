@@ -1,0 +1,127 @@
+//! How a handle connects. Reads the environment when a handle is made, never later.
+
+use crate::daemon::Daemon;
+use crate::error::ConnectError;
+use crate::transport::Plan;
+use crate::{Listener, Sender};
+use broadcaster_protocol::ChannelName;
+use broadcaster_protocol::control::Overflow;
+use broadcaster_protocol::endpoint::Candidate;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long a connection may take to come about, and a send to be taken, unless a handle is told otherwise (5 s).
+pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(5);
+
+/// Set to a non-empty value other than `0`, it keeps this library from starting or hosting a daemon.
+pub const NO_AUTOSTART_VARIABLE: &str = "BROADCASTER_NO_AUTOSTART";
+
+/// How a [`Sender`], a [`Listener`] or a [`Daemon`] connects.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use system_broadcaster::{Options, Overflow};
+///
+/// let options = Options::new().deadline(Duration::from_millis(200)).embedded(false);
+/// let mut sender = options.sender("com.example.sync")?;
+/// let mut listener = options.overflow(Overflow::Latest).listener("com.example.sync")?;
+/// # Ok::<(), system_broadcaster::ConnectError>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Options {
+    plan: Plan,
+    overflow: Overflow,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Options {
+    /// What [`Sender::create`] and [`Listener::create`] use: the user's bus, started if need be.
+    pub fn new() -> Self {
+        let off = std::env::var_os(NO_AUTOSTART_VARIABLE).is_some_and(|value| !value.is_empty() && value != "0");
+        let plan = Plan { socket: None, program: None, deadline: DEADLINE_DEFAULT, autostart: !off, embedded: !off };
+        Self { plan, overflow: Overflow::default() }
+    }
+
+    /// Uses the bus at this socket and no other: an absolute path of at most 107 bytes (103 on macOS and the BSDs). The
+    /// same as the variable `BROADCASTER_SOCKET`, which it overrides.
+    #[must_use]
+    pub fn socket(mut self, path: impl Into<PathBuf>) -> Self {
+        self.plan.socket = Some(path.into());
+        self
+    }
+
+    /// Starts this program if a daemon is needed, rather than the one in `BROADCASTERD`, beside the running program or
+    /// in `PATH`.
+    #[must_use]
+    pub fn program(mut self, path: impl Into<PathBuf>) -> Self {
+        self.plan.program = Some(path.into());
+        self
+    }
+
+    /// How long a connection may take to come about, and a send to be taken: [`DEADLINE_DEFAULT`] unless set. Zero gives
+    /// up rather than wait.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.plan.deadline = deadline;
+        self
+    }
+
+    /// Whether a daemon may be started if none answers. On, unless `BROADCASTER_NO_AUTOSTART` is set.
+    #[must_use]
+    pub fn autostart(mut self, autostart: bool) -> Self {
+        self.plan.autostart = autostart;
+        self
+    }
+
+    /// Whether this process may host the broker, on one background thread, if no daemon answers and none can be started.
+    /// On, unless `BROADCASTER_NO_AUTOSTART` is set; without the crate's feature `embedded` it is always off.
+    #[must_use]
+    pub fn embedded(mut self, embedded: bool) -> Self {
+        self.plan.embedded = embedded;
+        self
+    }
+
+    /// What happens to a listener that does not keep up: [`Overflow::DropOldest`] unless set. Listeners only.
+    #[must_use]
+    pub fn overflow(mut self, overflow: Overflow) -> Self {
+        self.overflow = overflow;
+        self
+    }
+
+    /// A sender on `channel`, connected.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`] if the name is not allowed, or there is no connection within the deadline.
+    pub fn sender(&self, channel: impl AsRef<str>) -> Result<Sender, ConnectError> {
+        Sender::connect(ChannelName::new(channel.as_ref())?, self.plan.clone())
+    }
+
+    /// A listener on `channel`, connected: it gets every message that the daemon accepts from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`] if the name is not allowed, or there is no connection within the deadline.
+    pub fn listener(&self, channel: impl AsRef<str>) -> Result<Listener, ConnectError> {
+        Listener::connect(ChannelName::new(channel.as_ref())?, self.overflow, self.plan.clone())
+    }
+
+    /// The running daemon, to look at or to stop. Never starts one.
+    pub fn daemon(&self) -> Daemon {
+        Daemon::new(Plan { autostart: false, embedded: false, ..self.plan.clone() })
+    }
+
+    /// The sockets where the bus may be, best first: clients try all of them, a daemon serves the first that it can.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError::Endpoint`] if a given path can not be used, or no directory is known at all.
+    pub fn candidates(&self) -> Result<Vec<Candidate>, ConnectError> {
+        self.plan.candidates()
+    }
+}

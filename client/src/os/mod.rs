@@ -1,0 +1,10 @@
+//! The system calls of the client, one function each, and the facts that decide where the bus is. No policy lives here.
+
+#[cfg(not(unix))]
+compile_error!("system-broadcaster has no transport for this platform yet: it needs unix domain sockets");
+
+mod unix;
+
+#[cfg(feature = "tokio")]
+pub(crate) use unix::register;
+pub(crate) use unix::{Connected, connect, endpoint_env, euid, pid, read, read_pipe, set_nonblocking, wait, write};

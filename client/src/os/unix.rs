@@ -1,0 +1,156 @@
+//! The client's system calls on unix, through `rustix` and `interprocess`. Two `unsafe` blocks: telling a buffer how
+//! much was read into it, and registering a descriptor that we own.
+
+use broadcaster_protocol::endpoint::{Env, SOCKET_VARIABLE};
+use broadcaster_protocol::limits::{SOCKET_PATH_BYTES_MAX_BSD, SOCKET_PATH_BYTES_MAX_LINUX};
+use bytes::buf::Limit;
+use bytes::{BufMut, BytesMut};
+use interprocess::ConnectWaitMode;
+use interprocess::local_socket::traits::{Stream as _, StreamCommon as _};
+use interprocess::local_socket::{ConnectOptions, GenericFilePath, Stream, ToFsName};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+#[cfg(feature = "tokio")]
+use {std::sync::Arc, tokio::io::unix::AsyncFd};
+
+/// Effective user id of this process.
+pub(crate) fn euid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// This process.
+pub(crate) fn pid() -> u32 {
+    std::process::id()
+}
+
+/// The facts that decide where the bus is; `socket` is the path that the program was told, if it was.
+pub(crate) fn endpoint_env(socket: Option<PathBuf>) -> Env {
+    let euid = euid();
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let run_user_dir = PathBuf::from(format!("/run/user/{euid}"));
+    let is_ours = rustix::fs::lstat(&run_user_dir).is_ok_and(|stat| stat.st_uid == euid);
+    let project = directories::ProjectDirs::from("", "", broadcaster_protocol::endpoint::DIRECTORY_NAME);
+    let linux = cfg!(any(target_os = "linux", target_os = "android"));
+    Env {
+        euid,
+        socket: socket.or_else(|| variable(SOCKET_VARIABLE)),
+        run_user_dir: is_ours.then_some(run_user_dir),
+        xdg_runtime_dir: variable("XDG_RUNTIME_DIR"),
+        state_dir: project.map(|dirs| dirs.state_dir().unwrap_or_else(|| dirs.data_local_dir()).to_owned()),
+        short_dir: Some("/tmp".into()),
+        path_bytes_max: if linux { SOCKET_PATH_BYTES_MAX_LINUX } else { SOCKET_PATH_BYTES_MAX_BSD },
+    }
+}
+
+/// What became of an attempt to connect.
+#[derive(Debug)]
+pub(crate) enum Connected {
+    /// To a process of this user.
+    Yes(OwnedFd),
+    /// Nobody listens there.
+    Nobody,
+    /// Somebody listens there, and can not take one more at the moment.
+    Busy,
+    /// Somebody of this user id listens there.
+    OtherUser(u32),
+}
+
+/// Connects without waiting, and checks whose process it is.
+pub(crate) fn connect(path: &Path) -> io::Result<Connected> {
+    let name = path.to_fs_name::<GenericFilePath>()?;
+    let options = ConnectOptions::new().name(name).wait_mode(ConnectWaitMode::Deferred);
+    let stream = match Stream::from_options(&options) {
+        Ok(Stream::UdSocket(stream)) => stream,
+        Err(error) => {
+            return match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Ok(Connected::Nobody),
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(Connected::Busy),
+                _ => Err(error),
+            };
+        }
+    };
+    // With a full backlog Linux leaves the socket unconnected, and that shows only now.
+    match rustix::net::getpeername(&stream) {
+        Ok(_) => {}
+        Err(Errno::NOTCONN) => return Ok(Connected::Busy),
+        Err(errno) => return Err(errno.into()),
+    }
+    let uid = stream.peer_creds()?.euid();
+    let uid = uid.ok_or_else(|| io::Error::other("the kernel does not tell who serves the socket"))?;
+    if uid != euid() {
+        return Ok(Connected::OtherUser(uid));
+    }
+    Ok(Connected::Yes(OwnedFd::from(stream)))
+}
+
+/// Reads what is there into `target`; 0 is the end of the stream. Waits only if `patient`.
+#[allow(unsafe_code)]
+pub(crate) fn read(socket: impl AsFd, target: &mut Limit<&mut BytesMut>, patient: bool) -> io::Result<usize> {
+    let flags = if patient { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
+    let room = target.remaining_mut();
+    let buffer = target.get_mut();
+    let spare = buffer.spare_capacity_mut();
+    let room = room.min(spare.len());
+    let ((filled, _), _) = loop {
+        match rustix::net::recv(&socket, &mut spare[..room], flags) {
+            Err(Errno::INTR) => {}
+            other => break other?,
+        }
+    };
+    let len = filled.len();
+    // SAFETY: `recv` has initialised the first `len` bytes of the spare capacity, and `len` is at most its size.
+    unsafe { buffer.advance_mut(len) };
+    Ok(len)
+}
+
+/// Writes what the socket takes of the two parts, without waiting and without SIGPIPE.
+pub(crate) fn write(socket: impl AsFd, head: &[u8], body: &[u8]) -> io::Result<usize> {
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    loop {
+        let sent = if body.is_empty() {
+            rustix::net::send(&socket, head, flags)
+        } else {
+            let parts = [IoSlice::new(head), IoSlice::new(body)];
+            rustix::net::sendmsg(&socket, &parts, &mut SendAncillaryBuffer::default(), flags)
+        };
+        match sent {
+            Err(Errno::INTR) => {}
+            other => return Ok(other?),
+        }
+    }
+}
+
+/// Waits until `fd` is readable, or writable, or has ended; at most for `timeout`. Without `fd`, waits for all of it.
+pub(crate) fn wait(fd: Option<&OwnedFd>, writable: bool, timeout: Option<Duration>) -> io::Result<()> {
+    let interest = if writable { PollFlags::OUT } else { PollFlags::IN };
+    let mut fds: Vec<PollFd<'_>> = fd.into_iter().map(|fd| PollFd::new(fd, interest)).collect();
+    let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+    match rustix::event::poll(&mut fds, timeout.as_ref()) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Registers the descriptor with the runtime that this is called in, for one direction only.
+#[cfg(feature = "tokio")]
+#[allow(unsafe_code)]
+pub(crate) fn register(fd: Arc<OwnedFd>, interest: tokio::io::Interest) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+    // SAFETY: the registration shares the ownership of the descriptor, which is therefore open, and the same, for as
+    // long as the registration lives.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
+}
+
+/// Makes reads from a pipe of ours return instead of waiting.
+pub(crate) fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
+    Ok(rustix::io::ioctl_fionbio(fd, true)?)
+}
+
+/// Reads what is in a pipe without waiting; 0 when its writers are gone.
+pub(crate) fn read_pipe(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(rustix::io::read(fd, buffer)?)
+}

@@ -1,0 +1,306 @@
+//! The sending handle. It waits for the daemon, within a deadline, and never for a listener.
+
+use crate::core::{Core, SenderCore, TooLarge};
+use crate::error::{ConnectError, SendError};
+use crate::options::Options;
+use crate::os;
+use crate::transport::{Link, Plan, Step, Taken, Until, block_on};
+use broadcaster_protocol::limits::HEADER_BYTES;
+use broadcaster_protocol::{ChannelName, Header, SenderId};
+#[cfg(feature = "tokio")]
+use {
+    crate::transport::{Awaiting, poll_on},
+    std::future::poll_fn,
+};
+
+/// Bytes of frames that [`Sender::feed`] gathers before it writes them.
+const BATCH_BYTES: usize = 64 * 1024;
+
+/// Sends messages to every listener on a channel, in all processes of this user.
+///
+/// # What a send means
+///
+/// `Ok` means that the message was handed to the daemon: it is in the daemon's socket, in order behind this sender's
+/// earlier ones. Every listener that joined before the daemon takes it from there gets it, or is told that it missed it.
+/// Nobody listening is fine. A sender never waits for a listener, however slow.
+///
+/// A daemon that is killed takes the messages in its socket with it; listeners are told of the gap. A daemon that stops
+/// in good order delivers them.
+///
+/// # When the daemon is slow, stopped or gone
+///
+/// A send waits for a full socket, at most for the handle's deadline ([`Options::deadline`], 5 s unless set). If the
+/// daemon is gone, the send connects to the next one, starting it if allowed, and sends the message there; the sender
+/// keeps its [`id`](Self::id) and goes on counting.
+///
+/// # Example
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let options = system_broadcaster::Options::new().socket(dir.path().join("bus.sock")).autostart(false);
+/// # /*
+/// let mut sender = Sender::create("com.example.sync")?;
+/// # */
+/// # let mut listener = options.listener("com.example.sync")?;
+/// # let mut sender = options.sender("com.example.sync")?;
+/// sender.send(b"hello")?;
+/// # assert_eq!(listener.recv()?.payload(), b"hello");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Sender {
+    core: SenderCore,
+    link: Link,
+    #[cfg(feature = "tokio")]
+    awaiting: Awaiting,
+}
+
+impl Sender {
+    /// A sender on `channel` of this user's bus, which is started if need be.
+    ///
+    /// Blocks, for a few milliseconds at most unless the system is in trouble; may be called inside an async runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`] if the name is not allowed, or there is no connection within 5 s.
+    pub fn create(channel: impl AsRef<str>) -> Result<Self, ConnectError> {
+        Options::new().sender(channel)
+    }
+
+    pub(crate) fn connect(channel: ChannelName, plan: Plan) -> Result<Self, ConnectError> {
+        let mut sender = Self {
+            core: SenderCore::new(channel, os::pid(), fastrand::u32(..)),
+            link: Link::new(plan)?,
+            #[cfg(feature = "tokio")]
+            awaiting: Awaiting::default(),
+        };
+        block_on(Until::Forever, || sender.link.ready(&mut sender.core))?;
+        Ok(sender)
+    }
+
+    /// The channel's name.
+    pub fn channel(&self) -> &ChannelName {
+        self.core.channel()
+    }
+
+    /// Who this sender is to listeners; the same for as long as the handle lives.
+    pub fn id(&self) -> SenderId {
+        self.core.id()
+    }
+
+    /// Sends `payload`, in one write, and waits until the daemon's socket has taken it.
+    ///
+    /// If the deadline passes when a part of a large payload is written, the handle keeps the rest and goes on with it in
+    /// the next call: the message counts as sent.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`]; the message was not sent, and will not be.
+    pub fn send(&mut self, payload: &[u8]) -> Result<(), SendError> {
+        let until = Until::after(self.link.plan().deadline);
+        let mut flight = Flight::new(self, payload);
+        let sent = block_on(until, || flight.step())?;
+        flight.outcome(sent, until)
+    }
+
+    /// Sends `payload` if the daemon's socket takes it at once.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Full`] if it would have to wait, for the socket or for a connection; the message was not sent.
+    pub fn try_send(&mut self, payload: &[u8]) -> Result<(), SendError> {
+        let mut flight = Flight::new(self, payload);
+        let sent = block_on(Until::Now, || flight.step())?;
+        flight.outcome(sent, Until::Now)
+    }
+
+    /// Sends `payload` without blocking the thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send).
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped before it is ready, the message is either sent whole (its first byte was written; the
+    /// handle keeps the rest and goes on with it in the next call) or not at all.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime with I/O and time enabled.
+    #[cfg(feature = "tokio")]
+    pub async fn send_async(&mut self, payload: &[u8]) -> Result<(), SendError> {
+        let until = Until::after(self.link.plan().deadline);
+        let mut flight = Flight::new(self, payload);
+        let sent = poll_fn(|cx| {
+            let mut awaiting = std::mem::take(&mut flight.sender.awaiting);
+            let polled = poll_on(&mut awaiting, cx, until, || flight.step());
+            flight.sender.awaiting = awaiting;
+            polled
+        })
+        .await?;
+        flight.outcome(sent, until)
+    }
+
+    /// Puts `payload` behind what was fed before, without writing it yet. When 64 KiB have gathered, they are written
+    /// first. Follow it with [`flush`](Self::flush): many small messages then go out in few writes.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`]; this message was not put there. What was fed before is kept.
+    pub fn feed(&mut self, payload: &[u8]) -> Result<(), SendError> {
+        let waiting = self.core.waiting_bytes();
+        if waiting > 0 && waiting + HEADER_BYTES + payload.len() > BATCH_BYTES {
+            self.flush()?;
+        }
+        self.core.feed(payload).map_err(too_large)
+    }
+
+    /// Writes all that was fed, and waits until the daemon's socket has taken it.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::TimedOut`]: what was not written is kept for the next call. [`SendError::Connect`] with a refusal:
+    /// it was dropped.
+    pub fn flush(&mut self) -> Result<(), SendError> {
+        let until = Until::after(self.link.plan().deadline);
+        let flushed = block_on(until, || self.step_flush())?;
+        self.flushed(flushed)
+    }
+
+    /// [`flush`](Self::flush) without blocking the thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`flush`](Self::flush).
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost: what was not written is kept for the next call.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime with I/O and time enabled.
+    #[cfg(feature = "tokio")]
+    pub async fn flush_async(&mut self) -> Result<(), SendError> {
+        let until = Until::after(self.link.plan().deadline);
+        let flushed = poll_fn(|cx| {
+            let mut awaiting = std::mem::take(&mut self.awaiting);
+            let polled = poll_on(&mut awaiting, cx, until, || self.step_flush());
+            self.awaiting = awaiting;
+            polled
+        })
+        .await?;
+        self.flushed(flushed)
+    }
+
+    fn flushed(&self, flushed: Option<()>) -> Result<(), SendError> {
+        flushed.ok_or(SendError::TimedOut { after: self.link.plan().deadline })
+    }
+
+    fn step_flush(&mut self) -> Result<Step<()>, SendError> {
+        while self.core.waiting_bytes() > 0 {
+            if let Step::Wait(wait) = self.link.ready(&mut self.core)? {
+                return Ok(Step::Wait(wait));
+            }
+            match self.link.write(self.core.outgoing(), &[]) {
+                Taken::Bytes(bytes) => self.core.sent(bytes),
+                Taken::Wait(wait) => return Ok(Step::Wait(wait)),
+                Taken::Lost => self.lose()?,
+            }
+        }
+        Ok(Step::Done(()))
+    }
+
+    fn lose(&mut self) -> Result<(), SendError> {
+        self.link.lose_with_reason(&mut self.core).map_err(|error| {
+            self.core.forget_waiting();
+            error.into()
+        })
+    }
+}
+
+/// Writes what was fed, or half written, as far as that goes without waiting.
+impl Drop for Sender {
+    fn drop(&mut self) {
+        if self.core.is_ready() && self.core.waiting_bytes() > 0 {
+            let _ = self.link.write(self.core.outgoing(), &[]);
+        }
+    }
+}
+
+/// One message on its way out, straight from the caller's memory.
+struct Flight<'a> {
+    sender: &'a mut Sender,
+    payload: &'a [u8],
+    /// Stamped when its first byte was written.
+    header: Option<Header>,
+    written: usize,
+}
+
+impl<'a> Flight<'a> {
+    fn new(sender: &'a mut Sender, payload: &'a [u8]) -> Self {
+        Self { sender, payload, header: None, written: 0 }
+    }
+
+    #[inline]
+    fn step(&mut self) -> Result<Step<()>, SendError> {
+        loop {
+            if let Step::Wait(wait) = self.sender.link.ready(&mut self.sender.core)? {
+                return Ok(Step::Wait(wait));
+            }
+            if self.sender.core.waiting_bytes() > 0 {
+                if let Step::Wait(wait) = self.sender.step_flush()? {
+                    return Ok(Step::Wait(wait));
+                }
+                continue;
+            }
+            let header = match self.header {
+                Some(header) => header,
+                None => self.sender.core.stamp(self.payload.len()).map_err(too_large)?,
+            };
+            let head = header.as_bytes().get(self.written..).unwrap_or_default();
+            let body = &self.payload[self.written.saturating_sub(HEADER_BYTES)..];
+            let (head, body) = if head.is_empty() { (body, head) } else { (head, body) };
+            match self.sender.link.write(head, body) {
+                Taken::Bytes(bytes) => {
+                    self.written += bytes;
+                    if self.written == header.frame_bytes() {
+                        self.written = 0;
+                        self.sender.core.commit();
+                        return Ok(Step::Done(()));
+                    }
+                    self.header = Some(header);
+                }
+                Taken::Wait(wait) => return Ok(Step::Wait(wait)),
+                Taken::Lost => {
+                    // No daemon has the whole message: it starts anew on the next connection.
+                    (self.header, self.written) = (None, 0);
+                    self.sender.lose()?;
+                }
+            }
+        }
+    }
+
+    fn outcome(self, sent: Option<()>, until: Until) -> Result<(), SendError> {
+        match (sent, until) {
+            (Some(()), _) => Ok(()),
+            (None, _) if self.written > 0 => Ok(()),
+            (None, Until::Deadline(_, after)) => Err(SendError::TimedOut { after }),
+            (None, Until::Now | Until::Forever) => Err(SendError::Full),
+        }
+    }
+}
+
+/// A message of which a part was written must go on: the daemon would take what comes next for the rest of it.
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        if let (Some(header), 1..) = (&self.header, self.written) {
+            self.sender.core.adopt(header, self.payload, self.written);
+        }
+    }
+}
+
+fn too_large(TooLarge { len, max }: TooLarge) -> SendError {
+    SendError::TooLarge { len, max }
+}
