@@ -1,1 +1,17 @@
-fn main() {}
+//! `broadcasterd`: the per-user broadcast daemon and the command line of system-broadcaster. Data goes to stdout,
+//! diagnostics to stderr; [`exit::Code`] lists how it ends.
+
+mod cli;
+mod exit;
+mod log;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments = cli::Arguments::parse();
+    match cli::run(&arguments) {
+        Ok(()) => exit::Code::Ok.into(),
+        Err(failure) => failure.report(),
+    }
+}

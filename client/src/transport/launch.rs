@@ -1,5 +1,5 @@
-//! Starting the daemon's program: which one, with what around it, and what became of it. The program detaches itself and
-//! decides by its lock whether it is needed.
+//! Starting the daemon's program: which one, with what became of it. The program detaches itself and decides by its lock
+//! whether it is needed.
 
 use super::wait::Wait;
 use crate::error::ConnectError;
@@ -17,19 +17,6 @@ const PROGRAM_VARIABLE: &str = "BROADCASTERD";
 
 /// File name of the daemon's program.
 const PROGRAM_NAME: &str = "broadcasterd";
-
-/// The only variables that a started daemon inherits: it outlives its first client and serves others.
-const INHERITED: [&str; 9] = [
-    "BROADCASTERD_LOG",
-    "HOME",
-    "LANG",
-    "LC_ALL",
-    "LOGNAME",
-    "USER",
-    "XDG_CONFIG_HOME",
-    "XDG_RUNTIME_DIR",
-    "XDG_STATE_HOME",
-];
 
 /// Most bytes of the program's complaint that are kept.
 const COMPLAINT_BYTES_MAX: usize = 2048;
@@ -66,19 +53,16 @@ pub(super) enum Progress {
 }
 
 impl Launch {
-    /// Runs `program start` in a clean environment; `socket` is passed on if the caller named it.
+    /// Runs `program start`, which sees to it that the daemon inherits nothing of this process; `socket` is passed on if
+    /// the caller named it.
     pub(super) fn begin(program: PathBuf, socket: Option<&Path>) -> Result<Self, ConnectError> {
         let begin = || -> io::Result<(Child, OwnedFd)> {
             let (reader, writer) = io::pipe()?;
             let output = OwnedFd::from(reader);
             os::set_nonblocking(&output)?;
             let mut command = Command::new(&program);
-            command.arg("start").current_dir("/").env_clear();
-            command.envs(INHERITED.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
-            match socket {
-                Some(socket) => command.env(SOCKET_VARIABLE, socket),
-                None => command.envs(std::env::var_os(SOCKET_VARIABLE).map(|path| (SOCKET_VARIABLE, path))),
-            };
+            command.arg("start");
+            command.envs(socket.map(|socket| (SOCKET_VARIABLE, socket)));
             command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
             Ok((command.spawn()?, output))
         };

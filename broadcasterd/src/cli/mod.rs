@@ -1,0 +1,87 @@
+//! The command line: what can be asked for, and who does it.
+
+mod demo;
+mod listen;
+mod run;
+mod send;
+mod start;
+mod status;
+
+use crate::exit::{CODES_HELP, Failure};
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+use std::time::Duration;
+use system_broadcaster::Options;
+
+/// A broadcast channel by name between all processes of one user
+///
+/// Every message that is sent on a channel reaches everybody who listens on it. The daemon starts itself on first use.
+#[derive(Debug, Parser)]
+#[command(name = "broadcasterd", version, after_help = CODES_HELP, max_term_width = 100)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    bus: Bus,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Which bus.
+#[derive(Debug, Clone, Args)]
+struct Bus {
+    /// Use the bus at this socket instead of the user's own
+    #[arg(long, global = true, value_name = "PATH", env = "BROADCASTER_SOCKET")]
+    socket: Option<PathBuf>,
+}
+
+impl Bus {
+    /// The path, whatever directory a started daemon stands in.
+    fn socket(&self) -> Result<Option<PathBuf>, Failure> {
+        Ok(self.socket.as_ref().map(std::path::absolute).transpose()?)
+    }
+
+    /// How to connect; a daemon that has to be started is this very program.
+    fn options(&self) -> Result<Options, Failure> {
+        let options = Options::new().program(std::env::current_exe()?);
+        Ok(match self.socket()? {
+            Some(socket) => options.socket(socket),
+            None => options,
+        })
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon in the foreground
+    Run(run::Run),
+    /// Start the daemon in the background, unless it runs
+    Start,
+    /// Print the messages on a channel
+    Listen(listen::Listen),
+    /// Send messages on a channel
+    Send(send::Send),
+    /// Show the running daemon; never starts one
+    Status(status::Status),
+    /// Stop the running daemon, after it has delivered what it was sent
+    Stop,
+    /// Show the bus at work: three listeners and two senders, each a process of its own
+    Demo(demo::Demo),
+}
+
+/// Does what was asked for.
+pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let bus = &arguments.bus;
+    match &arguments.command {
+        Command::Run(run) => run.run(bus),
+        Command::Start => start::run(bus),
+        Command::Listen(listen) => listen.run(bus),
+        Command::Send(send) => send.run(bus),
+        Command::Status(status) => status.run(bus),
+        Command::Stop => status::stop(bus),
+        Command::Demo(demo) => demo.run(bus),
+    }
+}
+
+/// A time such as `500ms`, `5s` or `2min`.
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("{error}; try 500ms, 5s or 2min"))
+}

@@ -1,0 +1,69 @@
+//! `broadcasterd send`: one message, or one per line.
+
+use super::Bus;
+use crate::exit::{Code, Failure};
+use clap::Args;
+use std::ffi::{OsStr, OsString};
+use std::io::{self, BufRead, Read};
+use std::path::PathBuf;
+use system_broadcaster::Sender;
+
+#[derive(Debug, Args)]
+#[group(id = "source", required = true, multiple = false, args = ["payload", "file", "lines"])]
+pub(crate) struct Send {
+    /// The channel, such as com.example.sync
+    channel: String,
+
+    /// The message; `-` reads it from stdin
+    payload: Option<OsString>,
+
+    /// Send what is in this file
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<PathBuf>,
+
+    /// Send each line of stdin as a message, without its line end
+    #[arg(short, long)]
+    lines: bool,
+}
+
+impl Send {
+    pub(crate) fn run(&self, bus: &Bus) -> Result<(), Failure> {
+        let payload = match (&self.payload, &self.file) {
+            (Some(dash), _) if dash == OsStr::new("-") => {
+                let mut payload = Vec::new();
+                io::stdin().lock().read_to_end(&mut payload)?;
+                Some(payload)
+            }
+            (Some(payload), _) => Some(payload.as_encoded_bytes().to_vec()),
+            (None, Some(file)) => Some(
+                std::fs::read(file)
+                    .map_err(|error| Failure::new(Code::Usage, format!("cannot read {}: {error}", file.display())))?,
+            ),
+            (None, None) => None,
+        };
+        let mut sender = bus.options()?.sender(&self.channel)?;
+        match payload {
+            Some(payload) => Ok(sender.send(&payload)?),
+            None => send_lines(&mut sender),
+        }
+    }
+}
+
+/// Lines that are there already go out together; a line that is typed goes out at once.
+fn send_lines(sender: &mut Sender) -> Result<(), Failure> {
+    let mut stdin = io::BufReader::with_capacity(64 * 1024, io::stdin().lock());
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        if stdin.read_until(b'\n', &mut line)? == 0 {
+            return Ok(sender.flush()?);
+        }
+        if line.last() == Some(&b'\n') {
+            line.pop();
+        }
+        sender.feed(&line)?;
+        if !stdin.buffer().contains(&b'\n') {
+            sender.flush()?;
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! How the command ends: one code per kind of outcome, and one sentence on stderr. The codes are part of the interface.
+
+use std::error::Error;
+use std::process::ExitCode;
+use system_broadcaster::{ConnectError, RecvError, SendError};
+
+/// Exit codes; `broadcasterd --help` lists them. 2 is given by the argument parser.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Code {
+    Ok = 0,
+    Failed = 1,
+    Usage = 2,
+    TimedOut = 3,
+    NobodyThere = 4,
+    Unreachable = 5,
+    Refused = 6,
+}
+
+/// The same list, for people.
+pub(crate) const CODES_HELP: &str = "Exit codes:
+  0  done
+  1  failed: an error of the system, or the demo missed a frame
+  2  usage: an argument can not be used
+  3  timeout: nothing came in time
+  4  nobody there: no daemon runs (status, stop)
+  5  cannot reach the daemon, or start one
+  6  refused by the daemon";
+
+impl From<Code> for ExitCode {
+    fn from(code: Code) -> Self {
+        Self::from(code as u8)
+    }
+}
+
+/// Why the command did not do what it was asked to.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: Code,
+    error: Box<dyn Error>,
+}
+
+impl Failure {
+    pub(crate) fn new(code: Code, error: impl Into<Box<dyn Error>>) -> Self {
+        Self { code, error: error.into() }
+    }
+
+    /// Says why on stderr, with all causes in one sentence.
+    pub(crate) fn report(&self) -> ExitCode {
+        let mut sentence = self.error.to_string();
+        let mut cause = self.error.source();
+        while let Some(error) = cause {
+            sentence = format!("{sentence}: {error}");
+            cause = error.source();
+        }
+        eprintln!("broadcasterd: {sentence}");
+        self.code.into()
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::new(Code::Failed, error)
+    }
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        let code = match &error {
+            ConnectError::Name(_) | ConnectError::Endpoint(_) | ConnectError::RelativeProgram { .. } => Code::Usage,
+            ConnectError::Refused { .. } => Code::Refused,
+            _ => Code::Unreachable,
+        };
+        Self::new(code, error)
+    }
+}
+
+impl From<SendError> for Failure {
+    fn from(error: SendError) -> Self {
+        match error {
+            SendError::Connect(error) => error.into(),
+            SendError::TimedOut { .. } => Self::new(Code::TimedOut, error),
+            SendError::TooLarge { .. } => Self::new(Code::Usage, error),
+            error => Self::new(Code::Failed, error),
+        }
+    }
+}
+
+impl From<RecvError> for Failure {
+    fn from(error: RecvError) -> Self {
+        match error {
+            RecvError::Connect(error) => error.into(),
+            RecvError::TimedOut { .. } => Self::new(Code::TimedOut, error),
+            error => Self::new(Code::Failed, error),
+        }
+    }
+}
