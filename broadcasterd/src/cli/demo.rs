@@ -64,16 +64,12 @@ impl Demo {
         }
 
         // Every listener's output is read while it runs, so that none of them is slow on our account.
-        let readers: Vec<_> = listeners
-            .into_iter()
-            .map(|(mut child, stderr)| {
-                let stdout = child.0.stdout.take().ok_or(LostTrack)?;
-                Ok(std::thread::spawn(move || {
-                    let heard: io::Result<Vec<String>> = BufReader::new(stdout).lines().collect();
-                    (child, stderr, heard)
-                }))
-            })
-            .collect::<Result<_, Failure>>()?;
+        let mut readers = Vec::new();
+        for (child, _) in &mut listeners {
+            let stdout = child.0.stdout.take().ok_or(LostTrack)?;
+            let read = || BufReader::new(stdout).lines().collect::<io::Result<Vec<String>>>();
+            readers.push(std::thread::spawn(read));
+        }
 
         let mut senders = Vec::new();
         for _ in 0..SENDERS {
@@ -90,9 +86,9 @@ impl Demo {
         }
 
         let mut missed = false;
-        for reader in readers {
-            let (child, stderr, heard) = reader.join().map_err(|_| LostTrack)?;
-            missed |= !self.judge(&mut out, &senders, child.0.id(), &heard?, stderr)?;
+        for (reader, (child, stderr)) in readers.into_iter().zip(listeners) {
+            let heard = reader.join().map_err(|_| LostTrack)??;
+            missed |= !self.judge(&mut out, &senders, child.0.id(), &heard, stderr)?;
         }
         if missed {
             return Err(Failure::new(Code::Failed, "a listener missed a frame"));

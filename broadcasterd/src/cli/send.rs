@@ -9,11 +9,18 @@ use std::path::PathBuf;
 use system_broadcaster::Sender;
 
 #[derive(Debug, Args)]
-#[group(id = "source", required = true, multiple = false, args = ["payload", "file", "lines"])]
 pub(crate) struct Send {
     /// The channel, such as com.example.sync
     channel: String,
 
+    #[command(flatten)]
+    source: Source,
+}
+
+/// Where the message is, or the messages are.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Source {
     /// The message; `-` reads it from stdin
     payload: Option<OsString>,
 
@@ -28,7 +35,7 @@ pub(crate) struct Send {
 
 impl Send {
     pub(crate) fn run(&self, bus: &Bus) -> Result<(), Failure> {
-        let payload = match (&self.payload, &self.file) {
+        let payload = match (&self.source.payload, &self.source.file) {
             (Some(dash), _) if dash == OsStr::new("-") => {
                 let mut payload = Vec::new();
                 io::stdin().lock().read_to_end(&mut payload)?;
