@@ -13,7 +13,8 @@
 //!
 //! - **a** reads header and payload, frame by frame, and makes one write per listener and frame;
 //! - **b** reads what is there, forwards all whole frames in one write per listener, and its listeners read likewise;
-//! - **c** is b, and the sender puts 64 KiB of frames into each write.
+//! - **c** is b, and the sender puts 64 KiB of frames into each write;
+//! - **wide** is c with socket buffers of 1 MiB. No goal refers to it; it tells what the kernel's default buffers cost.
 //!
 //! Floors block: they lose nothing and one stalled listener stops them all. Ours is lossy by contract, therefore an unpaced
 //! figure stands beside its loss, and beside the highest paced rate whose loss is under 0.1 %.

@@ -85,7 +85,8 @@ pub(crate) struct Bench {
 impl Bench {
     fn new(options: Options) -> Outcome<Self> {
         let time_max = if options.quick { QUICK_TIME_MAX } else { FULL_TIME_MAX };
-        let nursery = Nursery::new(time_max)?;
+        let root = tempfile::tempdir()?;
+        let nursery = Nursery::new(time_max, root.path())?;
         let daemon = if options.floors_only { None } else { find_daemon(nursery.program()) };
         let allowed = sched_getaffinity(None)?;
         Ok(Self {
@@ -95,7 +96,7 @@ impl Bench {
             // The last one: interrupts tend to go to the first.
             pin_cpu: (0..CpuSet::MAX_CPU).rfind(|cpu| allowed.is_set(*cpu)).unwrap_or(0),
             cpus: allowed.count() as usize,
-            root: tempfile::tempdir()?,
+            root,
             dirs: Cell::default(),
             table: RefCell::default(),
             failures: RefCell::default(),

@@ -8,15 +8,17 @@ pub(crate) enum System {
     FloorA,
     FloorB,
     FloorC,
+    FloorWide,
     Ours,
     OursBatched,
 }
 
 impl System {
-    const ALL: [(Self, &str); 5] = [
+    const ALL: [(Self, &str); 6] = [
         (Self::FloorA, "floor-a"),
         (Self::FloorB, "floor-b"),
         (Self::FloorC, "floor-c"),
+        (Self::FloorWide, "floor-wide"),
         (Self::Ours, "ours"),
         (Self::OursBatched, "ours-batched"),
     ];

@@ -50,10 +50,13 @@ pub(crate) struct Nursery {
 }
 
 impl Nursery {
+    /// A bench that may take so long and keeps its files below `root`.
+    ///
     /// Must live on the main thread: the kernel ties children to the thread that started them.
-    pub(crate) fn new(time_max: Duration) -> Outcome<Self> {
+    pub(crate) fn new(time_max: Duration, root: &Path) -> Outcome<Self> {
         let nursery = Self { program: std::env::current_exe()?, held: Arc::default(), done: Arc::default() };
         let (held, done) = (Arc::clone(&nursery.held), Arc::clone(&nursery.done));
+        let root = root.to_owned();
         thread::spawn(move || {
             let guard = lock(&done.0);
             let waited = done.1.wait_timeout_while(guard, time_max, |done| !*done);
@@ -61,6 +64,8 @@ impl Nursery {
             if !*done {
                 eprintln!("not done within {time_max:?}: ending all children and leaving");
                 lock(&held).kill_all();
+                // `exit` skips the destructor that would do it.
+                let _ = std::fs::remove_dir_all(root);
                 std::process::exit(OVERDUE_EXIT_CODE);
             }
         });

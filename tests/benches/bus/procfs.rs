@@ -5,8 +5,13 @@ use std::fs;
 use crate::fail::{Outcome, fail};
 
 /// Nanoseconds that the living threads of `pid` have run, in user and kernel mode.
-pub(crate) fn cpu_ns(pid: u32) -> u64 {
+fn cpu_ns(pid: u32) -> u64 {
     per_task(pid, "schedstat", |text| text.split_whitespace().next()?.parse().ok())
+}
+
+/// The same for several processes.
+pub(crate) fn cpu_ns_of(pids: &[u32]) -> u64 {
+    pids.iter().map(|pid| cpu_ns(*pid)).sum()
 }
 
 /// How often the threads of `pid` went to sleep on their own account; each is followed by a wake-up.

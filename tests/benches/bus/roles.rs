@@ -16,7 +16,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::clock;
 use crate::fail::{Outcome, fail};
-use crate::floor::{self, BatchListener, FloorSender, FrameListener};
+use crate::floor::{self, BatchListener, FloorSender, FrameListener, Style};
 use crate::link::{Inbox, Met, Outbox, System};
 use crate::ours::{self, OursListener, OursSender};
 use crate::payload::{Check, Stamp, made_at};
@@ -83,8 +83,13 @@ fn told() -> Option<String> {
 
 fn broker(words: &Words) -> Outcome<()> {
     let socket: PathBuf = words.need("socket")?;
-    let batched = words.need::<System>("system").ok() != Some(System::FloorA);
-    floor::serve(&socket, batched, || {
+    let style = match words.need("system")? {
+        System::FloorA => Style::FrameByFrame,
+        System::FloorB | System::FloorC => Style::Batched,
+        System::FloorWide => Style::Wide,
+        System::Ours | System::OursBatched => return fail("ours is another program"),
+    };
+    floor::serve(&socket, style, || {
         ready();
         Ok(())
     })
@@ -107,7 +112,7 @@ fn on_listener(words: &Words, role: impl OnListener) -> Outcome<()> {
     let socket: PathBuf = words.need("socket")?;
     match words.need("system")? {
         System::FloorA => role.run(words, FrameListener::join(&socket)?),
-        System::FloorB | System::FloorC => role.run(words, BatchListener::join(&socket)?),
+        System::FloorB | System::FloorC | System::FloorWide => role.run(words, BatchListener::join(&socket)?),
         System::Ours | System::OursBatched => role.run(words, OursListener::join(&socket)?),
     }
 }
@@ -122,6 +127,7 @@ fn on_sender(words: &Words, role: impl OnSender) -> Outcome<()> {
     match system {
         System::FloorA | System::FloorB => role.run(words, FloorSender::join(&socket, false)?),
         System::FloorC => role.run(words, FloorSender::join(&socket, true)?),
+        System::FloorWide => role.run(words, FloorSender::join_wide(&socket)?),
         System::Ours => role.run(words, OursSender::join(&socket, false)?),
         System::OursBatched => role.run(words, OursSender::join(&socket, true)?),
     }

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::bench::Bench;
 use crate::fail::{Outcome, fail};
-use crate::link::System::{self, FloorA, FloorB, FloorC, Ours, OursBatched};
+use crate::link::System::{self, FloorA, FloorB, FloorC, FloorWide, Ours, OursBatched};
 use crate::stats::{median, spread};
 use crate::table::{Goal, Row, beside, bytes, millions, percent};
 use crate::traffic::{Plan, Traffic, calibrate, run};
@@ -32,7 +32,7 @@ pub(crate) fn fanout(bench: &Bench) {
         Contest { own: OursBatched, floors: &[FloorC], goal: Some(0.6) },
     ];
     for listeners in [1, 8, 64] {
-        let systems = [FloorA, FloorB, FloorC, Ours, OursBatched];
+        let systems = [FloorA, FloorB, FloorC, FloorWide, Ours, OursBatched];
         case(bench, "fanout", (64, 1, listeners), &systems, &contests);
     }
 }
@@ -45,11 +45,11 @@ pub(crate) fn payload(bench: &Bench) {
     // From 64 KiB on each frame is a batch of its own.
     let large = [Contest { own: Ours, floors: &[FloorA, FloorB], goal: Some(0.9) }];
     for listeners in [1, 8] {
-        let systems = [FloorA, FloorB, FloorC, Ours, OursBatched];
+        let systems = [FloorA, FloorB, FloorC, FloorWide, Ours, OursBatched];
         case(bench, "payload", (1 << 10, 1, listeners), &systems, &small);
         for payload_bytes in [64 << 10, 1 << 20] {
             let shape = (payload_bytes, 1, listeners);
-            case(bench, "payload", shape, &[FloorA, FloorB, Ours], &large);
+            case(bench, "payload", shape, &[FloorA, FloorB, FloorWide, Ours], &large);
         }
     }
 }
@@ -59,7 +59,7 @@ pub(crate) fn fanin(bench: &Bench) {
         Contest { own: Ours, floors: &[FloorB], goal: None },
         Contest { own: OursBatched, floors: &[FloorC], goal: Some(0.6) },
     ];
-    let systems = [FloorB, FloorC, Ours, OursBatched];
+    let systems = [FloorB, FloorC, FloorWide, Ours, OursBatched];
     case(bench, "fanin", (64, 8, 1), &systems, &contests);
 }
 
