@@ -242,10 +242,12 @@ impl OnListener for Pong {
         ready();
         let (mut side, _) = side.accept()?;
         let mut ways = Vec::with_capacity(warm_up + pings);
+        let mut check = Check::new(words.need("bytes")?, 1, (warm_up + pings) as u64);
         let mut lost = 0;
         while ways.len() < warm_up + pings {
             let met = inbox.next(|payload| {
                 ways.push(clock::now().saturating_sub(made_at(payload)));
+                check.take(payload);
             })?;
             if let Met::Lost(count) = met {
                 lost += count.unwrap_or(1);
@@ -258,6 +260,7 @@ impl OnListener for Pong {
             .with("p50", quantile(&ways, 0.50))
             .with("p99", quantile(&ways, 0.99))
             .with("longest", quantile(&ways, 1.0))
+            .with("bad", check.bad)
             .with("lost", lost));
         while told().is_some() {}
         Ok(())

@@ -88,7 +88,7 @@ impl Table {
 
 fn print(cells: [&str; 7]) {
     let [case, system, figure, lost, cpu, ratio, goal] = cells;
-    let line = format!("{case:<30} {system:<18} {figure:<36} {lost:>8} {cpu:>8}  {ratio:<45} {goal}");
+    let line = format!("{case:<30} {system:<18} {figure:<36} {lost:>8} {cpu:>8}  {ratio:<58} {goal}");
     println!("{}", line.trim_end());
     // Whoever reads this through a pipe wants to see it grow.
     let _ = std::io::stdout().flush();

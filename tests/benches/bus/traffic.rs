@@ -193,8 +193,7 @@ pub(crate) fn run(bench: &Bench, plan: &Plan) -> Outcome<Traffic> {
     }
     let pids: Vec<u32> =
         std::iter::once(&broker.process).chain(&listeners).chain(&senders).map(|process| process.pid).collect();
-    let cpu_ns = || -> u64 { pids.iter().map(|pid| procfs::cpu_ns(*pid)).sum() };
-    let cpu_before = cpu_ns();
+    let cpu_before = procfs::cpu_ns_of(&pids);
     for sender in &mut senders {
         sender.tell("go")?;
     }
@@ -211,7 +210,7 @@ pub(crate) fn run(bench: &Bench, plan: &Plan) -> Outcome<Traffic> {
     }
 
     let (heard, ends_sent) = end(&mut senders, &listeners, deadline)?;
-    let cpu_s = cpu_ns().saturating_sub(cpu_before) as f64 / 1e9;
+    let cpu_s = procfs::cpu_ns_of(&pids).saturating_sub(cpu_before) as f64 / 1e9;
     let awake = heard.len() - usize::from(plan.stalled);
     let last_at = heard[..awake].iter().map(|heard| heard.last_at).max();
     let (sent, received) = (plan.frames(), heard.iter().map(|heard| heard.received).sum());
