@@ -103,7 +103,9 @@ impl Sender {
         flight.outcome(sent, until)
     }
 
-    /// Sends `payload` if the daemon's socket takes it at once.
+    /// Sends `payload` if the daemon's socket takes it, or begins to take it, at once. Of a payload that is larger than
+    /// the room in the socket (about 200 KiB when it is empty) the handle keeps the rest: [`flush`](Self::flush), or the
+    /// next send, goes on with it.
     ///
     /// # Errors
     ///
