@@ -244,7 +244,7 @@ impl World {
             let moved = if at < self.participants.len() {
                 self.client_moves(Client(at))
             } else {
-                let (which, reads) = ((at - self.participants.len()) / 2, at % 2 == 0);
+                let (which, reads) = ((at - self.participants.len()) / 2, at.is_multiple_of(2));
                 if reads { self.daemon_reads(conns[which]) } else { self.daemon_writes(conns[which]) }
             };
             if moved {
@@ -316,11 +316,10 @@ impl World {
             self.kill(client); // it has said all that it had to say
             return true;
         }
-        if self.rng.bool() {
-            self.client_writes(client) || self.client_reads(client)
-        } else {
-            self.client_reads(client) || self.client_writes(client)
-        }
+        let writes_first = self.rng.bool();
+        (writes_first && self.client_writes(client))
+            || self.client_reads(client)
+            || (!writes_first && self.client_writes(client))
     }
 
     fn connect(&mut self, client: Client) -> bool {
