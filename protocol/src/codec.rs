@@ -6,14 +6,21 @@
 //! frame's length has been checked before. `wincode` with varint encoding writes the same bytes: the exit, if needed.
 
 use crate::limits::CONTROL_BYTES_MAX;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::de::{DeserializeOwned, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use std::fmt;
+use std::marker::PhantomData;
+
+/// What a body of the largest size may decode to. bincode counts an integer with its full width, up to 8 bytes, where
+/// one byte is on the wire; the limit is there for texts that claim to be longer than any body.
+const DECODED_BYTES_MAX: usize = CONTROL_BYTES_MAX as usize * 8;
 
 /// bincode 2 standard configuration (little-endian, variable-length integers), with our limit.
 const CONFIG: bincode::config::Configuration<
     bincode::config::LittleEndian,
     bincode::config::Varint,
-    bincode::config::Limit<{ CONTROL_BYTES_MAX as usize }>,
-> = bincode::config::standard().with_limit::<{ CONTROL_BYTES_MAX as usize }>();
+    bincode::config::Limit<DECODED_BYTES_MAX>,
+> = bincode::config::standard().with_limit::<DECODED_BYTES_MAX>();
 
 /// Why a control message and bytes could not be turned into one another.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -46,6 +53,33 @@ pub(crate) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, CodecError> 
     if used == body.len() { Ok(value) } else { Err(CodecError::Trailing { len: body.len(), used }) }
 }
 
-fn invalid(error: &dyn std::fmt::Display) -> CodecError {
+/// Reads a list as its elements come. serde's own way makes room for as many as the list claims to have, up to 1 MiB.
+pub(crate) fn list<'de, T, D>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    struct Elements<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Elements<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
+            let mut elements = Vec::new();
+            while let Some(element) = list.next_element()? {
+                elements.push(element);
+            }
+            Ok(elements)
+        }
+    }
+
+    deserializer.deserialize_seq(Elements(PhantomData))
+}
+
+fn invalid(error: &dyn fmt::Display) -> CodecError {
     CodecError::Invalid { reason: error.to_string() }
 }

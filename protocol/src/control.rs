@@ -68,6 +68,7 @@ pub struct Extension {
     /// Which extension; numbers are given out in `PROTOCOL.md`.
     pub id: u16,
     /// What it says.
+    #[serde(deserialize_with = "codec::list")]
     pub data: Vec<u8>,
 }
 
@@ -91,6 +92,7 @@ pub struct Hello {
     /// The client's version, for display and error texts.
     pub version: String,
     /// Additions.
+    #[serde(deserialize_with = "codec::list")]
     pub extensions: Vec<Extension>,
 }
 
@@ -110,6 +112,7 @@ pub struct Welcome {
     /// The daemon's version, for display and error texts.
     pub version: String,
     /// Additions.
+    #[serde(deserialize_with = "codec::list")]
     pub extensions: Vec<Extension>,
 }
 
@@ -280,6 +283,7 @@ pub struct Report {
     /// The most that `held_bytes` may become.
     pub held_bytes_max: u64,
     /// Additions.
+    #[serde(deserialize_with = "codec::list")]
     pub extensions: Vec<Extension>,
 }
 

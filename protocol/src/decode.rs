@@ -167,9 +167,15 @@ impl Decoder {
             let pinned = if own { self.need } else { CHUNK_BYTES };
             let source = if own { &mut self.partial } else { &mut *chunk };
             match scan(source, self.payload_bytes_max) {
+                Ok(Scan::Incomplete { .. }) if source.is_empty() => {
+                    // Room was made for a frame like the one before, and nothing came.
+                    self.release_if_empty();
+                    return Ok(None);
+                }
                 Ok(Scan::Incomplete { need }) => {
-                    let goes_on = own && need == self.need;
-                    if !source.is_empty() && !goes_on {
+                    // In a buffer with less room, growing would take up to twice what the frame needs.
+                    let goes_on = own && need == self.need && source.capacity() >= need;
+                    if !goes_on {
                         let mut rest = BytesMut::with_capacity(need);
                         rest.extend_from_slice(source);
                         source.clear();

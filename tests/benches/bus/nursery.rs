@@ -110,7 +110,7 @@ impl Nursery {
                 }
             });
         }
-        Ok(Process { role: role.to_owned(), pid, stdin, lines, child, held: Arc::clone(&self.held) })
+        Ok(Process { role: if role == "exec" { "daemon" } else { role }.to_owned(), pid, stdin, lines, child, held: Arc::clone(&self.held) })
     }
 
     /// Holds a process that somebody else has started on our behalf.
@@ -146,7 +146,7 @@ impl Process {
         match self.lines.recv_timeout(left) {
             Ok(line) => Ok(Some(line)),
             Err(RecvTimeoutError::Timeout) => Ok(None),
-            Err(RecvTimeoutError::Disconnected) => fail(format!("a {} has ended early", self.role)),
+            Err(RecvTimeoutError::Disconnected) => fail(format!("the {} has ended early", self.role)),
         }
     }
 
@@ -154,7 +154,7 @@ impl Process {
     pub(crate) fn line(&self, deadline: Instant) -> Outcome<String> {
         match self.line_until(deadline)? {
             Some(line) => Ok(line),
-            None => fail(format!("a {} did not answer in time", self.role)),
+            None => fail(format!("the {} did not answer in time", self.role)),
         }
     }
 
@@ -168,7 +168,7 @@ impl Process {
         match words.need::<String>("failed") {
             Ok(sentence) => {
                 let sentence = sentence.replace('_', " ");
-                fail(format!("a {} has failed: {sentence}", self.role))
+                fail(format!("the {} has failed: {sentence}", self.role))
             }
             Err(_) => Ok(words),
         }

@@ -174,7 +174,7 @@ impl OnSender for Send {
         if told().is_none() {
             return Ok(());
         }
-        let mut longest = Duration::ZERO;
+        let mut sends = Vec::with_capacity(if timed { frames as usize } else { 0 });
         let mut push = |outbox: &mut _, counter| {
             let payload = stamp.data(counter);
             if !timed {
@@ -182,7 +182,7 @@ impl OnSender for Send {
             }
             let before = Instant::now();
             let pushed = Outbox::push(outbox, payload);
-            longest = longest.max(before.elapsed());
+            sends.push(before.elapsed().as_nanos() as u64);
             pushed
         };
         let first = clock::now();
@@ -194,7 +194,13 @@ impl OnSender for Send {
             }
             outbox.flush()?;
         }
-        say(&Words::new().with("first", first).with("sent", clock::now()).with("longest", longest.as_nanos()));
+        let sent = clock::now();
+        sends.sort_unstable();
+        say(&Words::new()
+            .with("first", first)
+            .with("sent", sent)
+            .with("p999", quantile(&sends, 0.999))
+            .with("longest", quantile(&sends, 1.0)));
         while told().is_some() {
             outbox.push(stamp.end())?;
             outbox.flush()?;

@@ -146,6 +146,8 @@ pub(crate) struct Traffic {
     pub(crate) bad: u64,
     /// Of all processes, between the start of the first sender and the last report.
     pub(crate) cpu_s: f64,
+    /// What 999 of 1000 sends do not exceed, and the longest; only of timed runs.
+    pub(crate) p999_send: Duration,
     pub(crate) longest_send: Duration,
 }
 
@@ -198,11 +200,12 @@ pub(crate) fn run(bench: &Bench, plan: &Plan) -> Outcome<Traffic> {
         sender.tell("go")?;
     }
     let deadline = Instant::now() + RUN_MAX;
-    let (mut first_at, mut sent_at, mut longest) = (u64::MAX, 0_u64, 0);
+    let (mut first_at, mut sent_at, mut p999, mut longest) = (u64::MAX, 0_u64, 0, 0);
     for sender in &senders {
         let report = sender.report(deadline)?;
         first_at = first_at.min(report.need("first")?);
         sent_at = sent_at.max(report.need("sent")?);
+        p999 = p999.max(report.need("p999")?);
         longest = longest.max(report.need("longest")?);
     }
     if let Some(listener) = stalled {
@@ -224,6 +227,7 @@ pub(crate) fn run(bench: &Bench, plan: &Plan) -> Outcome<Traffic> {
         bad: heard.iter().map(|heard| heard.bad).sum(),
         heard,
         cpu_s,
+        p999_send: Duration::from_nanos(p999),
         longest_send: Duration::from_nanos(longest),
     })
 }

@@ -68,8 +68,8 @@ fn fact(bench: &Bench, case: &str, figure: f64, unit: &str, goal: Option<f64>) {
     let row = Row {
         case: case.to_owned(),
         system: System::Ours.label().to_owned(),
-        figure: format!("{} {unit}", (figure * 100.0).round() / 100.0),
-        ratio: goal.map_or(String::new(), |goal| format!("(<={goal} {unit})")),
+        figure: format!("{} {unit}", (figure * 100.0).round() / 100.0).trim_end().to_owned(),
+        ratio: goal.map_or(String::new(), |goal| format!("(<={})", format!("{goal} {unit}").trim_end())),
         goal: goal.map_or(Goal::None, |goal| Goal::of(figure <= goal)),
         json: json!({ "figure": figure, "unit": unit }),
         ..Row::default()

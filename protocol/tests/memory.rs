@@ -1,0 +1,220 @@
+//! What the decoder really allocates, counted. It never holds memory that it does not own up to, nor allocates on the
+//! word of a length that nobody has checked.
+#![allow(unsafe_code, clippy::unwrap_used)]
+
+use broadcaster_protocol::control::{Control, Extension, Report, kind};
+use broadcaster_protocol::decode::CHUNK_BYTES;
+use broadcaster_protocol::limits::{CONTROL_BYTES_MAX, HEADER_BYTES};
+use broadcaster_protocol::{ChannelId, DecodeError, Decoder, Header, Item, SenderId};
+use bytes::{BufMut, BytesMut};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+/// Room for the bookkeeping of reference counts, error texts and the like.
+const SLACK_BYTES: usize = 1024;
+
+const MIB: usize = 1024 * 1024;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Counts per thread, so that tests do not see one another.
+struct Counting;
+
+thread_local! {
+    static LIVE: Cell<isize> = const { Cell::new(0) };
+    static PEAK: Cell<isize> = const { Cell::new(0) };
+}
+
+fn count(bytes: isize) {
+    let live = LIVE.get() + bytes;
+    LIVE.set(live);
+    PEAK.set(PEAK.get().max(live));
+}
+
+// SAFETY: every call is passed on to the system's allocator as it is; counting touches two numbers of this thread, which
+// need no allocation and no destructor.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size().cast_signed());
+        // SAFETY: the caller keeps the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        count(-layout.size().cast_signed());
+        // SAFETY: the caller keeps the contract of `dealloc`.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+/// Bytes that are allocated now on this thread.
+fn live() -> usize {
+    LIVE.get().unsigned_abs()
+}
+
+/// What `act` returns, and how many bytes were allocated at its worst moment beyond those before it.
+fn peak_of<T>(act: impl FnOnce() -> T) -> (T, usize) {
+    let before = LIVE.get();
+    PEAK.set(before);
+    let value = act();
+    (value, (PEAK.get() - before).unsigned_abs())
+}
+
+fn publish(sequence: u64, len: usize) -> Vec<u8> {
+    let mut wire = Vec::with_capacity(HEADER_BYTES + len);
+    let header = Header::publish(ChannelId(1), SenderId::new(1, 1), sequence, u32::try_from(len).unwrap());
+    wire.extend_from_slice(header.as_bytes());
+    wire.resize(HEADER_BYTES + len, 0x5a);
+    wire
+}
+
+/// One read as a server does it: at most `max` bytes of `wire` go where the decoder wants them, then everything is
+/// decoded. Returns how many bytes were read.
+fn read(
+    decoder: &mut Decoder,
+    chunk: &mut BytesMut,
+    wire: &[u8],
+    max: usize,
+    items: &mut Vec<Item>,
+) -> Result<usize, DecodeError> {
+    let mut target = decoder.target(chunk);
+    let len = wire.len().min(max).min(target.remaining_mut());
+    target.put_slice(&wire[..len]);
+    while let Some(item) = decoder.next(chunk)? {
+        items.push(item);
+    }
+    Ok(len)
+}
+
+/// Reads until `wire` is used up, and then once more, as a server does that does not know that nothing is left. Drops
+/// what was decoded after each read.
+fn read_all(decoder: &mut Decoder, chunk: &mut BytesMut, mut wire: &[u8], max: usize) {
+    loop {
+        let len = read(decoder, chunk, wire, max, &mut Vec::new()).unwrap();
+        if len == 0 {
+            return;
+        }
+        wire = &wire[len..];
+    }
+}
+
+#[test]
+fn an_idle_decoder_holds_nothing() {
+    for (name, mut decoder) in [("lender", Decoder::lender(u32::MAX)), ("consumer", Decoder::consumer(u32::MAX))] {
+        for len in [0, 10, CHUNK_BYTES - HEADER_BYTES, CHUNK_BYTES, 200_000, MIB] {
+            for max in [1000, CHUNK_BYTES, usize::MAX] {
+                let wire = [publish(0, len), publish(1, len), publish(2, len)].concat();
+                let before = live();
+                let mut chunk = BytesMut::new();
+                read_all(&mut decoder, &mut chunk, &wire, max);
+                drop(chunk);
+                assert_eq!(decoder.held_bytes(), 0);
+                let held = live().saturating_sub(before);
+                assert_eq!(held, 0, "{name}: {held} bytes are left after frames of {len} bytes in reads of {max}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_frame_under_way_holds_what_the_decoder_says() {
+    for (name, mut decoder) in [("lender", Decoder::lender(u32::MAX)), ("consumer", Decoder::consumer(u32::MAX))] {
+        // A large frame leads to a buffer of that size for what comes next: here small frames and the start of another.
+        let small = publish(1, 100);
+        let large = publish(2, MIB);
+        for smalls in [0, 1, 5] {
+            let wire = [publish(0, MIB), small.repeat(smalls), large.clone(), large.clone()].concat();
+            let before = live();
+            let mut chunk = BytesMut::new();
+            let mut at = 0;
+            while at < wire.len() {
+                at += read(&mut decoder, &mut chunk, &wire[at..], 150_000, &mut Vec::new()).unwrap();
+                let held = live().saturating_sub(before + CHUNK_BYTES);
+                let said = decoder.held_bytes();
+                assert!(held <= said + SLACK_BYTES, "{name}: {held} bytes are held at {at}, {said} are said to be");
+            }
+        }
+    }
+}
+
+#[test]
+fn lent_runs_hold_what_they_say() {
+    let mut decoder = Decoder::lender(u32::MAX);
+    for len in [0, 10, 1000, 20_000, CHUNK_BYTES, 300_000] {
+        for max in [100, 4096, 50_000, usize::MAX] {
+            let wire: Vec<u8> = (0..20).flat_map(|sequence| publish(sequence, len)).collect();
+            let mut kept = Vec::with_capacity(1000);
+            let mut chunk = BytesMut::new();
+            let before = live();
+            let mut at = 0;
+            while at < wire.len() {
+                at += read(&mut decoder, &mut chunk, &wire[at..], max, &mut kept).unwrap();
+            }
+            drop(chunk);
+            let pinned = |item: &Item| match item {
+                Item::Run(run) => run.pinned_bytes() + 128,
+                Item::Control(_) => 0,
+            };
+            let said: usize = kept.iter().map(pinned).sum();
+            let held = live().saturating_sub(before);
+            assert!(held <= said, "frames of {len} bytes in reads of {max}: {held} bytes are held, {said} said");
+        }
+    }
+}
+
+#[test]
+fn a_huge_announced_length_allocates_nothing() {
+    for (kind, max) in [(0x01, 1000), (kind::HELLO, 64 << 20), (0x7f, 64 << 20)] {
+        for flags in [0, 1] {
+            let mut header = Header::control(kind, flags, u32::MAX).as_bytes().to_vec();
+            let last = header.pop().unwrap();
+            let mut decoder = Decoder::lender(max);
+            let mut chunk = BytesMut::with_capacity(CHUNK_BYTES);
+            let mut items = Vec::new();
+            assert_eq!(read(&mut decoder, &mut chunk, &header, 100, &mut items), Ok(HEADER_BYTES - 1));
+            let (result, peak) = peak_of(|| read(&mut decoder, &mut chunk, &[last], 100, &mut items));
+            result.unwrap_err();
+            assert_eq!(decoder.held_bytes(), 0);
+            assert!(items.is_empty() && peak <= SLACK_BYTES, "{peak} bytes");
+        }
+    }
+}
+
+#[test]
+fn lengths_inside_a_control_body_allocate_little() {
+    // The last fields of a Report, an empty list, are replaced by lists that claim to be long.
+    let mut wire = Vec::new();
+    Control::Report(Report::default()).encode(&mut wire).unwrap();
+    let numbers = &wire[HEADER_BYTES..wire.len() - 1];
+    let huge = [&[253][..], &u64::MAX.to_le_bytes()].concat();
+    let large = [&[252][..], &1_000_000_u32.to_le_bytes()].concat();
+    let list = |count: &[u8]| [numbers, count].concat();
+    let data = |count: &[u8]| [numbers, &[1, 7], count].concat();
+    let goodbye = |count: &[u8]| [count, b"abc"].concat();
+    let possible = [&[251][..], &30_000_u16.to_le_bytes()].concat();
+    for count in [&huge, &large, &possible] {
+        for (kind, body) in [(kind::REPORT, list(count)), (kind::REPORT, data(count)), (kind::GOODBYE, goodbye(count))]
+        {
+            let header = Header::control(kind, 0, u32::try_from(body.len()).unwrap());
+            let mut chunk = BytesMut::from([header.as_bytes(), &body].concat().as_slice());
+            let mut decoder = Decoder::consumer(1000);
+            let (result, peak) = peak_of(|| decoder.next(&mut chunk));
+            assert!(matches!(result, Err(DecodeError::Control { .. })), "{result:?}");
+            assert!(peak <= 8 * CONTROL_BYTES_MAX as usize, "a body of {} bytes allocated {peak}", body.len());
+        }
+    }
+}
+
+#[test]
+fn the_fullest_control_body_stays_small() {
+    let body = usize::try_from(CONTROL_BYTES_MAX).unwrap();
+    let extensions = vec![Extension { id: 0, data: Vec::new() }; (body - 20) / 2];
+    let mut wire = Vec::new();
+    Control::Report(Report { extensions, ..Report::default() }).encode(&mut wire).unwrap();
+    let mut chunk = BytesMut::from(wire.as_slice());
+    let mut decoder = Decoder::consumer(1000);
+    let (item, peak) = peak_of(|| decoder.next(&mut chunk));
+    assert!(matches!(item, Ok(Some(Item::Control(Control::Report(_))))), "{item:?}");
+    assert!(peak <= 64 * body, "a body of {} bytes allocated {peak}", wire.len() - HEADER_BYTES);
+}
