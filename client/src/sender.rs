@@ -16,6 +16,9 @@ use {
 /// Bytes of frames that [`Sender::feed`] gathers before it writes them.
 const BATCH_BYTES: usize = 64 * 1024;
 
+/// A payload of up to this size is copied behind its header: one buffer is cheaper for the kernel than two.
+const COPIED_BYTES_MAX: usize = 4096;
+
 /// Sends messages to every listener on a channel, in all processes of this user.
 ///
 /// # What a send means
@@ -51,6 +54,8 @@ const BATCH_BYTES: usize = 64 * 1024;
 pub struct Sender {
     core: SenderCore,
     link: Link,
+    /// The frame under way, if it is small.
+    small: Vec<u8>,
     #[cfg(feature = "tokio")]
     awaiting: Awaiting,
 }
@@ -71,6 +76,7 @@ impl Sender {
         let mut sender = Self {
             core: SenderCore::new(channel, os::pid(), fastrand::u32(..)),
             link: Link::new(plan)?,
+            small: Vec::new(),
             #[cfg(feature = "tokio")]
             awaiting: Awaiting::default(),
         };
@@ -235,7 +241,7 @@ impl Drop for Sender {
 struct Flight<'a> {
     sender: &'a mut Sender,
     payload: &'a [u8],
-    /// Stamped when its first byte was written.
+    /// As it is stamped for the present connection.
     header: Option<Header>,
     written: usize,
 }
@@ -259,11 +265,15 @@ impl<'a> Flight<'a> {
             }
             let header = match self.header {
                 Some(header) => header,
-                None => self.sender.core.stamp(self.payload.len()).map_err(too_large)?,
+                None => self.stamp()?,
             };
-            let head = header.as_bytes().get(self.written..).unwrap_or_default();
-            let body = &self.payload[self.written.saturating_sub(HEADER_BYTES)..];
-            let (head, body) = if head.is_empty() { (body, head) } else { (head, body) };
+            let (head, body) = if self.payload.len() <= COPIED_BYTES_MAX {
+                (&self.sender.small[self.written..], &[][..])
+            } else if self.written < HEADER_BYTES {
+                (&header.as_bytes()[self.written..], self.payload)
+            } else {
+                (&self.payload[self.written - HEADER_BYTES..], &[][..])
+            };
             match self.sender.link.write(head, body) {
                 Taken::Bytes(bytes) => {
                     self.written += bytes;
@@ -272,7 +282,6 @@ impl<'a> Flight<'a> {
                         self.sender.core.commit();
                         return Ok(Step::Done(()));
                     }
-                    self.header = Some(header);
                 }
                 Taken::Wait(wait) => return Ok(Step::Wait(wait)),
                 Taken::Lost => {
@@ -282,6 +291,16 @@ impl<'a> Flight<'a> {
                 }
             }
         }
+    }
+
+    fn stamp(&mut self) -> Result<Header, SendError> {
+        let header = self.sender.core.stamp(self.payload.len()).map_err(too_large)?;
+        if self.payload.len() <= COPIED_BYTES_MAX {
+            self.sender.small.clear();
+            self.sender.small.extend_from_slice(header.as_bytes());
+            self.sender.small.extend_from_slice(self.payload);
+        }
+        Ok(*self.header.insert(header))
     }
 
     fn outcome(self, sent: Option<()>, until: Until) -> Result<(), SendError> {

@@ -12,6 +12,7 @@ use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use tokio::runtime::LocalOptions;
 
 /// Name of the lock file beside the socket.
 const LOCK_NAME: &str = "bus.lock";
@@ -96,9 +97,9 @@ impl Bound {
     ///
     /// If the runtime or the socket can not be set up. What happens to single connections is never an error here.
     pub fn run(mut self, limits: Limits, version: &str, stop: impl Future<Output = ()> + 'static) -> io::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-        let local = tokio::task::LocalSet::new();
-        local.block_on(&runtime, serve(&mut self, limits, version, stop))
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_io().enable_time().build_local(LocalOptions::default())?;
+        runtime.block_on(serve(&mut self, limits, version, stop))
     }
 
     /// Removes the socket file, so that new clients do not come here any more. The lock stays.

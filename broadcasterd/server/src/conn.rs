@@ -13,7 +13,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// Reads in a row before others get their turn.
-const READS_PER_TURN: usize = 4;
+const READS_PER_TURN: usize = 1;
 
 #[derive(Debug)]
 pub(crate) struct Conn {
@@ -80,7 +80,7 @@ pub(crate) async fn write_all(hub: Rc<RefCell<Hub>>, conn: Rc<Conn>) {
         if conn.gone.get() {
             return;
         }
-        let wrote = hub.borrow_mut().write(conn.id);
+        let wrote = hub.borrow_mut().write_on(conn.id);
         match wrote {
             Write::Done => return,
             Write::Blocked => ready.clear_ready(),

@@ -37,6 +37,8 @@ pub(crate) struct Hub {
     /// Connections with an `Effect::Write` that was not tried yet.
     dirty: Vec<ConnId>,
     started: Instant,
+    /// The time at which this turn began.
+    now: Moment,
     /// The deadline that the timer sleeps for.
     armed: Option<Moment>,
     timer: Rc<Notify>,
@@ -63,6 +65,7 @@ pub(crate) async fn serve(
             effects: Effects::new(),
             dirty: Vec::new(),
             started: Instant::now(),
+            now: Moment::default(),
             armed: None,
             timer: Rc::clone(&timer),
             drain: Rc::clone(&drain),
@@ -150,6 +153,7 @@ impl Hub {
 
     /// Reads once from the connection and does what follows from it; returns what the read gave.
     pub(crate) fn read(&mut self, conn: &Conn) -> Read {
+        self.begin_turn();
         let mut decoder = conn.decoder.borrow_mut();
         let held = decoder.held_bytes();
         let mut target = decoder.target(&mut self.chunk);
@@ -188,19 +192,12 @@ impl Hub {
     }
 
     /// Writes as much as the connection takes; a full socket gets a task that goes on when there is room.
-    pub(crate) fn write(&mut self, id: ConnId) -> Write {
+    fn write(&mut self, id: ConnId) -> Write {
         let Some(conn) = self.conns.get(id.0).map(Rc::clone) else { return Write::Done };
         loop {
-            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-            let (mut count, mut offered) = (0, 0);
-            for (slot, slice) in slices.iter_mut().zip(self.broker.outgoing(id)) {
-                *slot = IoSlice::new(slice);
-                (count, offered) = (count + 1, offered + slice.len());
-            }
-            if count == 0 {
-                return Write::Done;
-            }
-            match os::write(&conn.socket, &slices[..count]) {
+            let (offered, wrote) = offer(&conn, self.broker.outgoing(id));
+            match wrote {
+                _ if offered == 0 => return Write::Done,
                 Ok(bytes) => {
                     self.apply(Event::Written { conn: id, bytes });
                     if bytes < offered {
@@ -219,6 +216,14 @@ impl Hub {
         }
     }
 
+    /// Goes on writing to a connection whose socket was full.
+    pub(crate) fn write_on(&mut self, id: ConnId) -> Write {
+        self.begin_turn();
+        let wrote = self.write(id);
+        self.settle();
+        wrote
+    }
+
     /// The connection has ended, whoever ended it.
     pub(crate) fn gone(&mut self, conn: &Conn) {
         if !conn.gone.replace(true) {
@@ -229,17 +234,22 @@ impl Hub {
         }
     }
 
+    /// Something has happened outside: a turn begins. The clock is read once in it.
+    fn begin_turn(&mut self) {
+        self.now = Moment(self.started.elapsed());
+    }
+
     /// Tells the broker one event and does all that follows.
     fn happen(&mut self, event: Event) {
+        self.begin_turn();
         self.apply(event);
         self.settle();
     }
 
     /// Tells the broker one event and takes its effects; writes are put off until [`settle`](Self::settle).
     fn apply(&mut self, event: Event) {
-        let now = Moment(self.started.elapsed());
         let mut effects = std::mem::take(&mut self.effects);
-        self.broker.handle(now, event, &mut effects);
+        self.broker.handle(self.now, event, &mut effects);
         for effect in effects.drain(..) {
             match effect {
                 Effect::Write(conn) => self.dirty.push(conn),
@@ -282,6 +292,21 @@ impl Hub {
         }
         self.happen(Event::Drained);
     }
+}
+
+/// Writes the slices to the connection, as one; returns how many bytes they are, and how many it took.
+fn offer<'a>(conn: &Conn, mut outgoing: impl Iterator<Item = &'a [u8]>) -> (usize, io::Result<usize>) {
+    let Some(first) = outgoing.next() else { return (0, Ok(0)) };
+    let Some(second) = outgoing.next() else { return (first.len(), os::write(&conn.socket, first)) };
+    let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+    let mut offered = 0;
+    let mut count = 0;
+    for (slot, slice) in slices.iter_mut().zip([first, second].into_iter().chain(outgoing)) {
+        *slot = IoSlice::new(slice);
+        offered += slice.len();
+        count += 1;
+    }
+    (offered, os::write_vectored(&conn.socket, &slices[..count]))
 }
 
 /// What one read gave.

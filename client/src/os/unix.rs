@@ -18,6 +18,9 @@ use std::time::Duration;
 #[cfg(feature = "tokio")]
 use {std::sync::Arc, tokio::io::unix::AsyncFd};
 
+/// What we ask the system for as a socket's send buffer. `cargo bench --bench bus` has the figures.
+const SOCKET_BUFFER_BYTES: usize = 512 * 1024;
+
 /// Effective user id of this process.
 pub(crate) fn euid() -> u32 {
     rustix::process::geteuid().as_raw()
@@ -85,6 +88,8 @@ pub(crate) fn connect(path: &Path) -> io::Result<Connected> {
     if uid != euid() {
         return Ok(Connected::OtherUser(uid));
     }
+    // Fewer wake-ups for whoever sends much; the system may give less.
+    let _ = rustix::net::sockopt::set_socket_send_buffer_size(&stream, SOCKET_BUFFER_BYTES);
     Ok(Connected::Yes(OwnedFd::from(stream)))
 }
 

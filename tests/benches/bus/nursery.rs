@@ -63,7 +63,9 @@ impl Nursery {
             let (done, _) = waited.unwrap_or_else(PoisonError::into_inner);
             if !*done {
                 eprintln!("not done within {time_max:?}: ending all children and leaving");
-                lock(&held).kill_all();
+                // Held until the exit, so that nobody starts or drops a child meanwhile.
+                let held = lock(&held);
+                held.kill_all();
                 // `exit` skips the destructor that would do it.
                 let _ = std::fs::remove_dir_all(root);
                 std::process::exit(OVERDUE_EXIT_CODE);
@@ -110,7 +112,14 @@ impl Nursery {
                 }
             });
         }
-        Ok(Process { role: if role == "exec" { "daemon" } else { role }.to_owned(), pid, stdin, lines, child, held: Arc::clone(&self.held) })
+        Ok(Process {
+            role: if role == "exec" { "daemon" } else { role }.to_owned(),
+            pid,
+            stdin,
+            lines,
+            child,
+            held: Arc::clone(&self.held),
+        })
     }
 
     /// Holds a process that somebody else has started on our behalf.

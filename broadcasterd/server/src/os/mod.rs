@@ -3,8 +3,7 @@
 mod unix;
 
 pub use unix::raise_descriptor_limit;
-pub(crate) use unix::unlink_own_socket;
 pub(crate) use unix::{
     DirectoryProblem, FileId, accept_from, duplicate, euid, listen, lock_exclusive, open_lock, pid, prepare_directory,
-    read, register, shut_down, socket_file_id, stop_reading, take_descriptor, write,
+    read, register, shut_down, socket_file_id, stop_reading, take_descriptor, unlink_own_socket, write, write_vectored,
 };
