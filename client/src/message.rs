@@ -18,8 +18,7 @@ pub struct Message {
 
 impl Message {
     pub(crate) fn new(channel: &ChannelName, frame: Frame<'_>, payload: Bytes) -> Self {
-        let (sender, sequence) = (frame.header.sender(), frame.header.sequence());
-        Self { channel: channel.clone(), sender, sequence, payload }
+        Self { channel: channel.clone(), sender: frame.sender, sequence: frame.sequence, payload }
     }
 
     /// What was sent; may be empty.
@@ -87,7 +86,7 @@ impl<'a> MessageRef<'a> {
     /// See [`Message::sender`].
     #[inline]
     pub fn sender(&self) -> SenderId {
-        self.frame.header.sender()
+        self.frame.sender
     }
 
     /// See [`Message::sender_pid`].
@@ -98,7 +97,7 @@ impl<'a> MessageRef<'a> {
     /// See [`Message::sequence`].
     #[inline]
     pub fn sequence(&self) -> u64 {
-        self.frame.header.sequence()
+        self.frame.sequence
     }
 }
 

@@ -3,8 +3,8 @@
 
 use crate::codec::CodecError;
 use crate::control::Control;
-use crate::frame::{Header, KIND_PUBLISH, Run};
-use crate::limits::{CONTROL_BYTES_MAX, HEADER_BYTES, PAYLOAD_BYTES_MAX};
+use crate::frame::{Header, KIND_BATCH, Run, messages_in};
+use crate::limits::{BATCH_BYTES_MAX, CONTROL_BYTES_MAX, HEADER_BYTES, PAYLOAD_BYTES_MAX};
 use bytes::buf::Limit;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -35,6 +35,18 @@ pub enum DecodeError {
         len: u32,
         /// Bytes allowed.
         max: u32,
+    },
+    /// A batch announces a larger body than allowed.
+    #[error("a batch announces {len} bytes; the limit is {BATCH_BYTES_MAX}")]
+    BatchTooLarge {
+        /// Bytes announced.
+        len: u32,
+    },
+    /// The lengths in a batch do not add up to its size, or there is no message in it.
+    #[error("the messages of a batch of {len} bytes do not fill it exactly")]
+    BadBatch {
+        /// Bytes of its body.
+        len: u32,
     },
     /// A control frame announces a larger body than allowed.
     #[error("a control frame of kind {kind:#04x} announces a body of {len} bytes; the limit is {CONTROL_BYTES_MAX}")]
@@ -184,7 +196,7 @@ impl Decoder {
                     }
                     return Ok(None);
                 }
-                Ok(Scan::Run { frames, size }) => {
+                Ok(Scan::Run { frames, messages, size }) => {
                     self.expect = if frames == 1 && size > CHUNK_BYTES { size } else { 0 };
                     let (bytes, pinned) = if self.lends && size * PINS_FACTOR_MAX < pinned {
                         let copy = Bytes::copy_from_slice(&source[..size]);
@@ -194,7 +206,7 @@ impl Decoder {
                         (source.split_to(size).freeze(), pinned)
                     };
                     self.release_if_empty();
-                    return Ok(Some(Item::Run(Run::from_scanned(frames, bytes, pinned))));
+                    return Ok(Some(Item::Run(Run::from_scanned(messages, bytes, pinned))));
                 }
                 Ok(Scan::Control { kind, flags, size }) => {
                     let control = Control::decode(kind, &source[HEADER_BYTES..size]);
@@ -244,8 +256,8 @@ impl Decoder {
 enum Scan {
     /// The first frame is not complete; it takes `need` bytes in all, as far as its bytes so far tell.
     Incomplete { need: usize },
-    /// `frames` consecutive publish frames take `size` bytes.
-    Run { frames: u64, size: usize },
+    /// `frames` consecutive data frames with `messages` messages take `size` bytes.
+    Run { frames: u64, messages: u64, size: usize },
     /// One control frame takes `size` bytes.
     Control { kind: u8, flags: u8, size: usize },
 }
@@ -258,24 +270,33 @@ fn scan(bytes: &[u8], payload_bytes_max: u32) -> Result<Scan, DecodeError> {
     if bytes.len() < size {
         return Ok(Scan::Incomplete { need: size });
     }
-    if first.kind() != KIND_PUBLISH {
+    if !first.is_data() {
         return Ok(Scan::Control { kind: first.kind(), flags: first.flags(), size });
     }
+    let len = first.payload_bytes();
+    let mut messages = count(first, &bytes[HEADER_BYTES..size]).ok_or(DecodeError::BadBatch { len })?;
     let mut frames = 1;
-    let mut sequence = first.sequence();
+    let payload_bytes_max = if first.kind() == KIND_BATCH { BATCH_BYTES_MAX } else { payload_bytes_max };
+    // What does not continue the run, for whatever reason, is looked at again as the first frame of what comes next.
     while let Some(header) = Header::peek(&bytes[size..]) {
-        sequence = sequence.wrapping_add(1);
-        if !header.continues(first) || header.sequence() != sequence || header.payload_bytes() > payload_bytes_max {
+        let due = first.sequence().wrapping_add(messages);
+        if !header.continues(first) || header.sequence() != due || header.payload_bytes() > payload_bytes_max {
             break;
         }
         let end = size + header.frame_bytes();
-        if end > bytes.len() {
-            break;
-        }
-        size = end;
+        let Some(body) = bytes.get(size + HEADER_BYTES..end) else { break };
+        let Some(more) = count(header, body) else { break };
+        messages += more;
         frames += 1;
+        size = end;
     }
-    Ok(Scan::Run { frames, size })
+    Ok(Scan::Run { frames, messages, size })
+}
+
+/// The messages of a data frame; `None` if it is a batch that does not add up.
+#[inline]
+fn count(header: &Header, body: &[u8]) -> Option<u64> {
+    if header.kind() == KIND_BATCH { messages_in(body).ok() } else { Some(1) }
 }
 
 fn check(header: &Header, payload_bytes_max: u32) -> Result<(), DecodeError> {
@@ -283,11 +304,14 @@ fn check(header: &Header, payload_bytes_max: u32) -> Result<(), DecodeError> {
     if let Some(field) = header.reserved_violation() {
         return Err(DecodeError::Reserved { kind, field });
     }
-    if kind == KIND_PUBLISH && len > payload_bytes_max {
-        return Err(DecodeError::PayloadTooLarge { len, max: payload_bytes_max });
+    if !header.is_data() {
+        return if len > CONTROL_BYTES_MAX { Err(DecodeError::ControlTooLarge { kind, len }) } else { Ok(()) };
     }
-    if kind != KIND_PUBLISH && len > CONTROL_BYTES_MAX {
-        return Err(DecodeError::ControlTooLarge { kind, len });
+    if kind == KIND_BATCH && len > BATCH_BYTES_MAX {
+        return Err(DecodeError::BatchTooLarge { len });
+    }
+    if len > payload_bytes_max {
+        return Err(DecodeError::PayloadTooLarge { len, max: payload_bytes_max });
     }
     Ok(())
 }

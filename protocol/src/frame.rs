@@ -1,13 +1,17 @@
 //! The fixed header of a frame, and runs of frames. Laid out by hand: no serializer ever touches a payload.
 
-use crate::limits::HEADER_BYTES;
+use crate::limits::{HEADER_BYTES, RECORD_HEADER_BYTES};
 use bytes::{Buf, Bytes};
 use std::fmt;
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// The kind of a frame that carries a payload; every other kind is a control message ([`crate::control`]).
+/// The kind of a frame that carries one message; kinds from 0x10 on are control messages ([`crate::control`]).
 pub const KIND_PUBLISH: u8 = 0x01;
+
+/// The kind of a frame that carries several small messages of one sender on one channel, with sequence numbers that rise by
+/// one: for each message its length as four bytes, then its payload. There is at least one, and nothing behind the last.
+pub const KIND_BATCH: u8 = 0x02;
 
 /// Flag: a receiver that does not know the frame's kind skips it. Without it an unknown kind ends the connection.
 pub const FLAG_OPTIONAL: u8 = 0b0000_0001;
@@ -103,6 +107,17 @@ impl Header {
         }
     }
 
+    /// The header of a batch whose first message has the number `sequence`, with a body of `body_bytes` bytes.
+    pub fn batch(channel: ChannelId, sender: SenderId, sequence: u64, body_bytes: u32) -> Self {
+        Self { kind: KIND_BATCH, ..Self::publish(channel, sender, sequence, body_bytes) }
+    }
+
+    /// The same frame as another daemon numbers it.
+    #[must_use]
+    pub fn restamped(self, channel: ChannelId, sender: SenderId) -> Self {
+        Self { channel: channel.0.into(), sender: sender.0.into(), ..self }
+    }
+
     /// The header of a control frame with a body of `body_bytes` bytes.
     pub fn control(kind: u8, flags: u8, body_bytes: u32) -> Self {
         Self {
@@ -169,6 +184,12 @@ impl Header {
         self.sequence.get()
     }
 
+    /// Whether the frame carries messages, and is no control message.
+    #[inline]
+    pub fn is_data(&self) -> bool {
+        matches!(self.kind, KIND_PUBLISH | KIND_BATCH)
+    }
+
     /// Whether everything but size and sequence number is equal: kind, flags, channel, sender.
     #[inline]
     pub(crate) fn continues(&self, previous: &Self) -> bool {
@@ -182,12 +203,12 @@ impl Header {
 
     /// The first field that must be zero and is not.
     pub(crate) fn reserved_violation(&self) -> Option<&'static str> {
-        let optional = if self.kind == KIND_PUBLISH { 0 } else { FLAG_OPTIONAL };
+        let optional = if self.is_data() { 0 } else { FLAG_OPTIONAL };
         if self.flags & !optional != 0 {
             Some("flags")
         } else if self.reserved.get() != 0 {
             Some("reserved")
-        } else if self.kind == KIND_PUBLISH {
+        } else if self.is_data() {
             None
         } else if self.channel.get() != 0 || self.sender.get() != 0 || self.sequence.get() != 0 {
             Some("channel, sender or sequence of a control frame")
@@ -210,64 +231,106 @@ impl fmt::Debug for Header {
     }
 }
 
-/// One publish frame, borrowed from the run that it came in.
+/// How the body of a batch is not what it must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BadBatch;
+
+/// The messages in the body of a batch.
+pub(crate) fn messages_in(body: &[u8]) -> Result<u64, BadBatch> {
+    let (mut at, mut messages) = (0, 0);
+    while at < body.len() {
+        at += record_bytes(&body[at..]).ok_or(BadBatch)?;
+        messages += 1;
+    }
+    if at == body.len() && messages > 0 { Ok(messages) } else { Err(BadBatch) }
+}
+
+/// Bytes of the record at the start of `body`: a length and as many bytes.
+#[inline]
+fn record_bytes(body: &[u8]) -> Option<usize> {
+    let len = body.first_chunk().copied().map(u32::from_le_bytes)?;
+    Some(RECORD_HEADER_BYTES + len as usize)
+}
+
+/// Bytes and messages of the whole data frame at the start of `frames`, which must have been checked.
+///
+/// # Panics
+///
+/// If there is no whole data frame.
+pub fn extent(frames: &[u8]) -> (usize, u64) {
+    let header = Header::peek(frames).expect("a checked frame has a header");
+    let size = header.frame_bytes();
+    match header.kind() {
+        KIND_BATCH => (size, messages_in(&frames[HEADER_BYTES..size]).expect("the batch was checked")),
+        _ => (size, 1),
+    }
+}
+
+/// One message, borrowed from the run that it came in.
 #[derive(Debug, Clone, Copy)]
 pub struct Frame<'a> {
-    /// Who sent it, on which channel, with which sequence number.
-    pub header: &'a Header,
+    /// Who sent it.
+    pub sender: SenderId,
+    /// The sender's running number for it on its channel.
+    pub sequence: u64,
     /// What was sent.
     pub payload: &'a [u8],
 }
 
-/// Consecutive publish frames of one sender on one channel, with sequence numbers that rise by one, as the very bytes
-/// that came off the wire.
+/// Consecutive data frames of one sender on one channel, with sequence numbers that rise by one from message to message, as
+/// the very bytes that came off the wire.
 ///
-/// A daemon hands a run on by reference: the cost per listener is per run, not per frame.
+/// A daemon hands a run on by reference: the cost per listener is per run, not per message.
 #[derive(Clone)]
 pub struct Run {
     channel: ChannelId,
     sender: SenderId,
     first: u64,
-    frames: u64,
+    messages: u64,
     bytes: Bytes,
     pinned_bytes: usize,
+    batched: bool,
+    /// Bytes that are left of the batch that the first message stands in; 0 if a header comes next.
+    batch_left: usize,
 }
 
 impl Run {
     /// A run whose frames have been checked to be complete and consecutive.
-    pub(crate) fn from_scanned(frames: u64, bytes: Bytes, pinned_bytes: usize) -> Self {
+    pub(crate) fn from_scanned(messages: u64, bytes: Bytes, pinned_bytes: usize) -> Self {
         let header = Header::peek(&bytes).expect("a scanned run begins with a header");
         Self {
             channel: header.channel(),
             sender: header.sender(),
             first: header.sequence(),
-            frames,
+            messages,
+            batched: header.kind() == KIND_BATCH,
+            batch_left: 0,
             bytes,
             pinned_bytes,
         }
     }
 
-    /// The channel of every frame.
+    /// The channel of every message.
     pub fn channel(&self) -> ChannelId {
         self.channel
     }
 
-    /// The sender of every frame.
+    /// The sender of every message.
     pub fn sender(&self) -> SenderId {
         self.sender
     }
 
-    /// Sequence number of the first frame; the others follow without a hole.
+    /// Sequence number of the first message; the others follow without a hole.
     pub fn first(&self) -> u64 {
         self.first
     }
 
-    /// How many frames; 0 only after all were taken off.
-    pub fn frames(&self) -> u64 {
-        self.frames
+    /// How many messages are left.
+    pub fn messages(&self) -> u64 {
+        self.messages
     }
 
-    /// The frames as they stand on the wire.
+    /// What is left of the frames, as they stand on the wire.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
@@ -278,62 +341,48 @@ impl Run {
         self.pinned_bytes
     }
 
-    /// The first frame, or `None` when all were taken off.
+    /// The first message, or `None` when all were taken off.
     #[inline]
     pub fn front(&self) -> Option<Frame<'_>> {
-        let header = Header::peek(&self.bytes)?;
-        Some(Frame { header, payload: &self.bytes[HEADER_BYTES..header.frame_bytes()] })
+        let (start, end, _) = self.front_place()?;
+        Some(Frame { sender: self.sender, sequence: self.first, payload: &self.bytes[start..end] })
     }
 
-    /// Takes the first frame off and returns its payload as a reference into the run's bytes.
-    pub fn take_front(&mut self) -> Option<Bytes> {
-        let size = Header::peek(&self.bytes)?.frame_bytes();
-        let mut frame = self.bytes.split_to(size);
-        frame.advance(HEADER_BYTES);
-        self.first = self.first.wrapping_add(1);
-        self.frames -= 1;
-        Some(frame)
-    }
-
-    /// Takes up to `frames` frames off the front and forgets them; returns how many bytes that were.
-    ///
-    /// # Panics
-    ///
-    /// Never, for a run that came from a [`crate::Decoder`].
+    /// Takes the first message off.
     #[inline]
-    pub fn skip_front(&mut self, frames: u64) -> usize {
-        let frames = frames.min(self.frames);
-        let size = if frames == self.frames { self.bytes.len() } else { offset_of(&self.bytes, frames) };
-        self.bytes.advance(size);
-        self.first = self.first.wrapping_add(frames);
-        self.frames -= frames;
-        size
-    }
-
-    /// Keeps the first `frames` frames and forgets the others; returns how many frames went.
-    pub fn truncate(&mut self, frames: u64) -> u64 {
-        let gone = self.frames.saturating_sub(frames);
-        if gone > 0 {
-            self.bytes.truncate(offset_of(&self.bytes, frames));
-            self.frames = frames;
+    pub fn skip_front(&mut self) {
+        if let Some((_, end, batch_left)) = self.front_place() {
+            self.bytes.advance(end);
+            self.batch_left = batch_left;
+            self.first = self.first.wrapping_add(1);
+            self.messages -= 1;
         }
-        gone
     }
 
-    /// Bytes that the first `frames` frames take on the wire.
-    pub fn bytes_of(&self, frames: u64) -> usize {
-        if frames >= self.frames { self.bytes.len() } else { offset_of(&self.bytes, frames) }
-    }
-
-    /// The frames, first to last.
-    pub fn iter(&self) -> impl Iterator<Item = Frame<'_>> {
-        let mut rest: &[u8] = &self.bytes;
+    /// The messages, first to last.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, Bytes)> {
+        let mut rest = self.clone();
         std::iter::from_fn(move || {
-            let header = Header::peek(rest)?;
-            let (frame, tail) = rest.split_at(header.frame_bytes());
-            rest = tail;
-            Some(Frame { header, payload: &frame[HEADER_BYTES..] })
+            let (start, end, _) = rest.front_place()?;
+            let message = (rest.first, rest.bytes.slice(start..end));
+            rest.skip_front();
+            Some(message)
         })
+    }
+
+    /// Where the first payload stands, and how much of its batch is left behind it.
+    #[inline]
+    fn front_place(&self) -> Option<(usize, usize, usize)> {
+        if !self.batched {
+            let header = Header::peek(&self.bytes)?;
+            return Some((HEADER_BYTES, header.frame_bytes(), 0));
+        }
+        let (record, left) = match self.batch_left {
+            0 => (HEADER_BYTES, Header::peek(&self.bytes)?.payload_bytes() as usize),
+            left => (0, left),
+        };
+        let size = record_bytes(&self.bytes[record..])?;
+        Some((record + RECORD_HEADER_BYTES, record + size, left - size))
     }
 }
 
@@ -343,16 +392,8 @@ impl fmt::Debug for Run {
             .field("channel", &self.channel)
             .field("sender", &self.sender)
             .field("first", &self.first)
-            .field("frames", &self.frames)
+            .field("messages", &self.messages)
             .field("bytes", &self.bytes.len())
             .finish()
     }
-}
-
-fn offset_of(bytes: &[u8], frames: u64) -> usize {
-    let mut at = 0;
-    for _ in 0..frames {
-        at += Header::peek(&bytes[at..]).expect("the run has that many frames").frame_bytes();
-    }
-    at
 }

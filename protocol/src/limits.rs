@@ -11,6 +11,12 @@ pub const PROTOCOL_MAX: u16 = 1;
 /// Bytes of the fixed header before every frame's payload.
 pub const HEADER_BYTES: usize = 28;
 
+/// Bytes of the length before every message in a batch.
+pub const RECORD_HEADER_BYTES: usize = 4;
+
+/// Largest body of a batch, in bytes (4 KiB). A batch is for small messages; its header is then a small part of it.
+pub const BATCH_BYTES_MAX: u32 = 4096;
+
 /// Longest channel name, in bytes of UTF-8.
 pub const CHANNEL_NAME_BYTES_MAX: usize = 255;
 

@@ -138,27 +138,36 @@ impl<'a> Stream<'a> {
     }
 }
 
+/// The frames of a run, read by hand.
 fn frames_of(run: &Run) -> Vec<Said> {
-    let said = |frame: broadcaster_protocol::Frame<'_>| Said::Frame {
-        channel: frame.header.channel().0,
-        sender: frame.header.sender().raw(),
-        sequence: frame.header.sequence(),
-        payload: frame.payload.to_vec(),
-    };
-    run.iter().map(said).collect()
+    let mut rest: &[u8] = run.bytes();
+    let mut frames = Vec::new();
+    while let Some((header, tail)) = rest.split_at_checked(HEADER_BYTES) {
+        let number =
+            |at, bytes| header[at..at + bytes].iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte));
+        assert_eq!([header[4], header[5], header[6], header[7]], [PUBLISH, 0, 0, 0]);
+        let (payload, tail) = tail.split_at(usize::try_from(number(0, 4)).unwrap());
+        frames.push(Said::Frame {
+            channel: u32::try_from(number(8, 4)).unwrap(),
+            sender: number(12, 8),
+            sequence: number(20, 8),
+            payload: payload.to_vec(),
+        });
+        rest = tail;
+    }
+    assert!(rest.is_empty());
+    frames
 }
 
 fn check_run(run: &Run, lends: bool) {
     let mut due = run.first();
-    let mut frames = 0;
-    for frame in run.iter() {
-        assert_eq!((frame.header.channel(), frame.header.sender()), (run.channel(), run.sender()));
-        assert_eq!(frame.header.sequence(), due);
+    let frames = frames_of(run);
+    assert!(!frames.is_empty());
+    for frame in frames {
+        let Said::Frame { channel, sender, sequence, .. } = frame else { unreachable!("a run has frames only") };
+        assert_eq!((channel, sender, sequence), (run.channel().0, run.sender().raw(), due));
         due = due.wrapping_add(1);
-        frames += 1;
     }
-    assert!(frames > 0 && frames == run.frames());
-    assert_eq!(run.bytes_of(frames), run.bytes().len());
     let (shown, pinned) = (run.bytes().len(), run.pinned_bytes());
     assert!(pinned >= shown && (!lends || pinned <= shown * PINS_FACTOR_MAX), "{pinned} pinned for {shown}");
 }
@@ -589,6 +598,53 @@ fn a_large_frame_may_be_followed_by_anything() {
 }
 
 #[test]
+fn a_large_frame_makes_room_for_the_next_until_another_size_comes() {
+    let mut wire = Wire::default();
+    wire.publish(1, 1, 0, vec![1; MIB]);
+    let large = wire.bytes.len();
+    let after_large = |decoder: &mut Decoder, chunk: &mut BytesMut| {
+        decoder.target(chunk).put_slice(&wire.bytes[..100]);
+        assert!(matches!(decoder.next(chunk), Ok(None)));
+        decoder.target(chunk).put_slice(&wire.bytes[100..]);
+        assert!(matches!(decoder.next(chunk), Ok(Some(Item::Run(_)))));
+        assert!(matches!(decoder.next(chunk), Ok(None)));
+        assert_eq!(decoder.target(chunk).remaining_mut(), large);
+        // A read that found nothing changes nothing.
+        assert!(matches!(decoder.next(chunk), Ok(None)));
+        assert_eq!(decoder.target(chunk).remaining_mut(), large);
+    };
+    let mut frame = Wire::default();
+    frame.publish(1, 1, 1, vec![]);
+    let mut control = Wire::default();
+    control.control(Control::Stop);
+    let mut skipped = Wire::default();
+    skipped.unknown(0x7f, OPTIONAL, 10);
+    let (mut decoder, mut chunk) = (Decoder::lender(PAYLOAD_BYTES_MAX), BytesMut::new());
+    for other in [frame, control, skipped] {
+        after_large(&mut decoder, &mut chunk);
+        decoder.target(&mut chunk).put_slice(&other.bytes);
+        while decoder.next(&mut chunk).unwrap().is_some() {}
+        assert_eq!(decoder.target(&mut chunk).remaining_mut(), CHUNK_BYTES);
+    }
+}
+
+#[test]
+fn an_error_in_the_room_for_a_large_frame_leaves_nothing() {
+    let mut wire = Wire::default();
+    wire.publish(1, 1, 0, vec![1; MIB]);
+    wire.publish(1, 1, 1, vec![1; 10]);
+    let before = wire.bytes.len();
+    wire.bytes.extend_from_slice(Header::control(0x7f, 0, 0).as_bytes());
+    wire.bytes.resize(before + MIB / 2, 0xee);
+    for sizes in [[usize::MAX], [100_000], [CHUNK_BYTES]] {
+        for lends in [true, false] {
+            let (said, error, _) = decode_in(&wire.bytes, lends, PAYLOAD_BYTES_MAX, &sizes);
+            assert!(said == wire.said && error == Some(DecodeError::UnknownKind { kind: 0x7f }));
+        }
+    }
+}
+
+#[test]
 fn consecutive_frames_of_one_read_are_one_run() {
     let mut wire = Wire::default();
     for sequence in [7, 8, 9] {
@@ -600,7 +656,7 @@ fn consecutive_frames_of_one_read_are_one_run() {
     let mut stream = Stream::new(true, 1000, &wire.bytes);
     stream.read(&mut BytesMut::new(), usize::MAX).unwrap();
     assert!(stream.said == wire.said);
-    assert_eq!(stream.kept.iter().map(Run::frames).collect::<Vec<_>>(), [3, 1, 1, 1]);
+    assert_eq!(stream.kept.iter().map(|run| frames_of(run).len()).collect::<Vec<_>>(), [3, 1, 1, 1]);
 }
 
 #[test]
@@ -738,18 +794,21 @@ fn values_that_no_version_has_are_fatal() {
 #[test]
 fn every_body_up_to_the_limit_comes_back() {
     // The smallest extensions take two bytes each, and the most memory for each byte of the body.
-    let report = |count| {
-        Control::Report(Report { extensions: vec![Extension { id: 0, data: vec![] }; count], ..Report::default() })
+    let report = |count, data: &[u8]| {
+        let mut extensions = vec![Extension { id: 0, data: vec![] }; count];
+        extensions[count - 1].data = data.to_vec();
+        Control::Report(Report { extensions, ..Report::default() })
     };
     let bytes = |count| 11 + if count > 250 { 3 } else { 1 } + 2 * count;
-    let most = (0..).take_while(|&count| bytes(count) <= CONTROL_BYTES_MAX as usize).last().unwrap();
-    for count in [0, 250, 251, 400, 500, 1000, most] {
+    let most = (1..).take_while(|&count| bytes(count) <= CONTROL_BYTES_MAX as usize).last().unwrap();
+    assert_eq!(bytes(most), CONTROL_BYTES_MAX as usize);
+    for count in [1, 250, 251, 400, 500, 1000, most] {
         let mut wire = Wire::default();
-        wire.control(report(count));
+        wire.control(report(count, b""));
         assert_eq!(wire.bytes.len(), HEADER_BYTES + bytes(count));
         assert_eq!(decode_whole(&wire.bytes, true, 0), (wire.said, None, false), "{count} extensions");
     }
     let mut out = b"before".to_vec();
-    report(most + 1).encode(&mut out).unwrap_err();
+    report(most, b"x").encode(&mut out).unwrap_err();
     assert_eq!(out, b"before");
 }

@@ -192,8 +192,8 @@ fn lengths_inside_a_control_body_allocate_little() {
     let list = |count: &[u8]| [numbers, count].concat();
     let data = |count: &[u8]| [numbers, &[1, 7], count].concat();
     let goodbye = |count: &[u8]| [count, b"abc"].concat();
-    let possible = [&[251][..], &30_000_u16.to_le_bytes()].concat();
-    for count in [&huge, &large, &possible] {
+    let small = |count: u16| [&[251][..], &count.to_le_bytes()].concat();
+    for count in [&huge, &large, &small(30_000), &small(40_000)] {
         for (kind, body) in [(kind::REPORT, list(count)), (kind::REPORT, data(count)), (kind::GOODBYE, goodbye(count))]
         {
             let header = Header::control(kind, 0, u32::try_from(body.len()).unwrap());

@@ -88,9 +88,12 @@ pub struct World {
     channels: BTreeMap<ChannelName, Channel>,
     chunk: BytesMut,
     draining: bool,
+    /// The socket is gone: nobody can connect.
+    unlinked: bool,
     over: bool,
     trace: VecDeque<String>,
-    kills: u64,
+    /// Connections that the daemon has closed and the client has not.
+    spares: usize,
 }
 
 impl World {
@@ -114,9 +117,10 @@ impl World {
             channels: BTreeMap::new(),
             chunk: BytesMut::new(),
             draining: false,
+            unlinked: false,
             over: false,
             trace: VecDeque::new(),
-            kills: 0,
+            spares: 0,
         }
     }
 
@@ -186,7 +190,6 @@ impl World {
     /// `kill -9` of the daemon: all that is in flight is gone. The next one serves at once.
     pub fn kill_daemon(&mut self) {
         self.note("the daemon is killed".to_owned());
-        self.kills += 1;
         self.served.clear();
         for at in 0..self.participants.len() {
             self.hear_all(Client(at)); // what was in its own buffers is its own
@@ -204,7 +207,7 @@ impl World {
     fn start_daemon(&mut self) {
         self.broker = Broker::new(self.limits.clone(), UID, 1, "world", self.now);
         self.channels.clear();
-        (self.draining, self.over) = (false, false);
+        (self.draining, self.unlinked, self.over) = (false, false, false);
         for participant in &mut self.participants {
             if let Role::Listener { ear, .. } = &mut participant.role
                 && let Some(ear) = ear.take()
@@ -327,7 +330,7 @@ impl World {
             Role::Sender { core, to_send, .. } => *to_send > 0 || core.waiting_bytes() > 0,
             Role::Listener { .. } => true,
         };
-        if !wanted || self.draining || self.over || self.served.len() >= 64 {
+        if !wanted || self.unlinked || self.over || self.served.len() >= 64 {
             return false;
         }
         let conn = (0..).map(ConnId).find(|conn| !self.served.contains_key(conn)).unwrap_or(ConnId(0));
@@ -426,13 +429,14 @@ impl World {
                 }
                 Ok(Heard::Frame) => {
                     let frame = core.frame().expect("a frame was heard");
-                    let (sender, sequence) = (frame.header.sender().raw(), frame.header.sequence());
+                    let (sender, sequence) = (frame.sender.raw(), frame.sequence);
                     let ear = ear.as_mut().expect("it has joined");
                     match frame.payload == payload_of(sequence, frame.payload.len()) {
                         true => ear.received(channel, Mark { sender, sequence }),
-                        false => {
-                            Err(format!("frame {sequence} of {sender:x} has another payload than it was sent with"))
-                        }
+                        false => Err(format!(
+                            "frame {sequence} of {sender:x} has another payload than it was sent with: {:?}",
+                            frame.payload
+                        )),
                     }
                 }
                 Err(ended) => {
@@ -548,7 +552,7 @@ impl World {
                         self.happen_closed(conn);
                     }
                 }
-                Effect::Drain => self.draining = true,
+                Effect::Drain => (self.draining, self.unlinked) = (true, true),
                 Effect::Exit => self.over = true,
             }
         }
@@ -567,7 +571,8 @@ impl World {
             served.pipe.to_daemon.clear();
             // The number is free again: what is left of the connection moves out of its way.
             if let Some(served) = self.served.remove(&conn) {
-                let spare = ConnId(1_000_000 + self.served.len() + conn.0);
+                self.spares += 1;
+                let spare = ConnId(1_000_000 + self.spares);
                 self.participants[served.client.0].conn =
                     self.participants[served.client.0].conn.map(|own| if own == conn { spare } else { own });
                 self.served.insert(spare, served);
@@ -584,8 +589,11 @@ impl World {
                 let Some(served) = self.served.get(conn) else { return };
                 let name = self.participants[served.client.0].channel.clone();
                 let channel = self.channels.entry(name).or_default();
-                for frame in run.iter() {
-                    let mark = Mark { sender: frame.header.sender().raw(), sequence: frame.header.sequence() };
+                for (sequence, payload) in run.iter() {
+                    let mark = Mark { sender: run.sender().raw(), sequence };
+                    if payload != payload_of(sequence, payload.len()) {
+                        self.fail(&format!("{mark:?} reaches the daemon with another payload: {payload:?}"));
+                    }
                     if let Err(problem) = channel.accept(mark) {
                         self.fail(&problem);
                     }

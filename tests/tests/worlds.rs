@@ -18,7 +18,7 @@ fn seeds(count: u64) -> Vec<u64> {
 fn tight() -> Limits {
     let mut limits = Limits::default();
     limits.outbox_bytes_max = 3000;
-    limits.outbox_frames_max = 20;
+    limits.outbox_messages_max = 20;
     limits
 }
 

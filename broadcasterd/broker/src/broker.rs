@@ -194,8 +194,8 @@ impl Broker {
                 format!("a frame carries the sequence number {}, where {next} was due", run.first())
             }
             Some(next) => {
-                *next = next.wrapping_add(run.frames());
-                self.stats.frames_accepted += run.frames();
+                *next = next.wrapping_add(run.messages());
+                self.stats.frames_accepted += run.messages();
                 self.stats.bytes_accepted += run.bytes().len() as u64;
                 return self.fan_out(now, run, effects);
             }
@@ -209,7 +209,7 @@ impl Broker {
             return;
         }
         let span = Span::new(run, &self.ledger);
-        let room = Room { bytes: self.limits.outbox_bytes_max, frames: self.limits.outbox_frames_max };
+        let room = Room { bytes: self.limits.outbox_bytes_max, messages: self.limits.outbox_messages_max };
         let mut too_slow = Vec::new();
         for &listener in channel.listeners() {
             let Some(peer) = self.peers.get_mut(listener.0).and_then(Option::as_mut) else { continue };
@@ -224,9 +224,9 @@ impl Broker {
         drop(span);
         for listener in too_slow {
             let reason = format!(
-                "this listener asked to be disconnected when it is too slow, and more than {} bytes or {} frames wait \
+                "this listener asked to be disconnected when it is too slow, and more than {} bytes or {} messages wait \
                  for it",
-                room.bytes, room.frames
+                room.bytes, room.messages
             );
             self.refuse(now, listener, RefusedCode::TooSlow, &reason, effects);
         }

@@ -5,7 +5,8 @@
 
 use crate::quota::{Charge, Ledger};
 use broadcaster_protocol::control::{Control, Lagged, Overflow};
-use broadcaster_protocol::{ChannelId, Header, Run};
+use broadcaster_protocol::frame::extent;
+use broadcaster_protocol::{ChannelId, Run};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -23,7 +24,7 @@ const IDLE_ENTRIES_MAX: usize = 32;
 #[derive(Debug)]
 pub(crate) struct Span {
     channel: ChannelId,
-    frames: u64,
+    messages: u64,
     bytes: Bytes,
     _charge: Charge,
 }
@@ -32,7 +33,7 @@ impl Span {
     pub(crate) fn new(run: &Run, ledger: &Ledger) -> Rc<Self> {
         Rc::new(Self {
             channel: run.channel(),
-            frames: run.frames(),
+            messages: run.messages(),
             bytes: run.bytes().clone(),
             _charge: ledger.charge(run.pinned_bytes() + SPAN_BYTES),
         })
@@ -45,8 +46,8 @@ enum Entry {
     Control(Vec<u8>),
     /// Frames of this channel are missing here. `frame` is the encoded `Lagged`, or empty while the count may grow.
     Hole { channel: ChannelId, count: u64, frame: Vec<u8> },
-    /// `frames` whole frames, at `start..end` of the span.
-    Frames { span: Rc<Span>, start: usize, end: usize, frames: u64 },
+    /// Whole frames with so many messages, at `start..end` of the span.
+    Frames { span: Rc<Span>, start: usize, end: usize, messages: u64 },
 }
 
 impl Entry {
@@ -66,9 +67,9 @@ pub(crate) struct Outbox {
     entries: VecDeque<Entry>,
     /// Bytes of the first entry that were written already.
     written: usize,
-    /// Bytes, with their bookkeeping, and frames of all `Frames` entries.
+    /// Bytes, with their bookkeeping, and messages of all `Frames` entries.
     bytes: usize,
-    frames: u64,
+    messages: u64,
     /// Bytes of all `Control` entries.
     replies_bytes: usize,
 }
@@ -77,12 +78,12 @@ pub(crate) struct Outbox {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Room {
     pub(crate) bytes: usize,
-    pub(crate) frames: u64,
+    pub(crate) messages: u64,
 }
 
 impl Outbox {
     pub(crate) fn new(ledger: &Ledger) -> Self {
-        Self { ledger: ledger.clone(), entries: VecDeque::new(), written: 0, bytes: 0, frames: 0, replies_bytes: 0 }
+        Self { ledger: ledger.clone(), entries: VecDeque::new(), written: 0, bytes: 0, messages: 0, replies_bytes: 0 }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -108,15 +109,15 @@ impl Outbox {
     /// be disconnected in such a case. `blocked` tells that the connection does not take bytes at the moment.
     pub(crate) fn push_span(&mut self, span: &Rc<Span>, overflow: Overflow, room: Room, blocked: bool) -> Option<u64> {
         let bytes = self.bytes + span.bytes.len() + ENTRY_BYTES;
-        let fits = bytes <= room.bytes && self.frames + span.frames <= room.frames;
+        let fits = bytes <= room.bytes && self.messages + span.messages <= room.messages;
         if overflow == Overflow::DropNewest && !fits {
             return Some(self.push_what_fits(span, room));
         }
-        self.push_frames(span, 0, span.bytes.len(), span.frames);
+        self.push_frames(span, 0, span.bytes.len(), span.messages);
         match overflow {
             Overflow::Latest if blocked || !fits => Some(self.keep_latest(span.channel)),
             Overflow::DropOldest if !fits => Some(self.drop_oldest(room)),
-            Overflow::Disconnect if !fits && self.frames > 1 => None,
+            Overflow::Disconnect if !fits && self.messages > 1 => None,
             Overflow::DropOldest | Overflow::DropNewest | Overflow::Latest | Overflow::Disconnect => Some(0),
         }
     }
@@ -124,20 +125,25 @@ impl Outbox {
     /// Drops from the front until what waits fits into `room`, but never the newest frame; returns how many.
     pub(crate) fn drop_oldest(&mut self, room: Room) -> u64 {
         let mut lost = 0;
-        while self.bytes > room.bytes || self.frames > room.frames {
+        while self.bytes > room.bytes || self.messages > room.messages {
             let Some(at) = self.first_droppable() else { break };
-            let Entry::Frames { span, start, end, frames } = &self.entries[at] else { break };
-            let (excess_bytes, excess_frames) =
-                (self.bytes.saturating_sub(room.bytes), self.frames.saturating_sub(room.frames));
+            let Entry::Frames { span, start, end, messages } = &self.entries[at] else { break };
+            let (excess_bytes, excess_messages) =
+                (self.bytes.saturating_sub(room.bytes), self.messages.saturating_sub(room.messages));
             let newest = !self.entries.range(at + 1..).any(|entry| matches!(entry, Entry::Frames { .. }));
-            let spare = u64::from(newest);
             let (mut cut, mut count) = (0, 0);
-            if !newest && (end - start <= excess_bytes || *frames <= excess_frames) {
-                (cut, count) = (end - start, *frames);
+            if !newest && (end - start <= excess_bytes || *messages <= excess_messages) {
+                (cut, count) = (end - start, *messages);
             } else {
-                while count + spare < *frames && (cut < excess_bytes || count < excess_frames) {
-                    cut += frame_bytes(&span.bytes[start + cut..]);
-                    count += 1;
+                while cut < excess_bytes || count < excess_messages {
+                    let (size, more) = extent(&span.bytes[start + cut..*end]);
+                    if newest && start + cut + size == *end {
+                        break;
+                    }
+                    (cut, count) = (cut + size, count + more);
+                    if start + cut == *end {
+                        break;
+                    }
                 }
             }
             if count == 0 {
@@ -152,25 +158,33 @@ impl Outbox {
     /// Drops the oldest entry of frames whole, the newest frame too; returns how many frames went.
     pub(crate) fn drop_oldest_entry(&mut self) -> u64 {
         let Some(at) = self.first_droppable() else { return 0 };
-        let Entry::Frames { start, end, frames, .. } = &self.entries[at] else { return 0 };
-        let (cut, count) = (end - start, *frames);
+        let Entry::Frames { start, end, messages, .. } = &self.entries[at] else { return 0 };
+        let (cut, count) = (end - start, *messages);
         self.cut_front(at, cut, count);
         count
     }
 
-    /// Drops all frames of `channel` but the newest; returns how many. For a listener that wants the latest only.
+    /// Drops all frames of `channel` but the newest; returns how many messages. For a listener that wants the latest only.
     pub(crate) fn keep_latest(&mut self, wanted: ChannelId) -> u64 {
         let mut lost = 0;
-        let mut keep = 1;
+        let mut newest = true;
         let Some(first) = self.first_droppable() else { return 0 };
         for at in (first..self.entries.len()).rev() {
-            let Entry::Frames { span, start, end, frames } = &self.entries[at] else { continue };
+            let Entry::Frames { span, start, end, messages } = &self.entries[at] else { continue };
             if span.channel != wanted {
                 continue;
             }
-            let count = frames - keep;
-            let cut = if keep == 0 { end - start } else { offset_of(&span.bytes[*start..*end], count) };
-            keep = 0;
+            let (mut cut, mut count) = (end - start, *messages);
+            if std::mem::take(&mut newest) {
+                (cut, count) = (0, 0);
+                loop {
+                    let (size, more) = extent(&span.bytes[start + cut..*end]);
+                    if start + cut + size == *end {
+                        break;
+                    }
+                    (cut, count) = (cut + size, count + more);
+                }
+            }
             if count > 0 {
                 self.cut_front(at, cut, count);
                 lost += count;
@@ -219,10 +233,10 @@ impl Outbox {
             self.written = 0;
             match self.entries.pop_front() {
                 Some(Entry::Control(frame)) => self.replies_bytes -= frame.len(),
-                Some(Entry::Frames { start, end, frames, .. }) => {
-                    self.forget(end - start + ENTRY_BYTES, frames);
+                Some(Entry::Frames { start, end, messages, .. }) => {
+                    self.forget(end - start + ENTRY_BYTES, messages);
                     self.ledger.give_back(ENTRY_BYTES);
-                    delivered += frames;
+                    delivered += messages;
                 }
                 Some(Entry::Hole { .. }) | None => {}
             }
@@ -235,32 +249,34 @@ impl Outbox {
         delivered
     }
 
-    fn push_frames(&mut self, span: &Rc<Span>, start: usize, end: usize, frames: u64) {
+    fn push_frames(&mut self, span: &Rc<Span>, start: usize, end: usize, messages: u64) {
         self.bytes += end - start + ENTRY_BYTES;
-        self.frames += frames;
+        self.messages += messages;
         self.ledger.take(ENTRY_BYTES);
-        self.entries.push_back(Entry::Frames { span: Rc::clone(span), start, end, frames });
+        self.entries.push_back(Entry::Frames { span: Rc::clone(span), start, end, messages });
     }
 
-    fn forget(&mut self, bytes: usize, frames: u64) {
+    fn forget(&mut self, bytes: usize, messages: u64) {
         self.bytes -= bytes;
-        self.frames -= frames;
+        self.messages -= messages;
     }
 
     /// Queues the first frames of the span that fit and drops the others; the hole comes after what was queued.
     fn push_what_fits(&mut self, span: &Rc<Span>, room: Room) -> u64 {
         let (mut end, mut count) = (0, 0);
-        while count < span.frames && self.frames + count < room.frames {
-            let next = end + frame_bytes(&span.bytes[end..]);
-            if self.bytes + next + ENTRY_BYTES > room.bytes && self.frames + count > 0 {
+        while end < span.bytes.len() {
+            let (size, more) = extent(&span.bytes[end..]);
+            let waits = self.messages + count;
+            let fits = self.bytes + end + size + ENTRY_BYTES <= room.bytes && waits + more <= room.messages;
+            if !fits && waits > 0 {
                 break;
             }
-            (end, count) = (next, count + 1);
+            (end, count) = (end + size, count + more);
         }
         if count > 0 {
             self.push_frames(span, 0, end, count);
         }
-        let lost = span.frames - count;
+        let lost = span.messages - count;
         if lost > 0 {
             self.note_hole(self.entries.len(), span.channel, lost);
         }
@@ -269,18 +285,27 @@ impl Outbox {
 
     /// The first entry of frames of which nothing is written. A half-written frame is parted from those behind it.
     fn first_droppable(&mut self) -> Option<usize> {
-        if let (1.., Some(Entry::Frames { span, start, end, frames })) = (self.written, self.entries.front()) {
+        if let (1.., Some(Entry::Frames { span, start, end, messages })) = (self.written, self.entries.front_mut()) {
             let (mut cut, mut count) = (0, 0);
             while cut < self.written {
-                cut += frame_bytes(&span.bytes[start + cut..]);
-                count += 1;
+                let (size, more) = extent(&span.bytes[*start + cut..*end]);
+                (cut, count) = (cut + size, count + more);
             }
-            if count < *frames {
-                let (kept, behind) = ((*start, start + cut, count), (start + cut, *end, frames - count));
-                let span = Rc::clone(span);
-                let entry = |(start, end, frames)| Entry::Frames { span: Rc::clone(&span), start, end, frames };
-                self.entries[0] = entry(kept);
-                self.entries.insert(1, entry(behind));
+            if cut == self.written && count < *messages {
+                // Whole frames were written: what is left begins with one.
+                *start += cut;
+                *messages -= count;
+                self.forget(cut, count);
+                self.written = 0;
+            } else if count < *messages {
+                let behind = Entry::Frames {
+                    span: Rc::clone(span),
+                    start: *start + cut,
+                    end: *end,
+                    messages: *messages - count,
+                };
+                (*end, *messages) = (*start + cut, count);
+                self.entries.insert(1, behind);
                 self.bytes += ENTRY_BYTES;
                 self.ledger.take(ENTRY_BYTES);
             }
@@ -291,10 +316,10 @@ impl Outbox {
 
     /// Cuts `count` frames, `cut` bytes, off the front of the entry `at`, and notes the hole in their place.
     fn cut_front(&mut self, at: usize, cut: usize, count: u64) {
-        let Entry::Frames { span, start, frames, .. } = &mut self.entries[at] else { return };
+        let Entry::Frames { span, start, messages, .. } = &mut self.entries[at] else { return };
         *start += cut;
-        *frames -= count;
-        let (channel, gone) = (span.channel, *frames == 0);
+        *messages -= count;
+        let (channel, gone) = (span.channel, *messages == 0);
         self.forget(cut, count);
         if gone {
             self.entries.remove(at);
@@ -328,12 +353,4 @@ impl Drop for Outbox {
         let frames = self.entries.iter().filter(|entry| matches!(entry, Entry::Frames { .. })).count();
         self.ledger.give_back(frames * ENTRY_BYTES);
     }
-}
-
-fn frame_bytes(bytes: &[u8]) -> usize {
-    Header::peek(bytes).expect("a span holds whole frames").frame_bytes()
-}
-
-fn offset_of(bytes: &[u8], frames: u64) -> usize {
-    (0..frames).fold(0, |at, _| at + frame_bytes(&bytes[at..]))
 }

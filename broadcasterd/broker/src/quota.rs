@@ -23,8 +23,8 @@ pub struct Limits {
     /// Bytes that wait for one listener (4 MiB): frames, and 64 bytes of bookkeeping for each run of them. One frame
     /// always fits, however large it is.
     pub outbox_bytes_max: usize,
-    /// Frames that wait for one listener (65 536).
-    pub outbox_frames_max: u64,
+    /// Messages that wait for one listener (65 536).
+    pub outbox_messages_max: u64,
     /// Bytes of answers that wait for one connection (64 KiB); who does not read its answers is disconnected.
     pub replies_bytes_max: usize,
     /// Bytes of memory that frames in transit may hold in all (256 MiB). Beyond it, whoever holds most gives up most.
@@ -46,7 +46,7 @@ impl Default for Limits {
             channels_per_connection_max: 1024,
             payload_bytes_max: PAYLOAD_BYTES_MAX,
             outbox_bytes_max: 4 * 1024 * 1024,
-            outbox_frames_max: 65_536,
+            outbox_messages_max: 65_536,
             replies_bytes_max: 64 * 1024,
             held_bytes_max: 256 * 1024 * 1024,
             handshake_within: HANDSHAKE_WITHIN,

@@ -61,9 +61,9 @@ impl ListenerCore {
     pub fn hear(&mut self) -> Result<Heard, Ended> {
         if let Some(run) = &mut self.run {
             if self.used {
-                run.skip_front(1);
+                run.skip_front();
             }
-            if run.frames() > 0 {
+            if run.messages() > 0 {
                 self.used = true;
                 return Ok(Heard::Frame);
             }

@@ -2,7 +2,7 @@
 
 use super::session::{Core, Ended, Phase, Session, out_of_place};
 use broadcaster_protocol::control::{Control, Open, Role};
-use broadcaster_protocol::limits::{HEADER_BYTES, PAYLOAD_BYTES_MAX};
+use broadcaster_protocol::limits::{BATCH_BYTES_MAX, HEADER_BYTES, PAYLOAD_BYTES_MAX, RECORD_HEADER_BYTES};
 use broadcaster_protocol::{ChannelId, ChannelName, Header, Item, SenderId};
 use bytes::BytesMut;
 use bytes::buf::Limit;
@@ -34,6 +34,8 @@ pub struct SenderCore {
     frames: Vec<u8>,
     /// Bytes of `frames` that were written.
     written: usize,
+    /// Where the batch begins that the next small message may join.
+    batch: Option<usize>,
 }
 
 impl SenderCore {
@@ -49,6 +51,7 @@ impl SenderCore {
             next: 0,
             frames: Vec::new(),
             written: 0,
+            batch: None,
         }
     }
 
@@ -91,23 +94,48 @@ impl SenderCore {
     /// core keeps the frame.
     pub fn adopt(&mut self, header: &Header, payload: &[u8], written: usize) {
         debug_assert!(self.frames.is_empty(), "frames must not overtake one another");
+        self.batch = None;
         self.frames.extend_from_slice(header.as_bytes());
         self.frames.extend_from_slice(payload);
         self.written = written;
         self.commit();
     }
 
-    /// Commits a frame behind those that wait.
+    /// Commits a message behind those that wait; a small one joins the batch before it, if there is room.
     ///
     /// # Errors
     ///
     /// [`TooLarge`]; nothing has changed.
+    #[inline]
     pub fn feed(&mut self, payload: &[u8]) -> Result<(), TooLarge> {
         let header = self.stamp(payload.len())?;
-        self.frames.extend_from_slice(header.as_bytes());
+        let len = header.payload_bytes();
+        if payload.len() + RECORD_HEADER_BYTES > BATCH_BYTES_MAX as usize {
+            self.batch = None;
+            self.frames.extend_from_slice(header.as_bytes());
+        } else {
+            let room = HEADER_BYTES + BATCH_BYTES_MAX as usize - RECORD_HEADER_BYTES - payload.len();
+            let start = match self.batch {
+                Some(start) if self.frames.len() - start <= room => start,
+                _ => self.begin_batch(),
+            };
+            let body_bytes = self.frames.len() - start - HEADER_BYTES + RECORD_HEADER_BYTES + payload.len();
+            let body_bytes = u32::try_from(body_bytes).expect("a batch has a few kilobytes");
+            self.frames[start..start + 4].copy_from_slice(&body_bytes.to_le_bytes());
+            self.frames.extend_from_slice(&len.to_le_bytes());
+        }
         self.frames.extend_from_slice(payload);
         self.commit();
         Ok(())
+    }
+
+    fn begin_batch(&mut self) -> usize {
+        let start = self.frames.len();
+        self.frames.reserve(HEADER_BYTES + BATCH_BYTES_MAX as usize);
+        let header = Header::batch(self.channel_id, self.id, self.next, 0);
+        self.frames.extend_from_slice(header.as_bytes());
+        self.batch = Some(start);
+        start
     }
 
     /// Bytes of frames that wait.
@@ -115,12 +143,11 @@ impl SenderCore {
         self.frames.len() - self.written
     }
 
-    /// Drops the frames that wait; returns how many. For a daemon that will not have them.
-    pub fn forget_waiting(&mut self) -> u64 {
-        let waiting = self.waiting_headers().count();
+    /// Drops the frames that wait, for a daemon that will not have them.
+    pub fn forget_waiting(&mut self) {
         self.frames.clear();
         self.written = 0;
-        waiting as u64
+        self.batch = None;
     }
 
     /// Where in `frames` each frame stands that is not written whole.
@@ -140,8 +167,8 @@ impl SenderCore {
     fn restamp(&mut self) {
         let places: Vec<usize> = self.waiting_headers().collect();
         for at in places {
-            let old = Header::peek(&self.frames[at..]).expect("a committed frame has a header");
-            let new = Header::publish(self.channel_id, self.id, old.sequence(), old.payload_bytes());
+            let old = *Header::peek(&self.frames[at..]).expect("a committed frame has a header");
+            let new = old.restamped(self.channel_id, self.id);
             self.frames[at..at + HEADER_BYTES].copy_from_slice(new.as_bytes());
         }
     }
@@ -158,6 +185,7 @@ impl Core for SenderCore {
         let first = self.waiting_headers().next().unwrap_or(self.frames.len());
         self.frames.drain(..first);
         self.written = 0;
+        self.batch = None;
     }
 
     fn outgoing(&self) -> &[u8] {
@@ -169,6 +197,7 @@ impl Core for SenderCore {
             return self.session.sent(bytes);
         }
         self.written += bytes;
+        self.batch = None; // it is on its way
         if self.written == self.frames.len() {
             self.frames.clear();
             self.written = 0;
