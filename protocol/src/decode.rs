@@ -8,9 +8,12 @@ use crate::limits::{BATCH_BYTES_MAX, CONTROL_BYTES_MAX, HEADER_BYTES, PAYLOAD_BY
 use bytes::buf::Limit;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-/// Bytes that a stream is read in at a time, and the capacity of the chunk that a [`Decoder`] is fed from. Larger
-/// frames are collected in a buffer of their own.
+/// Bytes that a [`Decoder::lender`] is fed at a time, and the capacity of its chunk. Larger frames are collected in a buffer
+/// of their own.
 pub const CHUNK_BYTES: usize = 64 * 1024;
+
+/// The same for a [`Decoder::consumer`], which has its chunk to itself and gains by fewer reads.
+pub const CONSUMER_CHUNK_BYTES: usize = 256 * 1024;
 
 /// A run that shows less than one part in this many of the memory that it would pin is copied into memory of its own.
 const PINS_FACTOR_MAX: usize = 4;
@@ -110,13 +113,14 @@ pub enum DecodeError {
 #[derive(Debug)]
 pub struct Decoder {
     payload_bytes_max: u32,
+    chunk_bytes: usize,
     /// Runs may outlive the turn, so small ones must not pin a whole chunk.
     lends: bool,
     /// The start of one incomplete frame; or, when `expect` led the way, whatever was read in its place.
     partial: BytesMut,
     /// Bytes that the frame at the start of `partial` takes in all, as far as its bytes so far tell.
     need: usize,
-    /// Size of the previous frame if it was larger than a chunk: the next one is likely as large.
+    /// Bytes to read at once if the previous frame was larger than a chunk: the next ones are likely as large.
     expect: usize,
     failed: Option<DecodeError>,
 }
@@ -126,6 +130,7 @@ impl Decoder {
     pub fn lender(payload_bytes_max: u32) -> Self {
         Self {
             payload_bytes_max: payload_bytes_max.min(PAYLOAD_BYTES_MAX),
+            chunk_bytes: CHUNK_BYTES,
             lends: true,
             partial: BytesMut::new(),
             need: 0,
@@ -136,11 +141,11 @@ impl Decoder {
 
     /// A decoder whose runs are used up before the next read: nothing is copied.
     pub fn consumer(payload_bytes_max: u32) -> Self {
-        Self { lends: false, ..Self::lender(payload_bytes_max) }
+        Self { lends: false, chunk_bytes: CONSUMER_CHUNK_BYTES, ..Self::lender(payload_bytes_max) }
     }
 
     /// Where the next bytes of the stream must go: into `chunk`, or into the decoder's own buffer while a frame larger
-    /// than a chunk is under way. Reserves at most [`CHUNK_BYTES`] in `chunk`, or the checked size of one frame.
+    /// than a chunk is under way. Reserves at most [`CHUNK_BYTES`] ([`CONSUMER_CHUNK_BYTES`]) in `chunk`, or the checked size of one frame.
     ///
     /// # Panics
     ///
@@ -149,17 +154,17 @@ impl Decoder {
         if self.partial.is_empty() && self.expect > 0 {
             self.need = self.expect;
         }
-        if self.need > CHUNK_BYTES {
+        if self.need > self.chunk_bytes {
             self.partial.reserve(self.need - self.partial.len());
             let missing = self.need - self.partial.len();
             return (&mut self.partial).limit(missing);
         }
-        chunk.reserve(CHUNK_BYTES - chunk.len());
+        chunk.reserve(self.chunk_bytes - chunk.len());
         if !self.partial.is_empty() {
             chunk.extend_from_slice(&self.partial);
             self.partial = BytesMut::new();
         }
-        let room = CHUNK_BYTES - chunk.len();
+        let room = self.chunk_bytes - chunk.len();
         chunk.limit(room)
     }
 
@@ -176,7 +181,7 @@ impl Decoder {
         }
         loop {
             let own = !self.partial.is_empty();
-            let pinned = if own { self.need } else { CHUNK_BYTES };
+            let pinned = if own { self.need } else { self.chunk_bytes };
             let source = if own { &mut self.partial } else { &mut *chunk };
             match scan(source, self.payload_bytes_max) {
                 Ok(Scan::Incomplete { .. }) if source.is_empty() => {
@@ -196,8 +201,8 @@ impl Decoder {
                     }
                     return Ok(None);
                 }
-                Ok(Scan::Run { frames, messages, size }) => {
-                    self.expect = if frames == 1 && size > CHUNK_BYTES { size } else { 0 };
+                Ok(Scan::Run { first_bytes, messages, size }) => {
+                    self.expect = expected_bytes(first_bytes, self.chunk_bytes);
                     let (bytes, pinned) = if self.lends && size * PINS_FACTOR_MAX < pinned {
                         let copy = Bytes::copy_from_slice(&source[..size]);
                         source.advance(size);
@@ -253,11 +258,17 @@ impl Decoder {
     }
 }
 
+/// How much to read in one go behind a frame of `frame_bytes`: as many such frames as fit into four chunks; 0 for the usual
+/// chunk.
+fn expected_bytes(frame_bytes: usize, chunk_bytes: usize) -> usize {
+    if frame_bytes <= chunk_bytes { 0 } else { frame_bytes * (4 * chunk_bytes / frame_bytes).max(1) }
+}
+
 enum Scan {
     /// The first frame is not complete; it takes `need` bytes in all, as far as its bytes so far tell.
     Incomplete { need: usize },
-    /// `frames` consecutive data frames with `messages` messages take `size` bytes.
-    Run { frames: u64, messages: u64, size: usize },
+    /// Consecutive data frames with `messages` messages take `size` bytes, the first of them `first_bytes`.
+    Run { first_bytes: usize, messages: u64, size: usize },
     /// One control frame takes `size` bytes.
     Control { kind: u8, flags: u8, size: usize },
 }
@@ -275,7 +286,6 @@ fn scan(bytes: &[u8], payload_bytes_max: u32) -> Result<Scan, DecodeError> {
     }
     let len = first.payload_bytes();
     let mut messages = count(first, &bytes[HEADER_BYTES..size]).ok_or(DecodeError::BadBatch { len })?;
-    let mut frames = 1;
     let payload_bytes_max = if first.kind() == KIND_BATCH { BATCH_BYTES_MAX } else { payload_bytes_max };
     // What does not continue the run, for whatever reason, is looked at again as the first frame of what comes next.
     while let Some(header) = Header::peek(&bytes[size..]) {
@@ -287,10 +297,9 @@ fn scan(bytes: &[u8], payload_bytes_max: u32) -> Result<Scan, DecodeError> {
         let Some(body) = bytes.get(size + HEADER_BYTES..end) else { break };
         let Some(more) = count(header, body) else { break };
         messages += more;
-        frames += 1;
         size = end;
     }
-    Ok(Scan::Run { frames, messages, size })
+    Ok(Scan::Run { first_bytes: first.frame_bytes(), messages, size })
 }
 
 /// The messages of a data frame; `None` if it is a batch that does not add up.

@@ -7,7 +7,9 @@ use broadcaster_protocol::control::{
     Subscribe, Subscribed, Welcome,
 };
 use broadcaster_protocol::decode::CHUNK_BYTES;
-use broadcaster_protocol::limits::{CONTROL_BYTES_MAX, HEADER_BYTES, PAYLOAD_BYTES_MAX};
+use broadcaster_protocol::limits::{
+    BATCH_BYTES_MAX, CONTROL_BYTES_MAX, HEADER_BYTES, PAYLOAD_BYTES_MAX, RECORD_HEADER_BYTES,
+};
 use broadcaster_protocol::{ChannelId, CodecError, DecodeError, Decoder, Header, Item, Run, SenderId};
 use bytes::{BufMut, BytesMut};
 use proptest::collection::vec;
@@ -16,6 +18,8 @@ use proptest::sample::select;
 
 const PUBLISH: u8 = 0x01;
 
+const BATCH: u8 = 0x02;
+
 const OPTIONAL: u8 = 0x01;
 
 const MIB: usize = 1024 * 1024;
@@ -23,10 +27,10 @@ const MIB: usize = 1024 * 1024;
 /// A run of a lender pins at most so many times what it shows.
 const PINS_FACTOR_MAX: usize = 4;
 
-/// What a stream says, without a word about the runs that its frames came in.
+/// What a stream says, without a word about the runs and batches that its messages came in.
 #[derive(Debug, Clone, PartialEq)]
 enum Said {
-    Frame { channel: u32, sender: u64, sequence: u64, payload: Vec<u8> },
+    Message { channel: u32, sender: u64, sequence: u64, payload: Vec<u8> },
     Control(Control),
 }
 
@@ -45,7 +49,19 @@ impl Wire {
         let header = Header::publish(ChannelId(channel), SenderId::from_raw(sender), sequence, len);
         self.bytes.extend_from_slice(header.as_bytes());
         self.bytes.extend_from_slice(&payload);
-        self.said.push(Said::Frame { channel, sender, sequence, payload });
+        self.said.push(Said::Message { channel, sender, sequence, payload });
+        self.ends.push((self.bytes.len(), self.said.len()));
+    }
+
+    fn batch(&mut self, channel: u32, sender: u64, first: u64, payloads: Vec<Vec<u8>>) {
+        let body = records(&payloads);
+        let len = u32::try_from(body.len()).unwrap();
+        let header = Header::batch(ChannelId(channel), SenderId::from_raw(sender), first, len);
+        self.bytes.extend_from_slice(header.as_bytes());
+        self.bytes.extend_from_slice(&body);
+        for (at, payload) in (0..).zip(payloads) {
+            self.said.push(Said::Message { channel, sender, sequence: first.wrapping_add(at), payload });
+        }
         self.ends.push((self.bytes.len(), self.said.len()));
     }
 
@@ -73,6 +89,16 @@ impl Wire {
         };
         (said, held)
     }
+}
+
+/// The body of a batch.
+fn records(payloads: &[Vec<u8>]) -> Vec<u8> {
+    let mut body = Vec::new();
+    for payload in payloads {
+        body.extend_from_slice(&u32::try_from(payload.len()).unwrap().to_le_bytes());
+        body.extend_from_slice(payload);
+    }
+    body
 }
 
 /// One stream on its way through a decoder.
@@ -109,7 +135,7 @@ impl<'a> Stream<'a> {
                 Item::Control(control) => self.said.push(Said::Control(control)),
                 Item::Run(run) => {
                     check_run(&run, self.lends);
-                    self.said.extend(frames_of(&run));
+                    self.said.extend(messages_of(&run));
                     self.kept.push(run);
                 }
             }
@@ -132,42 +158,53 @@ impl<'a> Stream<'a> {
 
     /// The runs that were kept still say what they said.
     fn check_kept(&self) {
-        let kept: Vec<Said> = self.kept.iter().flat_map(frames_of).collect();
-        let frames = self.said.iter().filter(|said| matches!(said, Said::Frame { .. }));
-        assert!(kept.iter().eq(frames));
+        let kept: Vec<Said> = self.kept.iter().flat_map(messages_of).collect();
+        let messages = self.said.iter().filter(|said| matches!(said, Said::Message { .. }));
+        assert!(kept.iter().eq(messages));
     }
 }
 
-/// The frames of a run, read by hand.
-fn frames_of(run: &Run) -> Vec<Said> {
+/// The messages of a run, read by hand.
+fn messages_of(run: &Run) -> Vec<Said> {
+    let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte));
     let mut rest: &[u8] = run.bytes();
-    let mut frames = Vec::new();
+    let mut messages = Vec::new();
     while let Some((header, tail)) = rest.split_at_checked(HEADER_BYTES) {
-        let number =
-            |at, bytes| header[at..at + bytes].iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte));
-        assert_eq!([header[4], header[5], header[6], header[7]], [PUBLISH, 0, 0, 0]);
-        let (payload, tail) = tail.split_at(usize::try_from(number(0, 4)).unwrap());
-        frames.push(Said::Frame {
-            channel: u32::try_from(number(8, 4)).unwrap(),
-            sender: number(12, 8),
-            sequence: number(20, 8),
-            payload: payload.to_vec(),
-        });
+        let (mut body, tail) = tail.split_at(usize::try_from(number(&header[..4])).unwrap());
+        let mut sequence = number(&header[20..]);
+        let mut say = |payload: &[u8]| {
+            let (channel, sender) = (u32::try_from(number(&header[8..12])).unwrap(), number(&header[12..20]));
+            messages.push(Said::Message { channel, sender, sequence, payload: payload.to_vec() });
+            sequence = sequence.wrapping_add(1);
+        };
+        assert_eq!([header[5], header[6], header[7]], [0; 3]);
+        match header[4] {
+            PUBLISH => say(body),
+            BATCH => {
+                while let Some((len, records)) = body.split_at_checked(RECORD_HEADER_BYTES) {
+                    let (payload, more) = records.split_at(usize::try_from(number(len)).unwrap());
+                    say(payload);
+                    body = more;
+                }
+                assert!(body.is_empty());
+            }
+            kind => panic!("a run has a frame of kind {kind}"),
+        }
         rest = tail;
     }
     assert!(rest.is_empty());
-    frames
+    messages
 }
 
 fn check_run(run: &Run, lends: bool) {
-    let mut due = run.first();
-    let frames = frames_of(run);
-    assert!(!frames.is_empty());
-    for frame in frames {
-        let Said::Frame { channel, sender, sequence, .. } = frame else { unreachable!("a run has frames only") };
-        assert_eq!((channel, sender, sequence), (run.channel().0, run.sender().raw(), due));
-        due = due.wrapping_add(1);
-    }
+    let by_hand = messages_of(run);
+    assert!(!by_hand.is_empty() && by_hand.len() as u64 == run.messages());
+    let (channel, sender, first) = (run.channel().0, run.sender().raw(), run.first());
+    let told = run.iter().zip(0..).map(|((sequence, payload), at)| {
+        assert_eq!(sequence, first.wrapping_add(at));
+        Said::Message { channel, sender, sequence, payload: payload.to_vec() }
+    });
+    assert!(told.eq(by_hand));
     let (shown, pinned) = (run.bytes().len(), run.pinned_bytes());
     assert!(pinned >= shown && (!lends || pinned <= shown * PINS_FACTOR_MAX), "{pinned} pinned for {shown}");
 }
@@ -234,6 +271,13 @@ enum Part {
         frames: usize,
         len: usize,
     },
+    /// One batch of messages of these sizes.
+    Batch {
+        channel: u32,
+        sender: u64,
+        jumps: bool,
+        lens: Vec<usize>,
+    },
     Control(Control),
     Unknown {
         kind: u8,
@@ -249,8 +293,15 @@ fn wire_of(parts: &[Part]) -> Wire {
         match part {
             Part::Control(control) => wire.control(control.clone()),
             Part::Unknown { kind, len } => wire.unknown(*kind, OPTIONAL, *len),
+            Part::Batch { channel, sender, jumps, lens } => {
+                let next = &mut sequences[*channel as usize][usize::try_from(*sender).unwrap()];
+                *next = next.wrapping_add(u64::from(*jumps));
+                let payloads = (0..).zip(lens).map(|(at, &len)| filled(fill, next.wrapping_add(at), len)).collect();
+                wire.batch(*channel, *sender, *next, payloads);
+                *next = next.wrapping_add(lens.len() as u64);
+            }
             Part::Frames { channel, sender, jumps, frames, len } => {
-                let next = &mut sequences[*channel as usize % 4][usize::try_from(*sender % 4).unwrap()];
+                let next = &mut sequences[*channel as usize][usize::try_from(*sender).unwrap()];
                 *next = next.wrapping_add(u64::from(*jumps));
                 for _ in 0..*frames {
                     wire.publish(*channel, *sender, *next, filled(fill, *next, *len));
@@ -272,16 +323,29 @@ fn filled(fill: usize, sequence: u64, len: usize) -> Vec<u8> {
 }
 
 fn frames(frames: std::ops::Range<usize>, len: impl Strategy<Value = usize>) -> impl Strategy<Value = Part> {
-    (1..4_u32, 1..4_u64, prop::bool::weighted(0.1), frames, len)
+    (1..3_u32, 1..3_u64, prop::bool::weighted(0.1), frames, len)
         .prop_map(|(channel, sender, jumps, frames, len)| Part::Frames { channel, sender, jumps, frames, len })
+}
+
+fn batch() -> impl Strategy<Value = Part> {
+    let small = vec(0..60_usize, 1..60);
+    let full = select(vec![vec![BATCH_BYTES_MAX as usize - RECORD_HEADER_BYTES], vec![0; 1024], vec![60; 64]]);
+    let lens = prop_oneof![4 => small, 1 => full];
+    (1..3_u32, 1..3_u64, prop::bool::weighted(0.1), lens).prop_map(|(channel, sender, jumps, lens)| Part::Batch {
+        channel,
+        sender,
+        jumps,
+        lens,
+    })
 }
 
 /// Frames of up to a few kilobytes, control messages, and what must be skipped.
 fn small_part() -> impl Strategy<Value = Part> {
-    let unknown = (select(vec![0x00, 0x02, 0x30, 0x41, 0x5f, 0x7f, 0xff]), 0..100_usize);
+    let unknown = (select(vec![0x00, 0x03, 0x30, 0x41, 0x5f, 0x7f, 0xff]), 0..100_usize);
     prop_oneof![
         6 => frames(1..20, 0..100_usize),
         2 => frames(1..4, 0..3000_usize),
+        4 => batch(),
         3 => control().prop_map(Part::Control),
         1 => unknown.prop_map(|(kind, len)| Part::Unknown { kind, len }),
     ]
@@ -431,15 +495,13 @@ proptest! {
 
     #[test]
     fn streams_that_share_a_chunk_do_not_mix(
-        streams in vec((vec(small_part(), 1..6), any::<bool>()), 2..5),
+        streams in vec(vec(small_part(), 1..6), 2..5),
+        lends: bool,
         turns in vec((0..4_usize, 0..5000_usize), 1..20),
     ) {
-        let wires: Vec<Wire> = streams.iter().map(|(parts, _)| wire_of(parts)).collect();
-        let mut streams: Vec<Stream<'_>> = wires
-            .iter()
-            .zip(&streams)
-            .map(|(wire, &(_, lends))| Stream::new(lends, PAYLOAD_BYTES_MAX, &wire.bytes))
-            .collect();
+        let wires: Vec<Wire> = streams.iter().map(|parts| wire_of(parts)).collect();
+        let mut streams: Vec<Stream<'_>> =
+            wires.iter().map(|wire| Stream::new(lends, PAYLOAD_BYTES_MAX, &wire.bytes)).collect();
         let mut chunk = BytesMut::new();
         let turns_and_then_all = turns.into_iter().chain((0..streams.len()).map(|at| (at, usize::MAX)));
         let mut turns = turns_and_then_all.cycle();
@@ -547,7 +609,12 @@ fn garbage() -> impl Strategy<Value = Vec<u8>> {
         bytes
     });
     // The first bytes of a header decide; few of them are wild, so that more than the first header is looked at.
-    let header = (0..200_u8, select(vec![1, 1, 0x10, 0x13, 0x24, 0x80, 0x7f]), 0..2_u8, vec(any::<u8>(), 0..200));
+    let header = (
+        0..200_u8,
+        select(vec![PUBLISH, BATCH, BATCH, 0x10, 0x13, 0x24, 0x80, 0x7f]),
+        0..2_u8,
+        vec(any::<u8>(), 0..200),
+    );
     let headers = vec(header, 1..8).prop_map(|headers| {
         let mut bytes = Vec::new();
         for (len, kind, flags, body) in headers {
@@ -567,12 +634,14 @@ fn garbage() -> impl Strategy<Value = Vec<u8>> {
 fn a_large_frame_may_be_followed_by_anything() {
     let large = |len| Part::Frames { channel: 1, sender: 1, jumps: false, frames: 1, len };
     let small = |frames, len| Part::Frames { channel: 2, sender: 1, jumps: false, frames, len };
+    let batch = |messages| Part::Batch { channel: 1, sender: 1, jumps: false, lens: vec![20; messages] };
     let stop = Part::Control(Control::Stop);
     let skipped = Part::Unknown { kind: 0x30, len: 10 };
     let followers = [
         vec![],
         vec![small(1, 0)],
         vec![small(5, 100)],
+        vec![batch(3), batch(50)],
         vec![small(300, 1000)],
         vec![stop.clone()],
         vec![skipped.clone()],
@@ -656,14 +725,62 @@ fn consecutive_frames_of_one_read_are_one_run() {
     let mut stream = Stream::new(true, 1000, &wire.bytes);
     stream.read(&mut BytesMut::new(), usize::MAX).unwrap();
     assert!(stream.said == wire.said);
-    assert_eq!(stream.kept.iter().map(|run| frames_of(run).len()).collect::<Vec<_>>(), [3, 1, 1, 1]);
+    assert_eq!(stream.kept.iter().map(Run::messages).collect::<Vec<_>>(), [3, 1, 1, 1]);
+}
+
+#[test]
+fn consecutive_batches_are_one_run() {
+    let mut wire = Wire::default();
+    let three = || vec![b"a".to_vec(), vec![], b"ccc".to_vec()];
+    wire.batch(1, 1, u64::MAX, three());
+    wire.batch(1, 1, 2, three());
+    wire.batch(1, 1, 6, three()); // after a hole
+    wire.publish(1, 1, 9, b"another kind".to_vec());
+    let mut stream = Stream::new(true, 1000, &wire.bytes);
+    stream.read(&mut BytesMut::new(), usize::MAX).unwrap();
+    assert!(stream.said == wire.said);
+    assert_eq!(stream.kept.iter().map(Run::messages).collect::<Vec<_>>(), [6, 3, 1]);
+}
+
+#[test]
+fn the_messages_of_a_batch_fill_it() {
+    let fits = records(&[b"abc".to_vec(), vec![], b"d".to_vec()]);
+    let cut_at = |at: usize| fits[..at].to_vec();
+    let huge = |len: u32| [&len.to_le_bytes()[..], b"abc"].concat();
+    let mut bodies = vec![vec![], [&fits[..], b"\0"].concat(), huge(4), huge(u32::MAX - 3), huge(u32::MAX)];
+    // A cut between two messages leaves a batch that is in order.
+    bodies.extend((1..fits.len()).filter(|at| ![7, 11].contains(at)).map(cut_at));
+    for body in bodies {
+        let len = u32::try_from(body.len()).unwrap();
+        let bad = [Header::batch(ChannelId(1), SenderId::new(1, 1), 1, len).as_bytes(), &body].concat();
+        assert_eq!(error_of(&bad), DecodeError::BadBatch { len }, "{body:?}");
+        let mut wire = Wire::default();
+        wire.batch(1, SenderId::new(1, 1).raw(), 0, vec![b"x".to_vec()]);
+        wire.bytes.extend_from_slice(&bad);
+        for sizes in [[1], [usize::MAX]] {
+            let (said, error, _) = decode_in(&wire.bytes, true, 1000, &sizes);
+            assert!(said == wire.said && error == Some(DecodeError::BadBatch { len }), "{body:?}");
+        }
+    }
+}
+
+/// Senders keep each message within the daemon's limit; how many they put in a batch has a limit of its own.
+#[test]
+fn the_size_of_a_batch_has_nothing_to_do_with_the_largest_payload() {
+    let mut wire = Wire::default();
+    wire.batch(1, 1, 0, vec![vec![1; 10]; 20]);
+    wire.batch(1, 1, 20, vec![vec![1; 10]; 20]);
+    for sizes in [[1], [usize::MAX]] {
+        assert_eq!(decode_in(&wire.bytes, true, 10, &sizes), (wire.said.clone(), None, false));
+    }
 }
 
 #[test]
 fn a_small_run_is_copied_by_a_lender_only() {
     let mut wire = Wire::default();
     wire.publish(1, 1, 0, vec![1; 100]);
-    for (lends, pinned) in [(true, HEADER_BYTES + 100), (false, CHUNK_BYTES)] {
+    let chunk_bytes = Decoder::consumer(1000).target(&mut BytesMut::new()).remaining_mut();
+    for (lends, pinned) in [(true, HEADER_BYTES + 100), (false, chunk_bytes)] {
         let mut stream = Stream::new(lends, 1000, &wire.bytes);
         stream.read(&mut BytesMut::new(), usize::MAX).unwrap();
         assert_eq!(stream.kept[0].pinned_bytes(), pinned);
@@ -673,11 +790,14 @@ fn a_small_run_is_copied_by_a_lender_only() {
 #[test]
 fn announced_lengths_are_checked_before_anything_else_is_read() {
     let publish = |len| Header::publish(ChannelId(1), SenderId::new(1, 1), 0, len);
+    let batch = |len| Header::batch(ChannelId(1), SenderId::new(1, 1), 0, len);
     let too_large = |len| DecodeError::PayloadTooLarge { len, max: 1000 };
     let control_too_large = |kind, len| DecodeError::ControlTooLarge { kind, len };
     for (header, error) in [
         (publish(1001), too_large(1001)),
         (publish(u32::MAX), too_large(u32::MAX)),
+        (batch(BATCH_BYTES_MAX + 1), DecodeError::BatchTooLarge { len: BATCH_BYTES_MAX + 1 }),
+        (batch(u32::MAX), DecodeError::BatchTooLarge { len: u32::MAX }),
         (Header::control(0x10, 0, CONTROL_BYTES_MAX + 1), control_too_large(0x10, CONTROL_BYTES_MAX + 1)),
         (Header::control(0x10, 0, u32::MAX), control_too_large(0x10, u32::MAX)),
         (Header::control(0x7f, OPTIONAL, u32::MAX), control_too_large(0x7f, u32::MAX)),
@@ -724,7 +844,7 @@ fn an_oversize_frame_ends_a_stream_in_the_middle_of_a_run() {
 
 #[test]
 fn unknown_kinds_are_skipped_if_optional_and_fatal_otherwise() {
-    let known = [0x01, 0x10, 0x11, 0x12, 0x13, 0x20, 0x21, 0x22, 0x23, 0x24, 0x80, 0x81, 0x82];
+    let known = [0x01, 0x02, 0x10, 0x11, 0x12, 0x13, 0x20, 0x21, 0x22, 0x23, 0x24, 0x80, 0x81, 0x82];
     for kind in (0..=u8::MAX).filter(|kind| !known.contains(kind)) {
         for len in [0, 1, 4096] {
             let mut wire = Wire::default();
@@ -756,14 +876,16 @@ fn known_kinds_may_be_flagged_optional() {
 fn reserved_bits_are_fatal() {
     let mut publish = Wire::default();
     publish.publish(0, 0, 0, b"x".to_vec());
+    let mut batch = Wire::default();
+    batch.batch(0, 0, 0, vec![b"x".to_vec()]);
     let mut inspect = Wire::default();
     inspect.control(Control::Inspect);
     let mut unknown = Wire::default();
     unknown.unknown(0x7f, OPTIONAL, 0);
     // Bytes 5 to 7 are flags and reserved; a control frame has nothing to say in 8 to 27 either.
-    for (wire, places) in [(&publish, 5..8), (&inspect, 5..28), (&unknown, 5..28)] {
+    for (wire, places) in [(&publish, 5..8), (&batch, 5..8), (&inspect, 5..28), (&unknown, 5..28)] {
         for bit in places.flat_map(|at| (0..8).map(move |bit| (at, 1_u8 << bit))) {
-            let is_control = wire.bytes[4] != PUBLISH;
+            let is_control = wire.bytes[4] > BATCH;
             if is_control && bit == (5, OPTIONAL) {
                 continue;
             }

@@ -10,11 +10,11 @@ use broadcaster_protocol::control::{
     Subscribe, Subscribed, Welcome, kind,
 };
 use broadcaster_protocol::limits::{
-    CHANNEL_NAME_BYTES_MAX, CONTROL_BYTES_MAX, HEADER_BYTES, PAYLOAD_BYTES_MAX, REASON_BYTES_MAX,
+    BATCH_BYTES_MAX, CHANNEL_NAME_BYTES_MAX, CONTROL_BYTES_MAX, HEADER_BYTES, PAYLOAD_BYTES_MAX, REASON_BYTES_MAX,
     SOCKET_PATH_BYTES_MAX_BSD, SOCKET_PATH_BYTES_MAX_LINUX, VERSION_BYTES_MAX,
 };
 use broadcaster_protocol::{ChannelId, DecodeError, Decoder, Header, Item, SenderId};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;
@@ -37,6 +37,7 @@ const PREFACE: &str = "\
 enum Value {
     Control(Control),
     Publish { channel: ChannelId, sender: SenderId, sequence: u64, payload: Vec<u8> },
+    Batch { channel: ChannelId, sender: SenderId, first: u64, payloads: Vec<Vec<u8>> },
 }
 
 fn control(control: Control) -> Value {
@@ -124,6 +125,10 @@ fn vectors() -> Vec<(&'static str, Value)> {
         ("session_open", control(Control::Open(Open { channel: "news".into(), next_sequence: 0 }))),
         ("session_opened", control(Control::Opened(Opened { channel: 1, listeners: 1 }))),
         ("session_publish", publish(sender, 0, b"hello")),
+        (
+            "session_batch",
+            Value::Batch { channel: ChannelId(1), sender, first: 1, payloads: vec![b"one".to_vec(), b"two".to_vec()] },
+        ),
         ("session_lagged", lagged(300)),
         ("session_goodbye", goodbye("the daemon is stopping")),
         ("publish_empty", publish(SenderId::new(0, 0), 0, b"")),
@@ -137,6 +142,16 @@ fn vectors() -> Vec<(&'static str, Value)> {
             },
         ),
         ("publish_last_sequence", publish(SenderId::new(u32::MAX, u32::MAX), u64::MAX, b"x")),
+        ("batch_of_one", Value::Batch { channel: ChannelId(1), sender, first: 0, payloads: vec![b"hello".to_vec()] }),
+        (
+            "batch_every_field",
+            Value::Batch {
+                channel: ChannelId(0x0403_0201),
+                sender: SenderId::from_raw(0x1817_1615_1413_1211),
+                first: 0x2827_2625_2423_2221,
+                payloads: vec![vec![], vec![0xff], vec![0xee; 300], vec![]],
+            },
+        ),
         (
             "hello_every_field",
             control(Control::Hello(Hello {
@@ -216,6 +231,12 @@ fn encode(value: &Value) -> Vec<u8> {
             let header = Header::publish(*channel, *sender, *sequence, payload.len().try_into().unwrap());
             [header.as_bytes(), payload].concat()
         }
+        Value::Batch { channel, sender, first, payloads } => {
+            let records = payloads.iter().map(|payload| (u32::try_from(payload.len()).unwrap().to_le_bytes(), payload));
+            let body: Vec<u8> = records.flat_map(|(len, payload)| [&len[..], payload].concat()).collect();
+            let header = Header::batch(*channel, *sender, *first, body.len().try_into().unwrap());
+            [header.as_bytes(), &body].concat()
+        }
     }
 }
 
@@ -284,14 +305,17 @@ fn every_golden_frame_has_its_value() {
     let golden = parse(GOLDEN);
     for (name, value) in vectors() {
         let (_, bytes) = golden.iter().find(|frame| frame.0 == name).unwrap();
+        let bytes = &Bytes::from(bytes.clone());
         match (decode(bytes), &value) {
             (Item::Control(decoded), Value::Control(control)) => assert_eq!(decoded, *control, "{name}"),
             (Item::Run(run), Value::Publish { channel, sender, sequence, payload }) => {
-                assert_eq!((run.channel(), run.sender(), run.first()), (*channel, *sender, *sequence), "{name}");
-                assert_eq!((run.frames(), run.bytes().as_ref()), (1, bytes.as_slice()), "{name}");
-                let frame = run.front().unwrap();
-                assert_eq!((frame.header.kind(), frame.header.flags()), (0x01, 0), "{name}");
-                assert_eq!(frame.payload, payload, "{name}");
+                assert_eq!((run.channel(), run.sender(), run.bytes()), (*channel, *sender, bytes), "{name}");
+                assert_eq!(run.iter().collect::<Vec<_>>(), [(*sequence, payload.clone().into())], "{name}");
+            }
+            (Item::Run(run), Value::Batch { channel, sender, first, payloads }) => {
+                assert_eq!((run.channel(), run.sender(), run.bytes()), (*channel, *sender, bytes), "{name}");
+                let messages = (*first..).zip(payloads.iter().map(|payload| payload.clone().into()));
+                assert!(run.iter().eq(messages), "{name}");
             }
             (item, _) => panic!("{name}: decoded as {item:?}"),
         }
@@ -365,6 +389,7 @@ fn the_document_shows_golden_bytes() {
 fn the_document_names_every_number() {
     for (number, name) in [
         (0x01, "Publish"),
+        (0x02, "Batch"),
         (kind::HELLO, "Hello"),
         (kind::WELCOME, "Welcome"),
         (kind::REFUSED, "Refused"),
@@ -385,6 +410,7 @@ fn the_document_names_every_number() {
         ("header", HEADER_BYTES),
         ("channel name", CHANNEL_NAME_BYTES_MAX),
         ("payload", PAYLOAD_BYTES_MAX as usize),
+        ("batch body", BATCH_BYTES_MAX as usize),
         ("control body", CONTROL_BYTES_MAX as usize),
         ("version text", VERSION_BYTES_MAX),
         ("reason text", REASON_BYTES_MAX),

@@ -1,152 +1,122 @@
-//! A run can be used up from the front, cut at the end and measured, and always knows what is left.
+//! A run is used up from the front, message by message, and always knows what is left; the same for single frames and
+//! for batches.
 #![allow(clippy::unwrap_used)]
 
+use broadcaster_protocol::frame::extent;
 use broadcaster_protocol::limits::HEADER_BYTES;
 use broadcaster_protocol::{ChannelId, Decoder, Header, Item, Run, SenderId};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-/// A run of one frame for each of `payloads`, the first with the sequence number `first`.
-fn run(first: u64, payloads: &[Vec<u8>]) -> Run {
-    let mut chunk = BytesMut::new();
+/// A frame of its own for each message.
+fn frames(first: u64, payloads: &[Vec<u8>]) -> Vec<u8> {
     let mut sequence = first;
+    let mut bytes = Vec::new();
     for payload in payloads {
         let len = u32::try_from(payload.len()).unwrap();
-        let header = Header::publish(ChannelId(3), SenderId::new(4, 5), sequence, len);
-        chunk.extend_from_slice(header.as_bytes());
-        chunk.extend_from_slice(payload);
+        bytes.extend_from_slice(Header::publish(ChannelId(3), SenderId::new(4, 5), sequence, len).as_bytes());
+        bytes.extend_from_slice(payload);
         sequence = sequence.wrapping_add(1);
     }
-    match Decoder::consumer(1 << 20).next(&mut chunk) {
+    bytes
+}
+
+/// Batches of so many messages each.
+fn batches(first: u64, payloads: &[Vec<u8>], messages: usize) -> Vec<u8> {
+    let mut sequence = first;
+    let mut bytes = Vec::new();
+    for payloads in payloads.chunks(messages) {
+        let record = |payload: &Vec<u8>| [&u32::try_from(payload.len()).unwrap().to_le_bytes()[..], payload].concat();
+        let body: Vec<u8> = payloads.iter().flat_map(record).collect();
+        let len = u32::try_from(body.len()).unwrap();
+        bytes.extend_from_slice(Header::batch(ChannelId(3), SenderId::new(4, 5), sequence, len).as_bytes());
+        bytes.extend_from_slice(&body);
+        sequence = sequence.wrapping_add(payloads.len() as u64);
+    }
+    bytes
+}
+
+fn run(wire: &[u8]) -> Run {
+    match Decoder::consumer(1 << 20).next(&mut BytesMut::from(wire)) {
         Ok(Some(Item::Run(run))) => run,
         other => panic!("not a run: {other:?}"),
     }
 }
 
-/// Payloads of 0, 1, 2, ... bytes.
-fn payloads(frames: u8) -> Vec<Vec<u8>> {
-    (0..frames).map(|len| vec![len; usize::from(len)]).collect()
-}
-
-/// The run shows these payloads, in every way in which it can be looked at.
+/// The run has these messages, in every way in which it can be looked at.
 fn check(run: &Run, first: u64, payloads: &[Vec<u8>]) {
     assert_eq!((run.channel(), run.sender(), run.first()), (ChannelId(3), SenderId::new(4, 5), first));
-    assert_eq!(run.frames(), payloads.len() as u64);
-    assert!(run.iter().map(|frame| frame.payload).eq(payloads.iter().map(Vec::as_slice)));
-    let sequences = run.iter().map(|frame| frame.header.sequence());
-    assert!(sequences.eq((0..).map(|at| first.wrapping_add(at)).take(payloads.len())));
-    assert_eq!(run.front().map(|frame| frame.payload), payloads.first().map(Vec::as_slice));
-    let mut bytes = 0;
-    for (at, payload) in (0..).zip(payloads) {
-        assert_eq!(run.bytes_of(at), bytes);
-        bytes += HEADER_BYTES + payload.len();
-    }
-    assert_eq!(run.bytes().len(), bytes);
-    let frames = run.frames();
-    assert_eq!([run.bytes_of(frames), run.bytes_of(frames + 1), run.bytes_of(u64::MAX)], [bytes; 3]);
+    assert_eq!(run.messages(), payloads.len() as u64);
+    let expected =
+        (0..).map(|at| first.wrapping_add(at)).zip(payloads.iter().map(|payload| Bytes::from(payload.clone())));
+    assert!(run.iter().eq(expected));
+    let front = run.front().map(|frame| (frame.sender, frame.sequence, frame.payload));
+    assert_eq!(front, payloads.first().map(|payload| (SenderId::new(4, 5), first, payload.as_slice())));
+    assert_eq!(run.bytes().is_empty(), payloads.is_empty());
 }
 
-#[test]
-fn frames_are_skipped_from_the_front() {
-    let payloads = payloads(5);
-    for frames in 0..=5 {
-        let mut run = run(10, &payloads);
-        let bytes = run.bytes_of(frames);
-        assert_eq!(run.skip_front(frames), bytes);
-        check(&run, 10 + frames, &payloads[usize::try_from(frames).unwrap()..]);
-    }
-    let mut run = run(10, &payloads);
-    let all = run.bytes().len();
-    assert_eq!((run.skip_front(u64::MAX), run.skip_front(1)), (all, 0));
-    check(&run, 15, &[]);
-}
-
-#[test]
-fn frames_are_taken_from_the_front() {
-    let payloads = payloads(3);
-    let mut run = run(u64::MAX, &payloads);
-    check(&run, u64::MAX, &payloads);
-    for (at, payload) in payloads.iter().enumerate() {
-        assert_eq!(run.take_front().unwrap(), payload);
-        check(&run, at as u64, &payloads[at + 1..]);
-    }
-    assert!(run.take_front().is_none() && run.front().is_none());
-}
-
-#[test]
-fn taken_payloads_are_references() {
-    let mut run = run(0, &payloads(3));
-    let (bytes, all) = (run.bytes().as_ptr_range(), run.clone());
-    run.skip_front(2);
-    let taken = run.take_front().unwrap();
-    assert!(bytes.contains(&taken.as_ptr()) && taken.as_ptr_range().end == bytes.end);
-    check(&all, 0, &payloads(3));
-}
-
-#[test]
-fn frames_are_cut_from_the_end() {
-    let payloads = payloads(5);
-    for frames in 0..=5 {
-        let mut run = run(10, &payloads);
-        assert_eq!(run.truncate(frames), 5 - frames);
-        check(&run, 10, &payloads[..usize::try_from(frames).unwrap()]);
-    }
-    let mut run = run(10, &payloads);
-    assert_eq!(run.truncate(u64::MAX), 0);
-    check(&run, 10, &payloads);
-}
-
-#[test]
-fn cutting_does_not_change_what_is_pinned() {
-    let mut run = run(0, &payloads(5));
+/// Takes all messages off, one by one, and checks what is left each time.
+fn use_up(mut run: Run, first: u64, payloads: &[Vec<u8>]) {
     let pinned = run.pinned_bytes();
-    run.skip_front(2);
-    run.truncate(1);
-    run.take_front();
-    assert_eq!(run.pinned_bytes(), pinned);
+    for at in 0..payloads.len() {
+        check(&run, first.wrapping_add(at as u64), &payloads[at..]);
+        run.skip_front();
+    }
+    let end = first.wrapping_add(payloads.len() as u64);
+    check(&run, end, &[]);
+    run.skip_front();
+    check(&run, end, &[]);
+    assert_eq!(run.pinned_bytes(), pinned, "what is pinned does not become less");
 }
 
-#[derive(Debug, Clone)]
-enum Cut {
-    Skip(u64),
-    Take,
-    Truncate(u64),
+#[test]
+fn payloads_are_references_into_the_run() {
+    let payloads = [b"a".to_vec(), b"bc".to_vec()];
+    for wire in [frames(0, &payloads), batches(0, &payloads, 2)] {
+        let run = run(&wire);
+        let bytes = run.bytes().as_ptr_range();
+        for (_, payload) in run.iter() {
+            assert!(bytes.contains(&payload.as_ptr()));
+        }
+        assert!(bytes.contains(&run.front().unwrap().payload.as_ptr()));
+    }
+}
+
+#[test]
+fn a_clone_is_used_up_by_itself() {
+    let payloads = [b"a".to_vec(), b"bc".to_vec(), vec![]];
+    let run = run(&batches(7, &payloads, 3));
+    let mut used = run.clone();
+    used.skip_front();
+    check(&used, 8, &payloads[1..]);
+    check(&run, 7, &payloads);
+}
+
+#[test]
+fn the_extent_of_a_frame_is_its_bytes_and_messages() {
+    let payloads = vec![b"abc".to_vec(); 5];
+    let single = frames(0, &payloads);
+    assert_eq!(extent(&single), (HEADER_BYTES + 3, 1));
+    let batch = batches(0, &payloads, 4);
+    let first = HEADER_BYTES + 4 * 7;
+    assert_eq!(extent(&batch), (first, 4));
+    assert_eq!(extent(&batch[first..]), (HEADER_BYTES + 7, 1));
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_cuts_leave_what_is_between_them(
-        payloads in vec(vec(any::<u8>(), 0..50), 1..30),
-        cuts in vec(prop_oneof![(0..10_u64).prop_map(Cut::Skip), Just(Cut::Take), (0..40_u64).prop_map(Cut::Truncate)], 0..8),
+    fn every_message_comes_off_in_its_turn(
+        payloads in vec(vec(any::<u8>(), 0..50), 1..40),
+        messages in 1..10_usize,
+        first in prop_oneof![Just(0), u64::MAX - 20..=u64::MAX],
     ) {
-        let mut first = u64::MAX - 5;
-        let mut run = run(first, &payloads);
-        let mut left = payloads.as_slice();
-        for cut in cuts {
-            let gone = match cut {
-                Cut::Skip(frames) => {
-                    let gone = left.len().min(usize::try_from(frames).unwrap());
-                    let bytes: usize = left[..gone].iter().map(|payload| HEADER_BYTES + payload.len()).sum();
-                    assert_eq!(run.skip_front(frames), bytes);
-                    gone
-                }
-                Cut::Take => {
-                    assert_eq!(run.take_front().as_deref(), left.first().map(Vec::as_slice));
-                    left.len().min(1)
-                }
-                Cut::Truncate(frames) => {
-                    let kept = left.len().min(usize::try_from(frames).unwrap());
-                    assert_eq!(run.truncate(frames), (left.len() - kept) as u64);
-                    left = &left[..kept];
-                    0
-                }
-            };
-            first = first.wrapping_add(gone as u64);
-            left = &left[gone..];
-            check(&run, first, left);
+        for wire in [frames(first, &payloads), batches(first, &payloads, messages)] {
+            let run = run(&wire);
+            assert_eq!(*run.bytes(), wire);
+            use_up(run, first, &payloads);
         }
     }
 }

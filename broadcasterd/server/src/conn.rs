@@ -6,6 +6,7 @@ use crate::os;
 use broadcaster_broker::ConnId;
 use broadcaster_protocol::Decoder;
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -41,7 +42,7 @@ impl Conn {
 /// Reads from the connection until it ends.
 pub(crate) async fn read_all(hub: Rc<RefCell<Hub>>, conn: Rc<Conn>, readable: AsyncFd<Rc<OwnedFd>>) {
     loop {
-        let Ok(mut ready) = readable.readable().await else { break };
+        let Ok(mut ready) = poll_fn(|cx| readable.poll_read_ready(cx)).await else { break };
         let mut reads = 0;
         loop {
             if conn.gone.get() || conn.draining.get() {

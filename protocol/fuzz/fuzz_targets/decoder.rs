@@ -24,23 +24,23 @@ enum Said {
 impl Heard {
     /// Takes all that the decoder has; `false` after an error.
     fn hear(&mut self, decoder: &mut Decoder, chunk: &mut BytesMut) -> bool {
-        loop {
+        let goes_on = loop {
             match (decoder.next(chunk), self.said.last_mut()) {
                 (Ok(Some(Item::Run(run))), Some(Said::Frames(bytes))) => bytes.extend_from_slice(run.bytes()),
                 (Ok(Some(Item::Run(run))), _) => self.said.push(Said::Frames(run.bytes().to_vec())),
                 (Ok(Some(Item::Control(control))), _) => self.said.push(Said::Control(control)),
-                (Ok(None), _) => break,
+                (Ok(None), _) => break true,
                 (Err(error), _) => {
                     assert_eq!(decoder.next(chunk).unwrap_err(), error);
                     assert_eq!(decoder.held_bytes(), 0);
                     self.error = Some(error);
-                    return false;
+                    break false;
                 }
             }
-        }
+        };
         assert!(chunk.is_empty());
         self.mid_frame = decoder.is_mid_frame();
-        true
+        goes_on
     }
 }
 
