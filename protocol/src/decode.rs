@@ -316,8 +316,8 @@ fn check(header: &Header, payload_bytes_max: u32) -> Result<(), DecodeError> {
     if !header.is_data() {
         return if len > CONTROL_BYTES_MAX { Err(DecodeError::ControlTooLarge { kind, len }) } else { Ok(()) };
     }
-    if kind == KIND_BATCH && len > BATCH_BYTES_MAX {
-        return Err(DecodeError::BatchTooLarge { len });
+    if kind == KIND_BATCH {
+        return if len > BATCH_BYTES_MAX { Err(DecodeError::BatchTooLarge { len }) } else { Ok(()) };
     }
     if len > payload_bytes_max {
         return Err(DecodeError::PayloadTooLarge { len, max: payload_bytes_max });

@@ -237,19 +237,20 @@ pub(crate) struct BadBatch;
 
 /// The messages in the body of a batch.
 pub(crate) fn messages_in(body: &[u8]) -> Result<u64, BadBatch> {
-    let (mut at, mut messages) = (0, 0);
-    while at < body.len() {
-        at += record_bytes(&body[at..]).ok_or(BadBatch)?;
+    let (mut rest, mut messages) = (body, 0);
+    while let Some((len, records)) = rest.split_first_chunk() {
+        let len = usize::try_from(u32::from_le_bytes(*len)).map_err(|_| BadBatch)?;
+        rest = records.get(len..).ok_or(BadBatch)?;
         messages += 1;
     }
-    if at == body.len() && messages > 0 { Ok(messages) } else { Err(BadBatch) }
+    if rest.is_empty() && messages > 0 { Ok(messages) } else { Err(BadBatch) }
 }
 
 /// Bytes of the record at the start of `body`: a length and as many bytes.
 #[inline]
 fn record_bytes(body: &[u8]) -> Option<usize> {
     let len = body.first_chunk().copied().map(u32::from_le_bytes)?;
-    Some(RECORD_HEADER_BYTES + len as usize)
+    RECORD_HEADER_BYTES.checked_add(usize::try_from(len).ok()?)
 }
 
 /// Bytes and messages of the whole data frame at the start of `frames`, which must have been checked.

@@ -55,6 +55,11 @@ pub(crate) async fn read_all(hub: Rc<RefCell<Hub>>, conn: Rc<Conn>, readable: As
             }
             reads += 1;
             let read = hub.borrow_mut().read(&conn);
+            if hub.borrow_mut().take_relieved() {
+                // On a busy machine the processor is better spent by the listener that catches up than by us on frames that
+                // it would lose. A listener that is stopped does not get us here, and nobody is waited for.
+                std::thread::yield_now();
+            }
             match read {
                 Read::Some => {}
                 Read::All => break ready.clear_ready(),
