@@ -6,7 +6,7 @@ use broadcaster_protocol::control::{
     Control, Extension, Goodbye, Hello, Lagged, MAGIC, Open, Opened, Overflow, Refused, RefusedCode, Report, Role,
     Subscribe, Subscribed, Welcome,
 };
-use broadcaster_protocol::decode::CHUNK_BYTES;
+use broadcaster_protocol::decode::{CHUNK_BYTES, CONSUMER_CHUNK_BYTES};
 use broadcaster_protocol::limits::{
     BATCH_BYTES_MAX, CONTROL_BYTES_MAX, HEADER_BYTES, PAYLOAD_BYTES_MAX, RECORD_HEADER_BYTES,
 };
@@ -353,8 +353,8 @@ fn small_part() -> impl Strategy<Value = Part> {
 
 /// Frames around and above the size of a chunk, alone and in a row.
 fn large_part() -> impl Strategy<Value = Part> {
-    let edge = CHUNK_BYTES - HEADER_BYTES;
-    let around = select(vec![edge - 1, edge, edge + 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1]);
+    let edges = [CHUNK_BYTES, CONSUMER_CHUNK_BYTES].map(|size| [size - HEADER_BYTES, size]).concat();
+    let around = (select(edges), 0..3_usize).prop_map(|(edge, more)| edge + more - 1);
     prop_oneof![
         4 => small_part(),
         2 => frames(1..4, around),
@@ -449,7 +449,7 @@ fn small_reads() -> impl Strategy<Value = Vec<usize>> {
 
 /// Sizes of reads that get through megabytes.
 fn large_reads() -> impl Strategy<Value = Vec<usize>> {
-    let edge = CHUNK_BYTES - 1..CHUNK_BYTES + 2;
+    let edge = select(vec![CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, CONSUMER_CHUNK_BYTES]);
     let size = prop_oneof![0..3_usize, 1..3000_usize, 3000..100_000_usize, edge, Just(300_000), Just(usize::MAX)];
     (vec(size, 0..6), 20_000..300_000_usize).prop_map(|(mut sizes, enough)| {
         sizes.push(enough);
@@ -666,34 +666,37 @@ fn a_large_frame_may_be_followed_by_anything() {
     }
 }
 
+/// Room for as many frames like it as fit into four chunks, but for one at least.
 #[test]
 fn a_large_frame_makes_room_for_the_next_until_another_size_comes() {
-    let mut wire = Wire::default();
-    wire.publish(1, 1, 0, vec![1; MIB]);
-    let large = wire.bytes.len();
-    let after_large = |decoder: &mut Decoder, chunk: &mut BytesMut| {
-        decoder.target(chunk).put_slice(&wire.bytes[..100]);
-        assert!(matches!(decoder.next(chunk), Ok(None)));
-        decoder.target(chunk).put_slice(&wire.bytes[100..]);
-        assert!(matches!(decoder.next(chunk), Ok(Some(Item::Run(_)))));
-        assert!(matches!(decoder.next(chunk), Ok(None)));
-        assert_eq!(decoder.target(chunk).remaining_mut(), large);
-        // A read that found nothing changes nothing.
-        assert!(matches!(decoder.next(chunk), Ok(None)));
-        assert_eq!(decoder.target(chunk).remaining_mut(), large);
-    };
     let mut frame = Wire::default();
     frame.publish(1, 1, 1, vec![]);
     let mut control = Wire::default();
     control.control(Control::Stop);
     let mut skipped = Wire::default();
     skipped.unknown(0x7f, OPTIONAL, 10);
-    let (mut decoder, mut chunk) = (Decoder::lender(PAYLOAD_BYTES_MAX), BytesMut::new());
-    for other in [frame, control, skipped] {
-        after_large(&mut decoder, &mut chunk);
-        decoder.target(&mut chunk).put_slice(&other.bytes);
-        while decoder.next(&mut chunk).unwrap().is_some() {}
-        assert_eq!(decoder.target(&mut chunk).remaining_mut(), CHUNK_BYTES);
+    let lender = || (Decoder::lender(PAYLOAD_BYTES_MAX), CHUNK_BYTES);
+    let consumer = || (Decoder::consumer(PAYLOAD_BYTES_MAX), CONSUMER_CHUNK_BYTES);
+    for ((mut decoder, chunk_bytes), len, frames) in
+        [(lender(), 70_000, 3), (lender(), MIB, 1), (consumer(), 400_000, 2), (consumer(), 2 * MIB, 1)]
+    {
+        let mut large = Wire::default();
+        large.publish(1, 1, 0, vec![1; len]);
+        let mut chunk = BytesMut::new();
+        for other in [&frame, &control, &skipped] {
+            decoder.target(&mut chunk).put_slice(&large.bytes[..100]);
+            assert!(matches!(decoder.next(&mut chunk), Ok(None)));
+            decoder.target(&mut chunk).put_slice(&large.bytes[100..]);
+            assert!(matches!(decoder.next(&mut chunk), Ok(Some(Item::Run(_)))));
+            // A read that finds nothing changes nothing.
+            for _ in 0..2 {
+                assert!(matches!(decoder.next(&mut chunk), Ok(None)));
+                assert_eq!(decoder.target(&mut chunk).remaining_mut(), frames * large.bytes.len());
+            }
+            decoder.target(&mut chunk).put_slice(&other.bytes);
+            while decoder.next(&mut chunk).unwrap().is_some() {}
+            assert_eq!(decoder.target(&mut chunk).remaining_mut(), chunk_bytes);
+        }
     }
 }
 
@@ -779,8 +782,7 @@ fn the_size_of_a_batch_has_nothing_to_do_with_the_largest_payload() {
 fn a_small_run_is_copied_by_a_lender_only() {
     let mut wire = Wire::default();
     wire.publish(1, 1, 0, vec![1; 100]);
-    let chunk_bytes = Decoder::consumer(1000).target(&mut BytesMut::new()).remaining_mut();
-    for (lends, pinned) in [(true, HEADER_BYTES + 100), (false, chunk_bytes)] {
+    for (lends, pinned) in [(true, HEADER_BYTES + 100), (false, CONSUMER_CHUNK_BYTES)] {
         let mut stream = Stream::new(lends, 1000, &wire.bytes);
         stream.read(&mut BytesMut::new(), usize::MAX).unwrap();
         assert_eq!(stream.kept[0].pinned_bytes(), pinned);
@@ -833,13 +835,22 @@ fn the_largest_lengths_are_allowed() {
 
 #[test]
 fn an_oversize_frame_ends_a_stream_in_the_middle_of_a_run() {
-    let mut wire = Wire::default();
-    wire.publish(1, 1, 0, vec![1; 10]);
-    wire.publish(1, 1, 1, vec![1; 10]);
-    wire.publish(1, 1, 2, vec![1; 11]);
-    let (said, error, _) = decode_whole(&wire.bytes, true, 10);
-    assert!(said == wire.said[..2]);
+    let mut frames = Wire::default();
+    frames.publish(1, 1, 0, vec![1; 10]);
+    frames.publish(1, 1, 1, vec![1; 10]);
+    frames.publish(1, 1, 2, vec![1; 11]);
+    let (said, error, _) = decode_whole(&frames.bytes, true, 10);
+    assert!(said == frames.said[..2]);
     assert_eq!(error, Some(DecodeError::PayloadTooLarge { len: 11, max: 10 }));
+
+    let mut batches = Wire::default();
+    let fits = BATCH_BYTES_MAX as usize - RECORD_HEADER_BYTES;
+    batches.batch(1, 1, 0, vec![vec![1; fits]]);
+    batches.batch(1, 1, 1, vec![vec![1; fits]]);
+    batches.batch(1, 1, 2, vec![vec![1; fits + 1]]);
+    let (said, error, _) = decode_whole(&batches.bytes, true, PAYLOAD_BYTES_MAX);
+    assert!(said == batches.said[..2]);
+    assert_eq!(error, Some(DecodeError::BatchTooLarge { len: BATCH_BYTES_MAX + 1 }));
 }
 
 #[test]

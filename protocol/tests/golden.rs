@@ -9,6 +9,7 @@ use broadcaster_protocol::control::{
     Control, Extension, Goodbye, Hello, Lagged, MAGIC, Open, Opened, Overflow, Refused, RefusedCode, Report, Role,
     Subscribe, Subscribed, Welcome, kind,
 };
+use broadcaster_protocol::endpoint::{Env, candidates};
 use broadcaster_protocol::limits::{
     BATCH_BYTES_MAX, CHANNEL_NAME_BYTES_MAX, CONTROL_BYTES_MAX, HEADER_BYTES, PAYLOAD_BYTES_MAX, REASON_BYTES_MAX,
     SOCKET_PATH_BYTES_MAX_BSD, SOCKET_PATH_BYTES_MAX_LINUX, VERSION_BYTES_MAX,
@@ -420,4 +421,20 @@ fn the_document_names_every_number() {
         let row = format!("| {name} | {limit} bytes |");
         assert!(DOCUMENT.contains(&row), "no row {row}");
     }
+}
+
+#[test]
+fn the_document_shows_a_hashed_place() {
+    let home = "/home/a-user-whose-home-directory-has-a-name-that-is-longer-than-one-would-think";
+    let state = format!("{home}/.local/state/broadcaster");
+    let env = Env {
+        euid: 1000,
+        state_dir: Some(state.clone().into()),
+        short_dir: Some("/tmp".into()),
+        path_bytes_max: SOCKET_PATH_BYTES_MAX_LINUX,
+        ..Env::default()
+    };
+    let places = candidates(&env).unwrap();
+    let shown = format!("{state}\n{}\n", places[0].socket.display());
+    assert!(places.len() == 1 && DOCUMENT.contains(&shown), "{shown}");
 }
