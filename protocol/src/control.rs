@@ -51,12 +51,12 @@ pub enum Role {
 /// What happens to a listener that does not keep up, chosen by the listener when it joins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub enum Overflow {
-    /// The oldest frames that wait for it are dropped.
+    /// The oldest frames that wait for it are dropped, batches whole.
     #[default]
     DropOldest,
-    /// New frames are dropped until there is room.
+    /// New frames are dropped until there is room, batches whole.
     DropNewest,
-    /// Only the newest frame of the channel waits for it.
+    /// Only the newest frame of the channel waits for it: one message, or one batch.
     Latest,
     /// The listener is disconnected, with [`RefusedCode::TooSlow`].
     Disconnect,
@@ -248,12 +248,12 @@ pub struct Subscribed {
     pub id: u32,
 }
 
-/// At this place of the stream frames are missing.
+/// At this place of the stream messages are missing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lagged {
     /// The channel that they were on.
     pub channel: u32,
-    /// How many frames.
+    /// How many messages.
     pub count: u64,
 }
 
@@ -270,14 +270,14 @@ pub struct Report {
     pub listeners: u64,
     /// Channels that somebody has open.
     pub channels: u64,
-    /// Frames accepted from senders.
-    pub frames_accepted: u64,
-    /// Payload and header bytes of those frames.
+    /// Messages accepted from senders.
+    pub messages_accepted: u64,
+    /// Bytes of the frames that they came in.
     pub bytes_accepted: u64,
-    /// Frames written to listeners, each counted once per listener.
-    pub frames_delivered: u64,
-    /// Frames dropped for slow listeners, each counted once per listener.
-    pub frames_lost: u64,
+    /// Messages written to listeners, each counted once per listener.
+    pub messages_delivered: u64,
+    /// Messages dropped for slow listeners, each counted once per listener.
+    pub messages_lost: u64,
     /// Bytes of memory that frames in transit hold now.
     pub held_bytes: u64,
     /// The most that `held_bytes` may become.

@@ -46,7 +46,7 @@ fn everybody_gets_everything_and_a_killed_listener_changes_nothing() {
     let victim = listener(&bus, 10_000);
     let mut senders = [sender(&bus, 5000, 64), sender(&bus, 5000, 64)];
     senders.iter_mut().for_each(|sender| sender.tell("go"));
-    until(&bus, |report| report.frames_accepted > 1000);
+    until(&bus, |report| report.messages_accepted > 1000);
     victim.signal(Signal::KILL);
     drop(victim);
     for sender in &mut senders {
@@ -170,7 +170,7 @@ fn stalled_listener_learns_its_loss_and_stalls_nobody() {
     for sent in 1..=FRAMES {
         sender.send(&payload).expect("a sender never waits for a listener");
         if sent % 50 == 0 {
-            let report = until(&bus, |report| report.frames_delivered >= sent);
+            let report = until(&bus, |report| report.messages_delivered >= sent);
             assert!(report.held_bytes <= report.held_bytes_max);
         }
     }

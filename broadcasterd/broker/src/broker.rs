@@ -195,7 +195,7 @@ impl Broker {
             }
             Some(next) => {
                 *next = next.wrapping_add(run.messages());
-                self.stats.frames_accepted += run.messages();
+                self.stats.messages_accepted += run.messages();
                 self.stats.bytes_accepted += run.bytes().len() as u64;
                 return self.fan_out(now, run, effects);
             }
@@ -216,7 +216,7 @@ impl Broker {
             let State::Listener { overflow } = &peer.state else { continue };
             let overflow = overflow.get(&run.channel()).copied().unwrap_or_default();
             match peer.outbox.push_span(&span, overflow, room, peer.blocked) {
-                Some(lost) => self.stats.frames_lost += lost,
+                Some(lost) => self.stats.messages_lost += lost,
                 None => too_slow.push(listener),
             }
             peer.ask_to_write(listener, effects);
@@ -237,12 +237,12 @@ impl Broker {
 
     fn written(&mut self, conn: ConnId, bytes: usize, effects: &mut Effects) {
         let Some(peer) = self.peers.get_mut(conn.0).and_then(Option::as_mut) else { return };
-        self.stats.frames_delivered += peer.outbox.advance(bytes);
+        self.stats.messages_delivered += peer.outbox.advance(bytes);
         peer.blocked = !peer.outbox.is_empty();
         if peer.blocked {
             if let State::Listener { overflow } = &peer.state {
                 for (&channel, _) in overflow.iter().filter(|&(_, &overflow)| overflow == Overflow::Latest) {
-                    self.stats.frames_lost += peer.outbox.keep_latest(channel);
+                    self.stats.messages_lost += peer.outbox.keep_latest(channel);
                 }
             }
         } else {
@@ -275,7 +275,7 @@ impl Broker {
             let Some((conn, peer)) = most else { return };
             let (waiting, incoming) = holds(peer);
             let lost = if waiting > incoming { peer.outbox.drop_oldest_entry() } else { 0 };
-            self.stats.frames_lost += lost;
+            self.stats.messages_lost += lost;
             if lost == 0 {
                 if peer.holding.take().is_none() {
                     return;
@@ -412,10 +412,10 @@ impl Broker {
             senders: count(|state| matches!(state, State::Sender { .. })),
             listeners: count(|state| matches!(state, State::Listener { .. })),
             channels: self.registry.len() as u64,
-            frames_accepted: self.stats.frames_accepted,
+            messages_accepted: self.stats.messages_accepted,
             bytes_accepted: self.stats.bytes_accepted,
-            frames_delivered: self.stats.frames_delivered,
-            frames_lost: self.stats.frames_lost,
+            messages_delivered: self.stats.messages_delivered,
+            messages_lost: self.stats.messages_lost,
             held_bytes: self.ledger.held() as u64,
             held_bytes_max: self.limits.held_bytes_max as u64,
             extensions: Vec::new(),
@@ -484,7 +484,7 @@ impl Broker {
             return;
         }
         let lost = peer.outbox.clear_frames();
-        self.stats.frames_lost += lost;
+        self.stats.messages_lost += lost;
         self.stats.connections_refused += 1;
         self.leave(now, conn, &Control::Refused(refused), effects);
     }

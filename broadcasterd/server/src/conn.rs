@@ -13,9 +13,6 @@ use std::rc::Rc;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Reads in a row before others get their turn.
-const READS_PER_TURN: usize = 1;
-
 #[derive(Debug)]
 pub(crate) struct Conn {
     pub(crate) id: ConnId,
@@ -41,19 +38,11 @@ impl Conn {
 
 /// Reads from the connection until it ends.
 pub(crate) async fn read_all(hub: Rc<RefCell<Hub>>, conn: Rc<Conn>, readable: AsyncFd<Rc<OwnedFd>>) {
-    loop {
-        let Ok(mut ready) = poll_fn(|cx| readable.poll_read_ready(cx)).await else { break };
-        let mut reads = 0;
+    while let Ok(mut ready) = poll_fn(|cx| readable.poll_read_ready(cx)).await {
         loop {
             if conn.gone.get() || conn.draining.get() {
                 return;
             }
-            if reads == READS_PER_TURN {
-                tokio::task::yield_now().await;
-                reads = 0;
-                continue;
-            }
-            reads += 1;
             let read = hub.borrow_mut().read(&conn);
             if hub.borrow_mut().take_relieved() {
                 // On a busy machine the processor is better spent by the listener that catches up than by us on frames that
@@ -61,7 +50,7 @@ pub(crate) async fn read_all(hub: Rc<RefCell<Hub>>, conn: Rc<Conn>, readable: As
                 std::thread::yield_now();
             }
             match read {
-                Read::Some => {}
+                Read::Some => tokio::task::yield_now().await, // others, and full sockets, get their turn
                 Read::All => break ready.clear_ready(),
                 Read::End => return hub.borrow_mut().gone(&conn),
             }

@@ -29,10 +29,10 @@ impl Status {
                 "senders": report.senders,
                 "listeners": report.listeners,
                 "channels": report.channels,
-                "frames_accepted": report.frames_accepted,
+                "messages_accepted": report.messages_accepted,
                 "bytes_accepted": report.bytes_accepted,
-                "frames_delivered": report.frames_delivered,
-                "frames_lost": report.frames_lost,
+                "messages_delivered": report.messages_delivered,
+                "messages_lost": report.messages_lost,
                 "held_bytes": report.held_bytes,
                 "held_bytes_max": report.held_bytes_max,
             });
@@ -45,9 +45,9 @@ impl Status {
         let (senders, listeners) = (report.senders, report.listeners);
         writeln!(out, "  connections  {} ({senders} senders, {listeners} listeners, this one)", report.connections)?;
         writeln!(out, "  channels     {}", report.channels)?;
-        writeln!(out, "  accepted     {} frames, {} bytes", report.frames_accepted, report.bytes_accepted)?;
-        writeln!(out, "  delivered    {} frames", report.frames_delivered)?;
-        writeln!(out, "  lost         {} frames", report.frames_lost)?;
+        writeln!(out, "  accepted     {} messages, {} bytes", report.messages_accepted, report.bytes_accepted)?;
+        writeln!(out, "  delivered    {} messages", report.messages_delivered)?;
+        writeln!(out, "  lost         {} messages", report.messages_lost)?;
         writeln!(out, "  held         {} of {} bytes", report.held_bytes, report.held_bytes_max)?;
         Ok(())
     }

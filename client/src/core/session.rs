@@ -2,10 +2,13 @@
 
 use broadcaster_protocol::control::{Control, Refused, RefusedCode, Role};
 use broadcaster_protocol::frame::KIND_PUBLISH;
-use broadcaster_protocol::limits::PAYLOAD_BYTES_MAX;
+use broadcaster_protocol::limits::{PAYLOAD_BYTES_MAX, PROTOCOL_MAX, PROTOCOL_MIN};
 use broadcaster_protocol::{DecodeError, Decoder, Item, handshake};
 use bytes::BytesMut;
 use bytes::buf::Limit;
+
+/// The protocol versions that we speak.
+const OFFERED: std::ops::RangeInclusive<u16> = PROTOCOL_MIN..=PROTOCOL_MAX;
 
 /// Why the daemon does not serve this connection any further.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +21,8 @@ pub enum Ended {
     Garbage(DecodeError),
     /// What it sent is a frame of this kind, which was not due.
     OutOfPlace(u8),
+    /// It chose this protocol version, which was not offered.
+    NotOffered(u16),
 }
 
 /// What the shell around a core needs of it, whatever its role.
@@ -124,6 +129,9 @@ impl Session {
                 RefusedCode::Stopping => Ended::Goodbye,
                 _ => Ended::Refused(refused),
             }),
+            Some(Item::Control(Control::Welcome(welcome))) if !OFFERED.contains(&welcome.protocol) => {
+                Err(Ended::NotOffered(welcome.protocol))
+            }
             item => Ok(item),
         }
     }

@@ -324,6 +324,7 @@ impl Link {
             }
             Ended::Goodbye => "it is stopping".to_owned(),
             Ended::Garbage(error) => error.to_string(),
+            Ended::NotOffered(version) => format!("it chose protocol {version}, which was not offered"),
             Ended::OutOfPlace(kind) => format!("it sent a frame of kind {kind:#04x} that was not due"),
         };
         ConnectError::NotADaemon { socket: socket.clone(), reason }
