@@ -254,6 +254,26 @@ fn stale_socket_is_replaced() {
 }
 
 #[test]
+fn daemon_that_nobody_can_find_any_more_makes_way() {
+    type Take = fn(&Bus);
+    let ways: [Take; 3] = [
+        |bus| std::fs::remove_file(bus.socket()).expect("removed"),
+        |bus| std::fs::remove_file(bus.directory().join("bus.lock")).expect("removed"),
+        |bus| std::fs::rename(bus.socket(), bus.directory().join("elsewhere")).expect("renamed"),
+    ];
+    for take_away in ways {
+        let bus = Bus::new();
+        let mut daemon = bus.start();
+        let mut ear = listener(&bus, 1);
+        take_away(&bus);
+        assert_eq!(daemon.wait(), Some(0), "it has noticed, and stopped in good order");
+        assert_eq!(ear.line(), "gap", "its listeners are on the next daemon");
+        bus.options().sender("news").expect("connected").send(b"x").expect("sent");
+        assert_eq!(ear.line(), "received 1 lost 0 gaps 1 disorder 0");
+    }
+}
+
+#[test]
 fn foreign_socket_file_is_left_alone() {
     let bus = Bus::new();
     let own = std::os::unix::net::UnixListener::bind(bus.socket()).expect("bound");

@@ -12,6 +12,7 @@ use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use tokio::runtime::LocalOptions;
 
 /// Name of the lock file beside the socket.
@@ -78,9 +79,11 @@ pub enum BindError {
 /// is removed if it is still ours, and then the lock is released.
 #[derive(Debug)]
 pub struct Bound {
-    pub(crate) socket: PathBuf,
-    pub(crate) id: FileId,
-    pub(crate) listener: Option<Listener>,
+    socket: PathBuf,
+    id: FileId,
+    listener: Option<Listener>,
+    lock_path: PathBuf,
+    lock_id: FileId,
     _lock: OwnedFd,
 }
 
@@ -99,7 +102,14 @@ impl Bound {
     pub fn run(mut self, limits: Limits, version: &str, stop: impl Future<Output = ()> + 'static) -> io::Result<()> {
         let mut builder = tokio::runtime::Builder::new_current_thread();
         let runtime = builder.enable_io().enable_time().build_local(LocalOptions::default())?;
-        runtime.block_on(serve(&mut self, limits, version, stop))
+        let Some(listener) = self.listener.take() else { return Ok(()) };
+        runtime.block_on(serve(&Rc::new(self), listener, limits, version, stop))
+    }
+
+    /// Whether a client still finds our socket, and a would-be daemon our lock.
+    pub(crate) fn is_in_place(&self) -> bool {
+        let is = |path, own| matches!(os::socket_file_id(path), Ok(Some((id, _))) if id == own);
+        is(&self.socket, self.id) && is(&self.lock_path, self.lock_id)
     }
 
     /// Removes the socket file, so that new clients do not come here any more. The lock stays.
@@ -145,7 +155,8 @@ fn bind_one(socket: &Path) -> Result<Bound, BindError> {
             DirectoryProblem::Io(source) => BindError::Io { action: "make the directory", path, source },
         }
     })?;
-    let lock = take_lock(&lock_path(directory, socket))?;
+    let lock_path = lock_path(directory, socket);
+    let (lock, lock_id) = take_lock(&lock_path)?;
     make_way(socket)?;
     let io = |action| move |source| BindError::Io { action, path: socket.to_owned(), source };
     let name = socket.to_fs_name::<GenericFilePath>().map_err(io("name the socket"))?;
@@ -155,7 +166,7 @@ fn bind_one(socket: &Path) -> Result<Bound, BindError> {
         Some((id, true)) => id,
         _ => return Err(BindError::Occupied { path: socket.to_owned(), what: "not the socket that we made" }),
     };
-    Ok(Bound { socket: socket.to_owned(), id, listener: Some(listener), _lock: lock })
+    Ok(Bound { socket: socket.to_owned(), id, listener: Some(listener), lock_path, lock_id, _lock: lock })
 }
 
 /// `bus.lock`; for a socket that was given another name, a lock of that name, so that two buses can share a directory.
@@ -170,7 +181,7 @@ fn lock_path(directory: &Path, socket: &Path) -> PathBuf {
     }
 }
 
-fn take_lock(path: &Path) -> Result<OwnedFd, BindError> {
+fn take_lock(path: &Path) -> Result<(OwnedFd, FileId), BindError> {
     let io = |action| move |source| BindError::Io { action, path: path.to_owned(), source };
     // The file may be removed by others between open and lock: then the lock is on a file that nobody else will see.
     for _ in 0..16 {
@@ -179,7 +190,7 @@ fn take_lock(path: &Path) -> Result<OwnedFd, BindError> {
             return Err(BindError::AlreadyRunning { lock: path.to_owned() });
         }
         if os::socket_file_id(path).map_err(io("look at"))?.is_some_and(|(now, _)| now == id) {
-            return Ok(file);
+            return Ok((file, id));
         }
     }
     Err(BindError::Occupied { path: path.to_owned(), what: "removed by somebody again and again" })

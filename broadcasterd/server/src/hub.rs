@@ -13,6 +13,7 @@ use slab::Slab;
 use std::cell::RefCell;
 use std::future::Future;
 use std::io::{self, IoSlice};
+use std::path::Path;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -50,12 +51,12 @@ pub(crate) struct Hub {
 
 /// Serves `bound` until the broker says that it is over.
 pub(crate) async fn serve(
-    bound: &mut Bound,
+    bound: &Rc<Bound>,
+    listener: interprocess::local_socket::Listener,
     limits: Limits,
     version: &str,
     stop: impl Future<Output = ()> + 'static,
 ) -> io::Result<()> {
-    let Some(listener) = bound.listener.take() else { return Ok(()) };
     let listener = os::accept_from(listener)?;
     let (timer, drain, exit) = (Rc::new(Notify::new()), Rc::new(Notify::new()), Rc::new(Notify::new()));
     let hub = Rc::new_cyclic(|myself| {
@@ -84,6 +85,7 @@ pub(crate) async fn serve(
             hub.borrow_mut().happen(Event::Stop);
         }
     });
+    let watching = spawn_local(watch(Rc::clone(&hub), Rc::clone(bound)));
     hub.borrow_mut().settle();
     drain.notified().await;
     // New clients go elsewhere from here on; the lock stays ours until everything is said and done.
@@ -93,6 +95,7 @@ pub(crate) async fn serve(
     exit.notified().await;
     end(ticking).await;
     end(stopping).await;
+    end(watching).await;
     Ok(())
 }
 
@@ -118,6 +121,23 @@ async fn accept_all(hub: Rc<RefCell<Hub>>, listener: Listener) {
             }
         }
     }
+}
+
+/// Stops in good order when our socket or lock is taken away, by a cleaner of temporary files for example: nobody could
+/// find us any more, and clients find the way to the next daemon.
+async fn watch(hub: Rc<RefCell<Hub>>, bound: Rc<Bound>) {
+    let directory = bound.socket().parent().unwrap_or(Path::new("/"));
+    let watch = match os::Watch::new(directory) {
+        Ok(watch) => watch,
+        Err(error) => return tracing::warn!(%error, "cannot watch the directory of the socket"),
+    };
+    while bound.is_in_place() {
+        if let Err(error) = watch.changed().await {
+            return tracing::warn!(%error, "cannot watch the directory of the socket any longer");
+        }
+    }
+    tracing::warn!(socket = %bound.socket().display(), "the socket or its lock was taken away: stopping");
+    hub.borrow_mut().happen(Event::Stop);
 }
 
 /// Whether the next accept may well succeed at once.

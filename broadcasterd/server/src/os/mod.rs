@@ -1,9 +1,15 @@
 //! The system calls of the server, one function each. No policy lives here.
 
 mod unix;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod watch;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[path = "no_watch.rs"]
+mod watch;
 
 pub use unix::raise_descriptor_limit;
 pub(crate) use unix::{
     DirectoryProblem, FileId, accept_from, duplicate, euid, listen, lock_exclusive, open_lock, pid, prepare_directory,
     read, register, shut_down, socket_file_id, stop_reading, take_descriptor, unlink_own_socket, write, write_vectored,
 };
+pub(crate) use watch::Watch;
