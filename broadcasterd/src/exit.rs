@@ -1,6 +1,7 @@
 //! How the command ends: one code per kind of outcome, and one sentence on stderr. The codes are part of the interface.
 
 use std::error::Error;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use system_broadcaster::{ConnectError, RecvError, SendError};
 
@@ -32,6 +33,11 @@ impl From<Code> for ExitCode {
     }
 }
 
+/// A line on stderr, if anybody reads it.
+pub(crate) fn say(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
 /// Why the command did not do what it was asked to.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -44,21 +50,24 @@ impl Failure {
         Self { code, error: error.into() }
     }
 
-    /// Says why on stderr, with all causes in one sentence.
+    /// Says why on stderr, with all causes in one sentence. That nobody reads our output any more is no failure.
     pub(crate) fn report(&self) -> ExitCode {
+        if self.error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+            return Code::Ok.into();
+        }
         let mut sentence = self.error.to_string();
         let mut cause = self.error.source();
         while let Some(error) = cause {
             sentence = format!("{sentence}: {error}");
             cause = error.source();
         }
-        eprintln!("broadcasterd: {sentence}");
+        say(format_args!("broadcasterd: {sentence}"));
         self.code.into()
     }
 }
 
-impl From<std::io::Error> for Failure {
-    fn from(error: std::io::Error) -> Self {
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
         Self::new(Code::Failed, error)
     }
 }
@@ -78,7 +87,7 @@ impl From<SendError> for Failure {
     fn from(error: SendError) -> Self {
         match error {
             SendError::Connect(error) => error.into(),
-            SendError::TimedOut { .. } => Self::new(Code::TimedOut, error),
+            SendError::TimedOut { .. } | SendError::Unfinished { .. } => Self::new(Code::TimedOut, error),
             SendError::TooLarge { .. } => Self::new(Code::Usage, error),
             error => Self::new(Code::Failed, error),
         }

@@ -56,16 +56,18 @@ impl Daemon {
     pub fn stop(&self) -> Result<(), ConnectError> {
         let mut core = StopCore { inner: InspectorCore::stop(os::pid()), done: false };
         let mut link = Link::new(self.plan.clone())?;
-        block_on(Until::Forever, || link.ready(&mut core))?;
-        // The daemon closes the connection when it ends; until then it may still be at its last writes.
-        block_on(Until::after(self.plan.deadline), || {
+        // The goodbye to whoever asked is the daemon's last word; what is left is that it lets go of its lock.
+        match block_on(Until::Forever, || link.ready(&mut core)) {
+            Err(ConnectError::NotRunning { .. }) if core.inner.welcome().is_some() => return Ok(()),
+            other => other?,
+        };
+        let ended = block_on(Until::after(self.plan.deadline), || {
             Ok::<_, ConnectError>(match link.read(&mut core, false) {
-                Taken::Lost => Step::Done(()),
-                Taken::Bytes(_) => return Ok(Step::Done(())),
+                Taken::Lost | Taken::Bytes(_) => Step::Done(()),
                 Taken::Wait(wait) => Step::Wait(wait),
             })
         })?;
-        Ok(())
+        ended.ok_or_else(|| link.timed_out())
     }
 }
 
@@ -77,7 +79,8 @@ struct StopCore {
 
 impl Core for StopCore {
     fn connected(&mut self) {
-        self.inner.connected();
+        // Not again: the one that was asked is gone, and another one was not meant.
+        if self.inner.welcome().is_some() { self.done = true } else { self.inner.connected() }
     }
 
     fn disconnected(&mut self) {

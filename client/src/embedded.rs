@@ -20,6 +20,8 @@ pub(crate) fn host(candidates: &[Candidate]) -> Result<bool, ConnectError> {
     };
     let mut limits = Limits::default();
     limits.idle_exit_after = Some(IDLE_EXIT_AFTER);
+    // The descriptors are the program's: the bus takes a quarter of them at most.
+    limits.connections_max = limits.connections_max.min(crate::os::descriptors_max() / 4).max(1);
     // The socket listens already: clients may connect before the thread runs.
     std::thread::Builder::new()
         .name("broadcaster-host".to_owned())

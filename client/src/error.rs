@@ -100,7 +100,8 @@ pub enum ConnectError {
     },
 }
 
-/// Why a frame was not sent. A frame whose sending failed is not on its way, and never will be.
+/// Why a frame was not sent. But for [`Unfinished`](Self::Unfinished), a frame whose sending failed is not on its way and
+/// never will be.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SendError {
@@ -116,6 +117,14 @@ pub enum SendError {
     #[error("the daemon has not taken the frame within {after:?}")]
     TimedOut {
         /// The deadline.
+        after: Duration,
+    },
+    /// The daemon has taken the beginning of the frame, and not all of it within the handle's deadline. The handle keeps the
+    /// rest: the frame is sent when [`flush`](crate::Sender::flush), or a later send, succeeds, and lost if the handle is
+    /// dropped before.
+    #[error("the daemon has taken only a part of the frame within {after:?}; the rest goes out with the next flush")]
+    Unfinished {
+        /// The deadline; zero for [`try_send`](crate::Sender::try_send).
         after: Duration,
     },
     /// [`try_send`](crate::Sender::try_send) only: it would have to wait.

@@ -7,6 +7,7 @@ use crate::os;
 use crate::transport::{Link, Plan, Step, Taken, Until, block_on};
 use broadcaster_protocol::limits::HEADER_BYTES;
 use broadcaster_protocol::{ChannelName, Header, SenderId};
+use std::time::Duration;
 #[cfg(feature = "tokio")]
 use {
     crate::transport::{Awaiting, poll_on},
@@ -96,12 +97,9 @@ impl Sender {
 
     /// Sends `payload`, in one write, and waits until the daemon's socket has taken it.
     ///
-    /// If the deadline passes when a part of a large payload is written, the handle keeps the rest and goes on with it in
-    /// the next call: the message counts as sent.
-    ///
     /// # Errors
     ///
-    /// [`SendError`]; the message was not sent, and will not be.
+    /// [`SendError`]; the message was not sent, and will not be, unless the error is [`SendError::Unfinished`].
     pub fn send(&mut self, payload: &[u8]) -> Result<(), SendError> {
         let mut flight = Flight::new(self, payload);
         if let Step::Done(()) = flight.step()? {
@@ -112,13 +110,12 @@ impl Sender {
         flight.outcome(sent, until)
     }
 
-    /// Sends `payload` if the daemon's socket takes it, or begins to take it, at once. Of a payload that is larger than
-    /// the room in the socket (about 200 KiB when it is empty) the handle keeps the rest: [`flush`](Self::flush), or the
-    /// next send, goes on with it.
+    /// Sends `payload` if the daemon's socket takes it at once.
     ///
     /// # Errors
     ///
     /// [`SendError::Full`] if it would have to wait, for the socket or for a connection; the message was not sent.
+    /// [`SendError::Unfinished`] if the socket has room for a part of it only, as with messages of hundreds of kilobytes.
     pub fn try_send(&mut self, payload: &[u8]) -> Result<(), SendError> {
         let mut flight = Flight::new(self, payload);
         let sent = block_on(Until::Now, || flight.step())?;
@@ -133,8 +130,8 @@ impl Sender {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped before it is ready, the message is either sent whole (its first byte was written; the
-    /// handle keeps the rest and goes on with it in the next call) or not at all.
+    /// If the future is dropped before it is ready, the message is either not sent at all, or begun: then the handle keeps
+    /// the rest, and it is sent whole when [`flush`](Self::flush), or a later send, succeeds.
     ///
     /// # Panics
     ///
@@ -309,7 +306,8 @@ impl<'a> Flight<'a> {
     fn outcome(self, sent: Option<()>, until: Until) -> Result<(), SendError> {
         match (sent, until) {
             (Some(()), _) => Ok(()),
-            (None, _) if self.written > 0 => Ok(()),
+            (None, Until::Deadline(_, after)) if self.written > 0 => Err(SendError::Unfinished { after }),
+            (None, _) if self.written > 0 => Err(SendError::Unfinished { after: Duration::ZERO }),
             (None, Until::Deadline(_, after)) => Err(SendError::TimedOut { after }),
             (None, Until::Now | Until::Forever) => Err(SendError::Full),
         }

@@ -41,8 +41,8 @@ impl Colour for Timed {
     fn send(&self, sender: &mut Sender, payload: &[u8]) -> Result<(), SendError> {
         match sender.try_send(payload) {
             Err(SendError::Full) => sender.send(payload),
-            Err(error) => Err(error),
-            Ok(()) => sender.flush(), // a large one may be written in part
+            Err(SendError::Unfinished { .. }) => sender.flush(),
+            other => other,
         }
     }
 

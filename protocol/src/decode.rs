@@ -123,6 +123,7 @@ pub struct Decoder {
     /// Bytes to read at once if the previous frame was larger than a chunk: the next ones are likely as large.
     expect: usize,
     failed: Option<DecodeError>,
+    given_up: bool,
 }
 
 impl Decoder {
@@ -136,6 +137,7 @@ impl Decoder {
             need: 0,
             expect: 0,
             failed: None,
+            given_up: false,
         }
     }
 
@@ -175,6 +177,10 @@ impl Decoder {
     ///
     /// [`DecodeError`] if the bytes are not frames; nothing more can be decoded from this stream.
     pub fn next(&mut self, chunk: &mut BytesMut) -> Result<Option<Item>, DecodeError> {
+        if self.given_up {
+            chunk.clear();
+            return Ok(None);
+        }
         if let Some(error) = &self.failed {
             chunk.clear();
             return Err(error.clone());
@@ -228,6 +234,18 @@ impl Decoder {
                 Err(error) => return Err(self.fail(chunk, error)),
             }
         }
+    }
+
+    /// Changes the largest payload that is allowed from the next frame on.
+    pub fn set_payload_bytes_max(&mut self, payload_bytes_max: u32) {
+        self.payload_bytes_max = payload_bytes_max.min(PAYLOAD_BYTES_MAX);
+    }
+
+    /// Forgets a frame under way; from now on whatever is read is dropped.
+    pub fn give_up(&mut self) {
+        self.partial = BytesMut::new();
+        (self.need, self.expect) = (0, 0);
+        self.given_up = true;
     }
 
     /// Whether the stream has stopped inside a frame.

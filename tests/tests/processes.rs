@@ -333,6 +333,54 @@ fn orderly_stop_loses_nothing() {
     assert_eq!(ear.line(), "received 500 lost 0 gaps 1 disorder 0");
 }
 
+/// A test runner may have fewer descriptors than its daemon.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("up to the hard limit");
+}
+
+#[test]
+fn thousands_of_connections_end_in_good_order() {
+    // As many as one process may have; each is told goodbye in the same turn.
+    let bus = Bus::new();
+    let mut daemon = bus.start();
+    raise_descriptor_limit();
+    let listeners: Vec<_> = (0..1000).map(|_| bus.options().listener("news").expect("connected")).collect();
+    assert_eq!(until(&bus, |report| report.listeners == 1000).listeners, 1000);
+    assert!(bus.run(&["stop"]).status.success());
+    assert_eq!(daemon.wait(), Some(0));
+    drop(listeners);
+}
+
+#[test]
+fn stop_and_start_gives_a_daemon() {
+    let bus = Bus::new();
+    for _ in 0..10 {
+        assert!(bus.run(&["start"]).status.success());
+        let _ear = bus.options().listener("news").expect("connected");
+        assert!(bus.run(&["stop"]).status.success());
+        assert!(bus.run(&["start"]).status.success());
+        assert!(bus.options().daemon().status().is_ok(), "start has started one");
+    }
+}
+
+#[test]
+fn large_message_that_a_stopped_daemon_has_begun_to_take_is_told_as_unfinished() {
+    let bus = Bus::new();
+    let daemon = bus.start();
+    let mut ear = bus.options().listener("news").expect("connected");
+    let mut sender = bus.options().deadline(Duration::from_millis(50)).sender("news").expect("connected");
+    daemon.signal(Signal::STOP);
+    let large = vec![3; 8 << 20];
+    assert!(matches!(sender.send(&large), Err(SendError::Unfinished { .. })));
+    daemon.signal(Signal::CONT);
+    while let Err(error) = sender.flush() {
+        assert!(matches!(error, SendError::TimedOut { .. }), "{error}");
+    }
+    assert!(ear.recv().expect("no loss").payload() == large);
+}
+
 #[test]
 fn idle_daemon_ends_and_races_nobody() {
     let bus = Bus::new();

@@ -12,6 +12,7 @@ use broadcaster_protocol::control::{
 };
 use broadcaster_protocol::limits::{PROTOCOL_MAX, PROTOCOL_MIN};
 use broadcaster_protocol::{ChannelId, ChannelName, Run, SenderId, handshake};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The most slices that one write offers.
@@ -156,6 +157,19 @@ impl Broker {
         self.peer(conn).into_iter().flat_map(|peer| peer.outbox.outgoing(SLICES_MAX))
     }
 
+    /// The largest payload that the connection may send now, in bytes: 0 unless it is a sender.
+    pub fn payload_bytes_max(&self, conn: ConnId) -> u32 {
+        match self.peers.get(conn.0) {
+            Some(Some(Peer { state: State::Sender { .. }, .. })) => self.limits.payload_bytes_max,
+            _ => 0,
+        }
+    }
+
+    /// Whether nothing that the connection says counts any more.
+    pub fn is_leaving(&self, conn: ConnId) -> bool {
+        matches!(self.peers.get(conn.0), Some(Some(Peer { state: State::Leaving, .. })))
+    }
+
     /// What the broker has done so far.
     pub fn stats(&self) -> Stats {
         self.stats
@@ -238,10 +252,11 @@ impl Broker {
     fn written(&mut self, conn: ConnId, bytes: usize, effects: &mut Effects) {
         let Some(peer) = self.peers.get_mut(conn.0).and_then(Option::as_mut) else { return };
         self.stats.messages_delivered += peer.outbox.advance(bytes);
-        peer.blocked = !peer.outbox.is_empty();
+        let was_blocked = std::mem::replace(&mut peer.blocked, !peer.outbox.is_empty());
         if peer.blocked {
-            if let State::Listener { overflow } = &peer.state {
-                for (&channel, _) in overflow.iter().filter(|&(_, &overflow)| overflow == Overflow::Latest) {
+            if let (State::Listener { overflow }, false) = (&peer.state, was_blocked) {
+                let latest = overflow.iter().filter(|&(_, &overflow)| overflow == Overflow::Latest);
+                for (&channel, _) in latest {
                     self.stats.messages_lost += peer.outbox.keep_latest(channel);
                 }
             }
@@ -263,30 +278,28 @@ impl Broker {
         }
     }
 
-    /// The memory budget is used up: whoever holds most gives up most, until it is kept.
+    /// The memory budget is used up: whoever holds most of what can be given up gives it up, until the budget is kept.
     fn relieve(&mut self, now: Moment, effects: &mut Effects) {
         while self.ledger.held() > self.limits.held_bytes_max {
-            let holds = |peer: &Peer| (peer.outbox.bytes(), peer.holding.as_ref().map_or(0, Charge::bytes));
-            let peers = self.peers.iter_mut().enumerate().filter_map(|(at, peer)| Some((ConnId(at), peer.as_mut()?)));
-            let most = peers.max_by_key(|(_, peer)| {
-                let (waiting, incoming) = holds(peer);
-                waiting + incoming
-            });
-            let Some((conn, peer)) = most else { return };
-            let (waiting, incoming) = holds(peer);
-            let lost = if waiting > incoming { peer.outbox.drop_oldest_entry() } else { 0 };
-            self.stats.messages_lost += lost;
-            if lost == 0 {
-                if peer.holding.take().is_none() {
-                    return;
-                }
-                let reason = format!(
-                    "all {} bytes for frames in transit are in use and this connection holds the most of them: send \
-                     again later, or smaller frames",
-                    self.limits.held_bytes_max
-                );
-                self.refuse(now, conn, RefusedCode::Memory, &reason, effects);
+            let incoming = |peer: &Peer| peer.holding.as_ref().map_or(0, Charge::bytes);
+            let gives = |peer: &Peer| peer.outbox.droppable_bytes().max(incoming(peer));
+            let peers = self.peers.iter().enumerate();
+            let sizes = peers.filter_map(|(at, peer)| Some((gives(peer.as_ref()?), Reverse(at))));
+            // What is half written can not be given up; but that was within the budget before, so somebody else can.
+            let Some((1.., Reverse(at))) = sizes.max() else { return };
+            let Some(peer) = &mut self.peers[at] else { return };
+            if peer.outbox.droppable_bytes() >= incoming(peer) {
+                // Half of it at once: to look for the largest holder for each frame would cost more than the frame.
+                self.stats.messages_lost += peer.outbox.drop_oldest_half();
+                continue;
             }
+            peer.holding = None;
+            let reason = format!(
+                "all {} bytes for frames in transit are in use and this connection holds the most of them: send again \
+                 later, or smaller frames",
+                self.limits.held_bytes_max
+            );
+            self.refuse(now, ConnId(at), RefusedCode::Memory, &reason, effects);
         }
     }
 
@@ -531,12 +544,10 @@ impl Broker {
             }
         }
         self.open -= 1;
-        if self.open == 0 {
-            match self.phase {
-                Phase::Idle(_) | Phase::Serving => self.phase = Phase::Idle(now),
-                Phase::Leaving => self.end(effects),
-                Phase::Draining | Phase::Over => {}
-            }
+        match self.phase {
+            Phase::Idle(_) | Phase::Serving if self.open == 0 => self.phase = Phase::Idle(now),
+            Phase::Leaving => self.leave_or_end(now, effects),
+            Phase::Idle(_) | Phase::Serving | Phase::Draining | Phase::Over => {}
         }
     }
 
@@ -567,25 +578,31 @@ impl Broker {
     }
 
     fn drained(&mut self, now: Moment, effects: &mut Effects) {
-        if self.phase != Phase::Draining {
-            return;
-        }
-        self.phase = Phase::Leaving;
-        let goodbye = Control::Goodbye(Goodbye { reason: "the daemon is stopping".to_owned() });
-        for at in 0..self.peers.len() {
-            let leaving = |peer: &Peer| matches!(peer.state, State::Leaving);
-            if self.peers[at].as_ref().is_some_and(|peer| !leaving(peer)) {
-                self.leave(now, ConnId(at), &goodbye, effects);
-            }
-        }
-        if self.open == 0 {
-            self.end(effects);
+        if self.phase == Phase::Draining {
+            self.phase = Phase::Leaving;
+            self.say_goodbye(now, |state| !matches!(state, State::Inspector), effects);
+            self.leave_or_end(now, effects);
         }
     }
 
-    fn end(&mut self, effects: &mut Effects) {
-        self.phase = Phase::Over;
-        effects.push(Effect::Exit);
+    fn say_goodbye(&mut self, now: Moment, to: fn(&State) -> bool, effects: &mut Effects) {
+        let goodbye = Control::Goodbye(Goodbye { reason: "the daemon is stopping".to_owned() });
+        for at in 0..self.peers.len() {
+            let stays = |peer: &Peer| !matches!(peer.state, State::Leaving) && to(&peer.state);
+            if self.peers[at].as_ref().is_some_and(stays) {
+                self.leave(now, ConnId(at), &goodbye, effects);
+            }
+        }
+    }
+
+    /// On the way out: whoever asked for the stop is told when everybody else is served.
+    fn leave_or_end(&mut self, now: Moment, effects: &mut Effects) {
+        if self.open == 0 {
+            self.phase = Phase::Over;
+            effects.push(Effect::Exit);
+        } else if self.peers.iter().flatten().all(|peer| matches!(peer.state, State::Inspector)) {
+            self.say_goodbye(now, |_| true, effects);
+        }
     }
 }
 

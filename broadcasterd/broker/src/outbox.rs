@@ -8,7 +8,7 @@ use broadcaster_protocol::control::{Control, Lagged, Overflow};
 use broadcaster_protocol::frame::extent;
 use broadcaster_protocol::{ChannelId, Run};
 use bytes::Bytes;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 /// Bytes of bookkeeping for each run that waits for a listener.
@@ -95,6 +95,14 @@ impl Outbox {
         self.bytes
     }
 
+    /// Bytes that can be given up without ending the connection.
+    pub(crate) fn droppable_bytes(&self) -> usize {
+        match self.entries.front() {
+            Some(Entry::Frames { start, end, .. }) if self.written > 0 => self.bytes - (end - start + ENTRY_BYTES),
+            _ => self.bytes,
+        }
+    }
+
     /// Bytes of answers that wait.
     pub(crate) fn replies_bytes(&self) -> usize {
         self.replies_bytes
@@ -155,8 +163,21 @@ impl Outbox {
         lost
     }
 
-    /// Drops the oldest entry of frames whole, the newest frame too; returns how many frames went.
-    pub(crate) fn drop_oldest_entry(&mut self) -> u64 {
+    /// Drops the oldest half of what can be dropped, and at least one run, the newest too; returns how many messages.
+    pub(crate) fn drop_oldest_half(&mut self) -> u64 {
+        let keep = self.bytes - self.droppable_bytes().div_ceil(2);
+        let mut lost = 0;
+        while self.bytes > keep {
+            match self.drop_oldest_entry() {
+                0 => break,
+                count => lost += count,
+            }
+        }
+        lost
+    }
+
+    /// Drops the oldest run that waits whole, the newest too; returns how many messages.
+    fn drop_oldest_entry(&mut self) -> u64 {
         let Some(at) = self.first_droppable() else { return 0 };
         let Entry::Frames { start, end, messages, .. } = &self.entries[at] else { return 0 };
         let (cut, count) = (end - start, *messages);
@@ -199,7 +220,14 @@ impl Outbox {
         while self.first_droppable().is_some() {
             lost += self.drop_oldest_entry();
         }
-        self.entries.retain(|entry| !matches!(entry, Entry::Hole { frame, .. } if frame.is_empty()));
+        let before = self.entries.len();
+        let mut at = 0;
+        let half_written = usize::from(self.written > 0);
+        self.entries.retain(|entry| {
+            at += 1;
+            at <= half_written || !matches!(entry, Entry::Hole { .. })
+        });
+        self.ledger.give_back((before - self.entries.len()) * ENTRY_BYTES);
         lost
     }
 
@@ -238,7 +266,8 @@ impl Outbox {
                     self.ledger.give_back(ENTRY_BYTES);
                     delivered += messages;
                 }
-                Some(Entry::Hole { .. }) | None => {}
+                Some(Entry::Hole { .. }) => self.ledger.give_back(ENTRY_BYTES),
+                None => {}
             }
         }
         if self.entries.is_empty() && self.entries.capacity() > IDLE_ENTRIES_MAX {
@@ -329,28 +358,37 @@ impl Outbox {
         self.note_hole(at, channel, count);
     }
 
-    /// Adds `lost` to the hole of `channel` at the place `at`, or makes one.
+    /// Adds `lost` to the hole of `channel` at the place `at`, or makes one. Holes that have come to stand side by side become
+    /// one for each channel, so that their number is bounded by what stands between them.
     fn note_hole(&mut self, at: usize, wanted: ChannelId, lost: u64) {
-        let holes_before = |entry: &&Entry| matches!(entry, Entry::Hole { .. });
+        let is_hole = |entry: &&Entry| matches!(entry, Entry::Hole { .. });
         let fixed = usize::from(self.written > 0);
-        let first = at - self.entries.range(fixed..at).rev().take_while(holes_before).count();
-        let last = self.entries.len().min(at + 1);
-        for entry in self.entries.range_mut(first..last) {
-            if let Entry::Hole { channel, count, frame } = entry
-                && *channel == wanted
-            {
-                *count += lost;
-                frame.clear();
-                return;
+        let first = at - self.entries.range(fixed..at).rev().take_while(is_hole).count();
+        let last = at + self.entries.range(at..).take_while(is_hole).count();
+        let mut counts = BTreeMap::from([(wanted, lost)]);
+        for entry in self.entries.range(first..last) {
+            if let Entry::Hole { channel, count, .. } = entry {
+                *counts.entry(*channel).or_default() += count;
             }
         }
-        self.entries.insert(at, Entry::Hole { channel: wanted, count: lost, frame: Vec::new() });
+        let (had, have) = (last - first, counts.len());
+        let mut holes = counts.into_iter().map(|(channel, count)| Entry::Hole { channel, count, frame: Vec::new() });
+        for (entry, hole) in self.entries.range_mut(first..last).zip(&mut holes) {
+            *entry = hole;
+        }
+        if have > had {
+            self.ledger.take(ENTRY_BYTES);
+            holes.for_each(|hole| self.entries.insert(last, hole));
+        } else {
+            self.ledger.give_back((had - have) * ENTRY_BYTES);
+            self.entries.drain(first + have..last);
+        }
     }
 }
 
 impl Drop for Outbox {
     fn drop(&mut self) {
-        let frames = self.entries.iter().filter(|entry| matches!(entry, Entry::Frames { .. })).count();
-        self.ledger.give_back(frames * ENTRY_BYTES);
+        let booked = self.entries.iter().filter(|entry| !matches!(entry, Entry::Control(_))).count();
+        self.ledger.give_back(booked * ENTRY_BYTES);
     }
 }

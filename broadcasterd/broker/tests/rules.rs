@@ -79,6 +79,32 @@ impl Bus {
         self.tell(Event::Control { conn, control });
     }
 
+    /// Greets and joins without reading an answer.
+    fn greet_deaf(&mut self, role: Role, channel: &str) -> ConnId {
+        let conn = self.greet(role, 50);
+        self.say(
+            conn,
+            match role {
+                Role::Sender => Control::Open(Open { channel: channel.to_owned(), next_sequence: 0 }),
+                _ => subscribe(channel),
+            },
+        );
+        let waiting: usize = self.broker.outgoing(conn).map(<[u8]>::len).sum();
+        self.deaf = false;
+        self.read(conn);
+        self.deaf = true;
+        assert!(waiting > 0);
+        conn
+    }
+
+    fn channel_of(&self, sender: ConnId) -> ChannelId {
+        let opened = self.said[sender.0].iter().find_map(|item| match item {
+            Item::Control(Control::Opened(opened)) => Some(ChannelId(opened.channel)),
+            _ => None,
+        });
+        opened.unwrap()
+    }
+
     fn sender(&mut self, channel: &str) -> (ConnId, SenderId, ChannelId) {
         let conn = self.greet(Role::Sender, 50);
         self.say(conn, Control::Open(Open { channel: channel.to_owned(), next_sequence: 0 }));
@@ -299,6 +325,46 @@ fn frames_under_way_are_charged_and_the_largest_holder_pays() {
     assert_eq!(bus.broker.held_bytes(), 300);
     bus.tell(Event::Holding { conn: small, bytes: 0 });
     assert_eq!((bus.broker.held_bytes(), bus.ended[small.0]), (0, false));
+}
+
+#[test]
+fn half_written_frames_do_not_keep_the_budget_from_being_kept() {
+    let mut limits = Limits::default();
+    (limits.held_bytes_max, limits.outbox_bytes_max) = (20_000, 100_000);
+    let mut bus = Bus::new(limits);
+    bus.deaf = true;
+    let ears: Vec<ConnId> = (0..8).map(|n| bus.greet_deaf(Role::Listener, &n.to_string())).collect();
+    for (n, &ear) in ears.iter().enumerate() {
+        let conn = bus.greet_deaf(Role::Sender, &n.to_string());
+        let channel = bus.channel_of(conn);
+        let id = SenderId::new(50, 7 + u32::try_from(n).unwrap());
+        bus.tell(Event::Run { conn, run: run(channel, id, 0..1, &[7; 6000]) });
+        // Its socket takes all but the end of the frame.
+        let waiting: usize = bus.broker.outgoing(ear).map(<[u8]>::len).sum();
+        if waiting > 100 {
+            bus.tell(Event::Written { conn: ear, bytes: waiting - 100 });
+        }
+        assert!(bus.broker.held_bytes() <= 20_000, "{} bytes are held", bus.broker.held_bytes());
+    }
+    assert_eq!(bus.broker.stats().messages_lost, 5, "three of eight fit, the others are told");
+}
+
+#[test]
+fn whoever_asked_for_the_stop_is_told_last() {
+    let mut bus = Bus::new(Limits::default());
+    let ear = bus.listener("news");
+    let (conn, id, channel) = bus.sender("news");
+    let inspector = bus.greet(Role::Inspector, 70);
+    bus.deaf = true;
+    bus.tell(Event::Run { conn, run: run(channel, id, 0..1, b"x") });
+    bus.say(inspector, Control::Stop);
+    bus.tell(Event::Drained);
+    bus.deaf = false;
+    bus.close(conn);
+    assert!(!bus.ended[inspector.0], "the listener has not read yet");
+    bus.read(ear);
+    assert!(bus.ended[ear.0] && bus.ended[inspector.0]);
+    assert_eq!(bus.effects.last(), Some(&Effect::Exit));
 }
 
 #[test]

@@ -25,7 +25,7 @@ pub enum BindError {
     /// Another process is the daemon of this directory. Connect to it.
     #[error("another process holds {} and serves the bus", lock.display())]
     AlreadyRunning {
-        /// The lock file.
+        /// Its lock file, or its socket if that is at another candidate.
         lock: PathBuf,
     },
     /// The place for the directory is taken by something else.
@@ -132,6 +132,11 @@ impl Drop for Bound {
 pub fn bind(candidates: &[Candidate]) -> Result<Bound, BindError> {
     let mut first = None;
     for candidate in candidates {
+        // A daemon that came up when a better place was not there yet still serves everybody who is on it.
+        let elsewhere = candidates.iter().find(|other| *other != candidate && os::answers(&other.socket));
+        if let Some(other) = elsewhere {
+            return Err(BindError::AlreadyRunning { lock: other.socket.clone() });
+        }
         match bind_one(&candidate.socket) {
             Ok(bound) => return Ok(bound),
             Err(error @ BindError::AlreadyRunning { .. }) => return Err(error),

@@ -1,7 +1,7 @@
 //! One connection's two tasks: the one that reads for as long as it lives, and the one that writes while its socket is
 //! full. An idle connection costs one task and one registration for reading, and no buffer.
 
-use crate::hub::{Hub, Read, Write};
+use crate::hub::{DESCRIPTOR_PAUSE, Hub, Read, Write};
 use crate::os;
 use broadcaster_broker::ConnId;
 use broadcaster_protocol::Decoder;
@@ -18,6 +18,8 @@ pub(crate) struct Conn {
     pub(crate) id: ConnId,
     pub(crate) socket: Rc<OwnedFd>,
     pub(crate) decoder: RefCell<Decoder>,
+    /// What the broker knows that the decoder holds.
+    pub(crate) held_bytes: Cell<usize>,
     /// It has ended, and its number may be somebody else's by now.
     pub(crate) gone: Cell<bool>,
     /// The daemon stops: what was sent is read by [`Hub::read_what_was_sent`], and an end of stream is no news.
@@ -30,8 +32,14 @@ impl Conn {
     pub(crate) fn new(id: ConnId, socket: OwnedFd, decoder: Decoder) -> io::Result<(Self, AsyncFd<Rc<OwnedFd>>)> {
         let socket = Rc::new(socket);
         let readable = os::register(Rc::clone(&socket), Interest::READABLE)?;
-        let conn =
-            Self { id, socket, decoder: RefCell::new(decoder), gone: Cell::new(false), draining: Cell::new(false) };
+        let conn = Self {
+            id,
+            socket,
+            decoder: RefCell::new(decoder),
+            held_bytes: Cell::new(0),
+            gone: Cell::new(false),
+            draining: Cell::new(false),
+        };
         Ok((conn, readable))
     }
 }
@@ -52,22 +60,27 @@ pub(crate) async fn read_all(hub: Rc<RefCell<Hub>>, conn: Rc<Conn>, readable: As
             match read {
                 Read::Some => tokio::task::yield_now().await, // others, and full sockets, get their turn
                 Read::All => break ready.clear_ready(),
-                Read::End => return hub.borrow_mut().gone(&conn),
+                Read::End => return hub.borrow_mut().end(&conn),
             }
         }
     }
-    hub.borrow_mut().gone(&conn);
+    hub.borrow_mut().end(&conn);
 }
 
 /// Writes to a connection whose socket is full, until nothing is left.
 pub(crate) async fn write_all(hub: Rc<RefCell<Hub>>, conn: Rc<Conn>) {
     // A descriptor of its own, so that the registration for writing comes and goes with this task.
-    let registered = os::duplicate(&conn.socket).and_then(|fd| os::register(fd, Interest::WRITABLE));
-    let writable = match registered {
-        Ok(writable) => writable,
-        Err(error) => {
-            tracing::warn!(conn = conn.id.0, %error, "cannot wait for a slow listener; it is disconnected");
-            return hub.borrow_mut().gone(&conn);
+    let register = || os::duplicate(&conn.socket).and_then(|fd| os::register(fd, Interest::WRITABLE));
+    let writable = loop {
+        match register() {
+            Ok(writable) => break writable,
+            Err(error) => {
+                tracing::warn!(conn = conn.id.0, %error, "cannot wait for a slow listener; trying again");
+                tokio::time::sleep(DESCRIPTOR_PAUSE).await;
+            }
+        }
+        if conn.gone.get() || hub.borrow_mut().write_on(conn.id) == Write::Done {
+            return;
         }
     };
     while !conn.gone.get() {

@@ -20,8 +20,8 @@ use tokio::sync::Notify;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::Instant;
 
-/// How long accepting pauses when the process or the system is out of descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long to pause when the process or the system is out of descriptors.
+pub(crate) const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(50);
 
 /// The most slices of one write; the broker offers no more.
 const SLICES_MAX: usize = 64;
@@ -116,8 +116,8 @@ async fn accept_all(hub: Rc<RefCell<Hub>>, listener: Listener) {
             Err(error) if is_about_one_peer(&error) => {}
             Err(error) => {
                 let open = hub.borrow().conns.len();
-                tracing::warn!(%error, open, "cannot accept; trying again in {ACCEPT_PAUSE:?}");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                tracing::warn!(%error, open, "cannot accept; trying again in {DESCRIPTOR_PAUSE:?}");
+                tokio::time::sleep(DESCRIPTOR_PAUSE).await;
             }
         }
     }
@@ -148,10 +148,10 @@ fn is_about_one_peer(error: &io::Error) -> bool {
 async fn tick(hub: Rc<RefCell<Hub>>, timer: Rc<Notify>) {
     loop {
         let (deadline, started) = (hub.borrow().armed, hub.borrow().started);
-        match deadline {
+        match deadline.and_then(|Moment(after)| started.checked_add(after)) {
             None => timer.notified().await,
-            Some(Moment(after)) => {
-                if tokio::time::timeout_at(started + after, timer.notified()).await.is_err() {
+            Some(at) => {
+                if tokio::time::timeout_at(at, timer.notified()).await.is_err() {
                     hub.borrow_mut().happen(Event::Tick);
                 }
             }
@@ -165,7 +165,7 @@ impl Hub {
         let Some(myself) = self.myself.upgrade() else { return Ok(()) };
         let entry = self.conns.vacant_entry();
         let id = ConnId(entry.key());
-        let decoder = Decoder::lender(self.broker.limits().payload_bytes_max);
+        let decoder = Decoder::lender(0);
         let (conn, readable) = Conn::new(id, socket, decoder)?;
         let conn = Rc::clone(entry.insert(Rc::new(conn)));
         tracing::debug!(conn = id.0, pid, uid, "opened");
@@ -178,7 +178,7 @@ impl Hub {
     pub(crate) fn read(&mut self, conn: &Conn) -> Read {
         self.begin_turn();
         let mut decoder = conn.decoder.borrow_mut();
-        let held = decoder.held_bytes();
+        decoder.set_payload_bytes_max(self.broker.payload_bytes_max(conn.id));
         let mut target = decoder.target(&mut self.chunk);
         let room = target.remaining_mut();
         let read = match os::read(&conn.socket, &mut target) {
@@ -189,9 +189,10 @@ impl Hub {
             Err(_) => Read::End,
         };
         self.feed(conn, &mut decoder);
-        if decoder.held_bytes() != held {
-            self.apply(Event::Holding { conn: conn.id, bytes: decoder.held_bytes() });
+        if self.broker.is_leaving(conn.id) {
+            decoder.give_up(); // nothing that it says counts any more, and nothing is kept of it
         }
+        self.charge(conn, &decoder);
         self.settle();
         read
     }
@@ -210,7 +211,17 @@ impl Hub {
                 Ok(Some(Item::Control(control))) => Event::Control { conn: conn.id, control },
                 Err(error) => return self.malformed(conn, error),
             };
+            // A frame that is complete is charged as such, and no longer as one under way.
+            self.charge(conn, decoder);
             self.apply(event);
+        }
+    }
+
+    /// Tells the broker what is held for a frame under way, if that has changed.
+    fn charge(&mut self, conn: &Conn, decoder: &Decoder) {
+        let bytes = decoder.held_bytes();
+        if conn.held_bytes.replace(bytes) != bytes {
+            self.apply(Event::Holding { conn: conn.id, bytes });
         }
     }
 
@@ -237,7 +248,7 @@ impl Hub {
                     return Write::Blocked;
                 }
                 Err(_) => {
-                    self.gone(&conn);
+                    self.close(&conn);
                     return Write::Done;
                 }
             }
@@ -253,13 +264,21 @@ impl Hub {
         wrote
     }
 
-    /// The connection has ended, whoever ended it.
-    pub(crate) fn gone(&mut self, conn: &Conn) {
+    /// The connection has ended from the other side.
+    pub(crate) fn end(&mut self, conn: &Conn) {
+        self.begin_turn();
+        self.close(conn);
+        self.settle();
+    }
+
+    /// Closes the connection, if it is not closed yet. Never settles: what follows waits for the turn's end, so that the end
+    /// of many connections is a loop and no recursion.
+    fn close(&mut self, conn: &Conn) {
         if !conn.gone.replace(true) {
             os::shut_down(&conn.socket);
             self.conns.remove(conn.id.0);
             tracing::debug!(conn = conn.id.0, "closed");
-            self.happen(Event::Closed { conn: conn.id });
+            self.apply(Event::Closed { conn: conn.id });
         }
     }
 
@@ -284,7 +303,7 @@ impl Hub {
                 Effect::Write(conn) => self.dirty.push(conn),
                 Effect::Close(conn) => {
                     if let Some(conn) = self.conns.get(conn.0).map(Rc::clone) {
-                        self.gone(&conn);
+                        self.close(&conn);
                     }
                 }
                 Effect::Drain => self.drain.notify_one(),

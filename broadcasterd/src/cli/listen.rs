@@ -1,7 +1,7 @@
 //! `broadcasterd listen`: the messages on a channel, on stdout.
 
 use super::{Bus, duration};
-use crate::exit::Failure;
+use crate::exit::{Failure, say};
 use clap::{Args, ValueEnum};
 use std::io::{self, ErrorKind, Write};
 use std::time::Duration;
@@ -67,7 +67,7 @@ impl From<Policy> for Overflow {
 impl Listen {
     pub(crate) fn run(&self, bus: &Bus) -> Result<(), Failure> {
         let mut listener = bus.options()?.overflow(self.overflow.into()).listener(&self.channel)?;
-        eprintln!("listening on {}", listener.channel());
+        say(format_args!("listening on {}", listener.channel()));
         let mut stdout = io::BufWriter::new(io::stdout().lock());
         let mut left = self.count;
         while left != Some(0) {
@@ -144,7 +144,7 @@ impl Format {
             writeln!(out, "{}", serde_json::json!({ "channel": lag.channel.as_str(), "lagged": lag.count }))
         } else {
             out.flush()?;
-            eprintln!("broadcasterd: {}", RecvError::Lagged(lag.clone()));
+            say(format_args!("broadcasterd: {}", RecvError::Lagged(lag.clone())));
             Ok(())
         }
     }

@@ -28,8 +28,8 @@ pub(crate) struct Arguments {
 /// Which bus.
 #[derive(Debug, Clone, Args)]
 struct Bus {
-    /// Use the bus at this socket instead of the user's own
-    #[arg(long, global = true, value_name = "PATH", env = "BROADCASTER_SOCKET")]
+    /// Use the bus at this socket instead of the user's own [env: BROADCASTER_SOCKET=]
+    #[arg(long, global = true, value_name = "PATH")]
     socket: Option<PathBuf>,
 }
 

@@ -3,13 +3,20 @@
 use super::{Bus, duration};
 use crate::exit::Failure;
 use crate::log::{self, LOG_VARIABLE};
-use broadcaster_server::{BindError, Limits, bind, raise_descriptor_limit};
+use broadcaster_server::{BindError, Bound, Limits, bind, raise_descriptor_limit};
 use clap::Args;
 use rustix::fs::Mode;
 use std::fs::File;
 use std::io::{self, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use system_broadcaster::Options;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// A daemon that holds the lock and does not answer is stopping, and gone within this time, or hangs.
+const TWIN_ENDS_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long to wait before asking again.
+const TWIN_PAUSE: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Args)]
 pub(crate) struct Run {
@@ -33,15 +40,10 @@ impl Run {
             leave_caller()?;
         }
         raise_descriptor_limit();
-        let bound = match bind(&bus.options()?.candidates()?) {
-            Ok(bound) => bound,
-            Err(error @ BindError::AlreadyRunning { .. }) => {
-                // Whoever wanted a daemon has one: no failure for a service manager to act on.
-                tracing::info!("{error}");
-                writeln!(io::stdout(), "already running")?;
-                return Ok(());
-            }
-            Err(error) => return Err(Failure::new(crate::exit::Code::Failed, error)),
+        let Some(bound) = self.become_the_daemon(&bus.options()?)? else {
+            // Whoever wanted a daemon has one: no failure for a service manager to act on.
+            writeln!(io::stdout(), "already running")?;
+            return Ok(());
         };
         let mut limits = Limits::default();
         limits.idle_exit_after = self.idle_exit;
@@ -62,6 +64,28 @@ impl Run {
             tracing::info!("stopping");
         };
         Ok(bound.run(limits, env!("CARGO_PKG_VERSION"), until_signal)?)
+    }
+}
+
+impl Run {
+    /// The right to serve; `None` if another process has it. One that is about to end is waited for.
+    fn become_the_daemon(&self, options: &Options) -> Result<Option<Bound>, Failure> {
+        let candidates = options.candidates()?;
+        let give_up_at = Instant::now() + TWIN_ENDS_WITHIN;
+        loop {
+            match bind(&candidates) {
+                Ok(bound) => return Ok(Some(bound)),
+                Err(error @ BindError::AlreadyRunning { .. }) => {
+                    let answers = options.clone().deadline(TWIN_ENDS_WITHIN).daemon().status().is_ok();
+                    if answers || Instant::now() >= give_up_at {
+                        tracing::info!("{error}");
+                        return Ok(None);
+                    }
+                    std::thread::sleep(TWIN_PAUSE);
+                }
+                Err(error) => return Err(Failure::new(crate::exit::Code::Failed, error)),
+            }
+        }
     }
 }
 

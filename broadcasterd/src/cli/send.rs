@@ -2,11 +2,16 @@
 
 use super::Bus;
 use crate::exit::{Code, Failure};
+use broadcaster_protocol::limits::PAYLOAD_BYTES_MAX;
 use clap::Args;
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io::{self, BufRead, Read};
 use std::path::PathBuf;
 use system_broadcaster::Sender;
+
+/// One byte more than the largest message that any daemon takes, and a line end.
+const READ_BYTES_MAX: u64 = PAYLOAD_BYTES_MAX as u64 + 2;
 
 #[derive(Debug, Args)]
 pub(crate) struct Send {
@@ -36,14 +41,11 @@ struct Source {
 impl Send {
     pub(crate) fn run(&self, bus: &Bus) -> Result<(), Failure> {
         let payload = match (&self.source.payload, &self.source.file) {
-            (Some(dash), _) if dash == OsStr::new("-") => {
-                let mut payload = Vec::new();
-                io::stdin().lock().read_to_end(&mut payload)?;
-                Some(payload)
-            }
+            (Some(dash), _) if dash == OsStr::new("-") => Some(read_message(io::stdin().lock())?),
             (Some(payload), _) => Some(payload.as_encoded_bytes().to_vec()),
             (None, Some(file)) => Some(
-                std::fs::read(file)
+                File::open(file)
+                    .and_then(read_message)
                     .map_err(|error| Failure::new(Code::Usage, format!("cannot read {}: {error}", file.display())))?,
             ),
             (None, None) => None,
@@ -56,13 +58,20 @@ impl Send {
     }
 }
 
+/// All that is there, but not more than is needed to see that it is too large.
+fn read_message(source: impl Read) -> io::Result<Vec<u8>> {
+    let mut message = Vec::new();
+    source.take(READ_BYTES_MAX).read_to_end(&mut message)?;
+    Ok(message)
+}
+
 /// Lines that are there already go out together; a line that is typed goes out at once.
 fn send_lines(sender: &mut Sender) -> Result<(), Failure> {
     let mut stdin = io::BufReader::with_capacity(64 * 1024, io::stdin().lock());
     let mut line = Vec::new();
     loop {
         line.clear();
-        if stdin.read_until(b'\n', &mut line)? == 0 {
+        if stdin.by_ref().take(READ_BYTES_MAX).read_until(b'\n', &mut line)? == 0 {
             return Ok(sender.flush()?);
         }
         if line.last() == Some(&b'\n') {

@@ -7,6 +7,9 @@ use broadcaster_protocol::{ChannelId, ChannelName, Header, Item, SenderId};
 use bytes::BytesMut;
 use bytes::buf::Limit;
 
+/// Memory that a sender keeps for frames while none wait.
+const IDLE_BYTES_MAX: usize = 128 * 1024;
+
 /// A payload is larger than the daemon accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooLarge {
@@ -200,6 +203,7 @@ impl Core for SenderCore {
         self.batch = None; // it is on its way
         if self.written == self.frames.len() {
             self.frames.clear();
+            self.frames.shrink_to(IDLE_BYTES_MAX);
             self.written = 0;
         }
     }

@@ -5,6 +5,8 @@ compile_error!("system-broadcaster has no transport for this platform yet: it ne
 
 mod unix;
 
+#[cfg(feature = "embedded")]
+pub(crate) use unix::descriptors_max;
 #[cfg(feature = "tokio")]
 pub(crate) use unix::register;
 pub(crate) use unix::{Connected, connect, endpoint_env, euid, pid, read, read_pipe, set_nonblocking, wait, write};

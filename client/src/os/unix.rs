@@ -31,6 +31,13 @@ pub(crate) fn pid() -> u32 {
     std::process::id()
 }
 
+/// How many files this process may have open.
+#[cfg(feature = "embedded")]
+pub(crate) fn descriptors_max() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX)
+}
+
 /// The facts that decide where the bus is; `socket` is the path that the program was told, if it was.
 pub(crate) fn endpoint_env(socket: Option<PathBuf>) -> Env {
     let euid = euid();

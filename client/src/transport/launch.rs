@@ -18,6 +18,9 @@ const PROGRAM_VARIABLE: &str = "BROADCASTERD";
 /// File name of the daemon's program.
 const PROGRAM_NAME: &str = "broadcasterd";
 
+/// How often to look whether the program has ended without closing its output.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
 /// Most bytes of the program's complaint that are kept.
 const COMPLAINT_BYTES_MAX: usize = 2048;
 
@@ -83,8 +86,13 @@ impl Launch {
                     self.complaint.extend_from_slice(&buffer[..read.min(room)]);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // Its end is what counts; something that it left behind may keep the pipe open.
+                    if let Ok(Some(_)) = self.child.try_wait() {
+                        break;
+                    }
                     let fd = Some(Arc::clone(&self.output));
-                    return Ok(Progress::Pending(Wait { fd, writable: false, until: None }));
+                    let until = Some(Instant::now() + LOOK_EVERY);
+                    return Ok(Progress::Pending(Wait { fd, writable: false, until }));
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => break,

@@ -52,6 +52,8 @@ pub(crate) struct Link {
     pause: Duration,
     /// A start was reported as a success and no connection has come of it yet.
     launched: bool,
+    /// Something has come of the last steps: a daemon was started, has accepted, or has answered.
+    progress: bool,
 }
 
 #[derive(Debug)]
@@ -78,7 +80,15 @@ impl Link {
     /// A link that is not connected.
     pub(crate) fn new(plan: Plan) -> Result<Self, ConnectError> {
         let candidates = plan.candidates()?;
-        Ok(Self { plan, candidates, state: State::Down, down_since: None, pause: PAUSE_MIN, launched: false })
+        Ok(Self {
+            plan,
+            candidates,
+            state: State::Down,
+            down_since: None,
+            pause: PAUSE_MIN,
+            launched: false,
+            progress: false,
+        })
     }
 
     pub(crate) fn plan(&self) -> &Plan {
@@ -103,8 +113,12 @@ impl Link {
 
     fn establish(&mut self, core: &mut impl Core) -> Result<Step<()>, ConnectError> {
         let since = *self.down_since.get_or_insert_with(Instant::now);
+        let advanced = self.advance(core);
+        // A handle that is used now and then only gets a step further each time: what it achieves counts as in time.
+        let since = if std::mem::take(&mut self.progress) { Instant::now() } else { since };
+        self.down_since = Some(since);
         let deadline = since.checked_add(self.plan.deadline);
-        match self.advance(core) {
+        match advanced {
             Ok(None) => {
                 (self.down_since, self.pause, self.launched) = (None, PAUSE_MIN, false);
                 Ok(Step::Done(()))
@@ -140,7 +154,7 @@ impl Link {
                 State::Launching(launch) => match launch.poll()? {
                     Progress::Pending(wait) => return Ok(Some(wait)),
                     Progress::Started => {
-                        self.launched = true;
+                        (self.launched, self.progress) = (true, true);
                         self.state = State::Down;
                     }
                 },
@@ -163,6 +177,7 @@ impl Link {
                 Ok(Connected::Yes(fd)) => {
                     core.connected();
                     self.state = State::Greeting(Arc::new(fd), socket.clone());
+                    self.progress = true;
                     return Ok(());
                 }
                 Ok(Connected::Nobody) => {}
@@ -229,7 +244,7 @@ impl Link {
         match os::read(&fd, &mut core.target(), false) {
             Ok(0) => self.try_again(core),
             Ok(_) => match core.received() {
-                Ok(()) => {}
+                Ok(()) => self.progress = true,
                 Err(Ended::Goodbye) => self.try_again(core),
                 Err(ended) => return Err(self.why(ended)),
             },
@@ -244,6 +259,7 @@ impl Link {
     /// The daemon went away in the handshake: it was stopping, or it was killed. Another one will serve.
     fn try_again(&mut self, core: &mut impl Core) {
         core.disconnected();
+        self.progress = false;
         self.pause();
     }
 
@@ -330,7 +346,8 @@ impl Link {
         ConnectError::NotADaemon { socket: socket.clone(), reason }
     }
 
-    fn timed_out(&self) -> ConnectError {
+    /// What it means that the deadline has passed.
+    pub(crate) fn timed_out(&self) -> ConnectError {
         let first = &self.candidates[0].socket;
         let (socket, doing) = match &self.state {
             State::Greeting(_, path) => (path, "it accepts and does not greet: it is stopped or hangs"),

@@ -1,5 +1,6 @@
 //! The two colours: what a step waits for, and how a thread or a task waits for it. All else is the same code for both.
 
+use crate::error::ConnectError;
 use crate::os;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -65,7 +66,10 @@ impl Until {
 }
 
 /// Runs `step` to its end on this thread; `None` if `until` came first.
-pub(crate) fn block_on<T, E>(until: Until, mut step: impl FnMut() -> Result<Step<T>, E>) -> Result<Option<T>, E> {
+pub(crate) fn block_on<T, E: From<ConnectError>>(
+    until: Until,
+    mut step: impl FnMut() -> Result<Step<T>, E>,
+) -> Result<Option<T>, E> {
     loop {
         let wait = match step()? {
             Step::Done(value) => return Ok(Some(value)),
@@ -75,9 +79,12 @@ pub(crate) fn block_on<T, E>(until: Until, mut step: impl FnMut() -> Result<Step
             return Ok(None);
         }
         let timeout = until.or(wait.until).map(|at| at.saturating_duration_since(Instant::now()));
-        // A failed wait shows in the next step, or is a spurious wake-up.
-        let _: io::Result<()> = os::wait(wait.fd.as_deref(), wait.writable, timeout);
+        os::wait(wait.fd.as_deref(), wait.writable, timeout).map_err(cannot_wait)?;
     }
+}
+
+fn cannot_wait(source: io::Error) -> ConnectError {
+    ConnectError::Io { action: "wait for", path: "the connection to the daemon".into(), source }
 }
 
 #[cfg(feature = "tokio")]
@@ -86,6 +93,7 @@ pub(crate) use asynchronous::{Awaiting, poll_on};
 #[cfg(feature = "tokio")]
 mod asynchronous {
     use super::{Arc, Instant, OwnedFd, Step, Until, Wait};
+    use crate::error::ConnectError;
     use crate::os;
     use std::io;
     use std::pin::Pin;
@@ -100,7 +108,7 @@ mod asynchronous {
     #[derive(Debug, Default)]
     pub(crate) struct Awaiting {
         registered: Option<Registered>,
-        timer: Option<Pin<Box<Sleep>>>,
+        timer: Option<(Id, Pin<Box<Sleep>>)>,
     }
 
     #[derive(Debug)]
@@ -132,7 +140,11 @@ mod asynchronous {
         }
 
         fn poll_time(&mut self, cx: &mut Context<'_>, at: Instant) -> Poll<()> {
-            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at.into())));
+            let runtime = Handle::current().id();
+            let timer = match &mut self.timer {
+                Some((id, timer)) if *id == runtime => timer,
+                none => &mut none.insert((runtime, Box::pin(tokio::time::sleep_until(at.into())))).1,
+            };
             if timer.deadline() != at.into() {
                 timer.as_mut().reset(at.into());
             }
@@ -141,7 +153,7 @@ mod asynchronous {
     }
 
     /// Runs `step` to its end in the task of `cx`; `None` if `until` came first.
-    pub(crate) fn poll_on<T, E>(
+    pub(crate) fn poll_on<T, E: From<ConnectError>>(
         awaiting: &mut Awaiting,
         cx: &mut Context<'_>,
         until: Until,
@@ -160,8 +172,13 @@ mod asynchronous {
                 return Poll::Ready(Ok(None));
             }
             let interest = if writable { Interest::WRITABLE } else { Interest::READABLE };
-            // A failed wait shows in the next step.
-            let ready = fd.is_some_and(|fd| awaiting.poll_ready(cx, fd, interest).is_ready());
+            let ready = match fd.map(|fd| awaiting.poll_ready(cx, fd, interest)) {
+                Some(Poll::Ready(Err(error))) => {
+                    *awaiting = Awaiting::default();
+                    return Poll::Ready(Err(super::cannot_wait(error).into()));
+                }
+                ready => ready.is_some_and(|ready| ready.is_ready()),
+            };
             let over = until.or(pause).is_some_and(|at| awaiting.poll_time(cx, at).is_ready());
             if !ready && !over {
                 return Poll::Pending;

@@ -3,10 +3,11 @@
 
 use bytes::buf::Limit;
 use bytes::{BufMut, BytesMut};
-use interprocess::TryClone;
-use interprocess::local_socket::{Listener, ListenerOptions};
+use interprocess::local_socket::traits::{Stream as _, StreamCommon as _};
+use interprocess::local_socket::{ConnectOptions, GenericFilePath, Listener, ListenerOptions, Stream, ToFsName};
 use interprocess::os::unix::local_socket::ListenerOptionsExt;
 use interprocess::os::unix::uds_local_socket;
+use interprocess::{ConnectWaitMode, TryClone};
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
@@ -92,6 +93,14 @@ pub(crate) fn shut_down(socket: impl AsFd) {
 /// Ends the direction towards us: the other end can write no more, what it has written can still be read.
 pub(crate) fn stop_reading(socket: impl AsFd) {
     let _ = rustix::net::shutdown(socket, Shutdown::Read);
+}
+
+/// Whether a process of this user accepts connections at `path`.
+pub(crate) fn answers(path: &Path) -> bool {
+    let Ok(name) = path.to_fs_name::<GenericFilePath>() else { return false };
+    let options = ConnectOptions::new().name(name).wait_mode(ConnectWaitMode::Deferred);
+    let stream = Stream::from_options(&options);
+    stream.and_then(|stream| stream.peer_creds()).is_ok_and(|peer| peer.euid() == Some(euid()))
 }
 
 /// A socket that listens for this user only, where the system can restrict a socket; the directory does it elsewhere.
