@@ -90,11 +90,6 @@ impl Outbox {
         self.entries.is_empty()
     }
 
-    /// Bytes of frames that wait.
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
     /// Bytes that can be given up without ending the connection.
     pub(crate) fn droppable_bytes(&self) -> usize {
         match self.entries.front() {
