@@ -174,18 +174,26 @@ impl Listener {
     /// # Cancel safety
     ///
     /// Cancel safe: dropping the stream loses no message.
+    ///
+    /// # Panics
+    ///
+    /// When polled outside of a tokio runtime with I/O and time enabled.
     #[cfg(feature = "tokio")]
     pub fn messages(&mut self) -> impl Stream<Item = Result<Message, RecvError>> + Send + Unpin + '_ {
         Messages { listener: self }
     }
 
     /// The payloads as a stream, for programs that do not care who sent them and what they missed; the latter is still
-    /// counted in [`missed`](Self::missed) and [`gaps`](Self::gaps). It ends when the daemon is gone and no other could
-    /// be reached within the handle's deadline.
+    /// counted in [`missed`](Self::missed) and [`gaps`](Self::gaps). It ends with the first [`RecvError::Connect`]: no
+    /// daemon could be reached within the handle's deadline, or it refused. Calling `listen` again begins anew.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe: dropping the stream loses no message.
+    ///
+    /// # Panics
+    ///
+    /// When polled outside of a tokio runtime with I/O and time enabled.
     #[cfg(feature = "tokio")]
     pub fn listen(&mut self) -> impl Stream<Item = Vec<u8>> + Send + Unpin + '_ {
         Payloads { listener: self }

@@ -6,8 +6,8 @@ use std::fmt;
 
 /// One message, as the listener's own.
 ///
-/// The payload is shared with the buffer that it was received in if it is most of that buffer (frames over about
-/// 128 KiB), and copied otherwise, so that keeping a message keeps at most twice its size.
+/// The payload is shared with the buffer that it was received in if it is at least half of that buffer, and copied otherwise,
+/// so that keeping a message keeps at most twice its size.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Message {
     channel: ChannelName,

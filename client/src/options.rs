@@ -1,4 +1,5 @@
-//! How a handle connects. Reads the environment when a handle is made, never later.
+//! How a handle connects. Where the bus may be is read from the environment when a handle is made; which program starts the
+//! daemon, when one is needed.
 
 use crate::daemon::Daemon;
 use crate::error::ConnectError;
@@ -63,8 +64,8 @@ impl Options {
         self
     }
 
-    /// How long a connection may take to come about, and a send to be taken: [`DEADLINE_DEFAULT`] unless set. Zero gives
-    /// up rather than wait.
+    /// How long a connection may take to come about, and a send to be taken: [`DEADLINE_DEFAULT`] unless set. Zero
+    /// never waits, so that a handshake, which takes a few exchanges, can hardly succeed.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.plan.deadline = deadline;
@@ -80,6 +81,10 @@ impl Options {
 
     /// Whether this process may host the broker, on one background thread, if no daemon answers and none can be started.
     /// On, unless `BROADCASTER_NO_AUTOSTART` is set; without the crate's feature `embedded` it is always off.
+    ///
+    /// The host thread ends with the process, or when nobody was connected for a minute. It takes at most a quarter of the
+    /// process's descriptors for connections. What was sent and not delivered when the process ends is lost, as when a daemon
+    /// is killed. A process that hosts must not `fork` and go on without `exec`: the child would keep the lock.
     #[must_use]
     pub fn embedded(mut self, embedded: bool) -> Self {
         self.plan.embedded = embedded;
