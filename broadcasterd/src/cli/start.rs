@@ -3,6 +3,7 @@
 
 use super::Bus;
 use crate::exit::{Code, Failure};
+use crate::log::LOG_VARIABLE;
 use std::io::{self, Read, Write};
 use std::process::{Command, Stdio};
 
@@ -28,6 +29,9 @@ pub(crate) fn run(bus: &Bus) -> Result<(), Failure> {
     close_fds::set_fds_cloexec(3, &[]);
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["run", "--detached", "--idle-exit", IDLE_EXIT]);
+    if std::env::var_os(LOG_VARIABLE).is_none() {
+        command.args(["--log", "warn"]); // stderr is the caller's until the daemon is ready, and nobody's after that
+    }
     command.env_clear().envs(INHERITED.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
     if let Some(socket) = bus.socket()? {
         command.arg("--socket").arg(socket);
