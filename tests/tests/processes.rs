@@ -310,6 +310,14 @@ fn unusable_places_are_named() {
     std::fs::set_permissions(inside("loose"), PermissionsExt::from_mode(0o777)).expect("set");
     says(&inside("loose").join("bus.sock"), &["0777", "chmod 0700"]);
 
+    if rustix::process::geteuid().as_raw() == 0 {
+        std::fs::create_dir(inside("foreign")).expect("made");
+        std::os::unix::fs::chown(inside("foreign"), Some(65534), None).expect("given away");
+        says(&inside("foreign").join("bus.sock"), &["belongs to uid 65534, not to uid 0"]);
+    } else {
+        eprintln!("SKIPPED: only root can make a directory of another owner");
+    }
+
     std::os::unix::fs::symlink(inside("elsewhere"), inside("link")).expect("linked");
     says(&inside("link").join("bus.sock"), &["not a directory"]);
     assert!(!inside("elsewhere").exists(), "nothing was made through the link");
