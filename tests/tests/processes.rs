@@ -240,6 +240,25 @@ fn full_backlog_does_not_hang_a_client() {
 }
 
 #[test]
+fn daemon_that_accepts_and_dies_does_not_hold_up_a_client() {
+    let bus = Bus::new();
+    let socket = std::os::unix::net::UnixListener::bind(bus.socket()).expect("bound");
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let accepts = std::thread::spawn(move || {
+        let mut accepted = 0;
+        socket.set_nonblocking(true).expect("set");
+        while stopped.try_recv().is_err() {
+            accepted += u32::from(socket.accept().is_ok());
+        }
+        accepted
+    });
+    let error = bus.options().deadline(Duration::from_millis(50)).sender("news").expect_err("no handshake");
+    assert!(matches!(error, ConnectError::TimedOut { .. }), "{error}");
+    stop.send(()).expect("it listens");
+    assert!(accepts.join().expect("it has accepted") > 1, "it was meant to be tried again");
+}
+
+#[test]
 fn stale_socket_is_replaced() {
     let bus = Bus::new();
     let daemon = bus.start();
@@ -440,6 +459,25 @@ fn started_daemon_is_clean() {
         let target = std::fs::read_link(of(&format!("fd/{fd}"))).expect("open");
         assert_eq!(target, std::path::Path::new("/dev/null"));
     }
+}
+
+#[test]
+fn useless_programs_for_a_daemon_are_named() {
+    let bus = Bus::new();
+    let options = bus.options().autostart(true).deadline(Duration::from_millis(200));
+    let error = options.clone().program("/bin/false").sender("news").expect_err("it fails");
+    assert!(error.to_string().contains("/bin/false could not start the daemon"), "{error}");
+    let error = options.clone().program("/bin/true").sender("news").expect_err("it does nothing");
+    assert!(error.to_string().contains("one was started, and none answers there"), "{error}");
+    let error = options.clone().program("/nonexistent").sender("news").expect_err("there is none");
+    assert!(error.to_string().contains("cannot run /nonexistent"), "{error}");
+    // One that hangs does not hold up its caller.
+    let hangs = bus.directory().join("hangs");
+    std::fs::write(&hangs, "#!/bin/sh\nexec sleep 30\n").expect("written");
+    std::fs::set_permissions(&hangs, std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("set");
+    let error = options.program(&hangs).sender("news").expect_err("it hangs");
+    assert!(matches!(error, ConnectError::TimedOut { .. } | ConnectError::Io { .. }), "{error}");
+    assert!(!bus.socket().exists());
 }
 
 #[test]

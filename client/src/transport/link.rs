@@ -19,6 +19,10 @@ const PAUSE_MIN: Duration = Duration::from_millis(1);
 /// Longest pause before trying again.
 const PAUSE_MAX: Duration = Duration::from_millis(50);
 
+/// How many steps towards a connection may each begin the deadline anew: a start, an accept and an answered handshake, with some
+/// to spare for a daemon that stops in the middle of it.
+const EXTENSIONS_MAX: u32 = 8;
+
 /// What a handle was told about its connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
@@ -52,8 +56,14 @@ pub(crate) struct Link {
     pause: Duration,
     /// A start was reported as a success and no connection has come of it yet.
     launched: bool,
+    /// A start was reported as a success since the connection was lost.
+    started: bool,
+    /// What stood against connecting when every place was tried last.
+    problem: Option<ConnectError>,
     /// Something has come of the last steps: a daemon was started, has accepted, or has answered.
     progress: bool,
+    /// How often the deadline began anew for such a step.
+    extensions: u32,
 }
 
 #[derive(Debug)]
@@ -87,7 +97,10 @@ impl Link {
             down_since: None,
             pause: PAUSE_MIN,
             launched: false,
+            started: false,
+            problem: None,
             progress: false,
+            extensions: 0,
         })
     }
 
@@ -114,17 +127,23 @@ impl Link {
     fn establish(&mut self, core: &mut impl Core) -> Result<Step<()>, ConnectError> {
         let since = *self.down_since.get_or_insert_with(Instant::now);
         let advanced = self.advance(core);
-        // A handle that is used now and then only gets a step further each time: what it achieves counts as in time.
-        let since = if std::mem::take(&mut self.progress) { Instant::now() } else { since };
+        // A handle that is used now and then only gets a step further each time: what it achieves counts as in time. But not
+        // for ever, or a daemon that accepts and dies, again and again, would hold up its clients without end.
+        let in_time = std::mem::take(&mut self.progress) && self.extensions < EXTENSIONS_MAX;
+        self.extensions += u32::from(in_time);
+        let since = if in_time { Instant::now() } else { since };
         self.down_since = Some(since);
         let deadline = since.checked_add(self.plan.deadline);
         match advanced {
             Ok(None) => {
-                (self.down_since, self.pause, self.launched) = (None, PAUSE_MIN, false);
+                self.begin_anew();
                 Ok(Step::Done(()))
             }
             Ok(Some(_)) if deadline.is_some_and(|deadline| Instant::now() >= deadline) => {
-                let error = self.timed_out();
+                let error = match (self.problem.take(), &self.state) {
+                    (Some(problem), State::Down | State::Paused(_)) => problem,
+                    _ => self.timed_out(),
+                };
                 self.give_up(core);
                 Err(error)
             }
@@ -154,7 +173,9 @@ impl Link {
                 State::Launching(launch) => match launch.poll()? {
                     Progress::Pending(wait) => return Ok(Some(wait)),
                     Progress::Started => {
-                        (self.launched, self.progress) = (true, true);
+                        // Once: a program that starts nothing, again and again, gets nowhere.
+                        self.progress |= !self.started;
+                        (self.launched, self.started) = (true, true);
                         self.state = State::Down;
                     }
                 },
@@ -192,15 +213,16 @@ impl Link {
                 }
             }
         }
+        self.problem = problem;
         if busy || std::mem::take(&mut self.launched) {
             self.pause();
             return Ok(());
         }
-        self.start(problem)
+        self.start()
     }
 
-    /// Starts a daemon; `problem` is what stands against connecting to one.
-    fn start(&mut self, problem: Option<ConnectError>) -> Result<(), ConnectError> {
+    /// Starts a daemon.
+    fn start(&mut self) -> Result<(), ConnectError> {
         let socket = || self.candidates[0].socket.clone();
         let program = match (&self.plan.program, self.plan.autostart) {
             (_, false) => None,
@@ -220,7 +242,7 @@ impl Link {
             }
             return Ok(());
         }
-        Err(problem.unwrap_or_else(|| match self.plan.autostart {
+        Err(self.problem.take().unwrap_or_else(|| match self.plan.autostart {
             true => ConnectError::NoProgram { socket: socket() },
             false => ConnectError::NotRunning { socket: socket() },
         }))
@@ -271,7 +293,12 @@ impl Link {
     fn give_up(&mut self, core: &mut impl Core) {
         core.disconnected();
         self.state = State::Down;
-        (self.down_since, self.pause, self.launched) = (None, PAUSE_MIN, false);
+        self.begin_anew();
+    }
+
+    fn begin_anew(&mut self) {
+        (self.down_since, self.pause, self.problem) = (None, PAUSE_MIN, None);
+        (self.launched, self.started, self.extensions) = (false, false, 0);
     }
 
     /// Reads once to the core's target. Waits for it only if `patient`, and then without end.
@@ -352,6 +379,7 @@ impl Link {
         let (socket, doing) = match &self.state {
             State::Greeting(_, path) => (path, "it accepts and does not greet: it is stopped or hangs"),
             State::Launching(_) => (first, "it is being started"),
+            State::Down | State::Paused(_) if self.started => (first, "one was started, and none answers there"),
             State::Down | State::Paused(_) | State::Up(..) => (first, "nobody there, or too busy to accept"),
         };
         ConnectError::TimedOut { socket: socket.clone(), after: self.plan.deadline, doing }
