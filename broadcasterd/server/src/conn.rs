@@ -52,11 +52,6 @@ pub(crate) async fn read_all(hub: Rc<RefCell<Hub>>, conn: Rc<Conn>, readable: As
                 return;
             }
             let read = hub.borrow_mut().read(&conn);
-            if hub.borrow_mut().take_relieved() {
-                // On a busy machine the processor is better spent by the listener that catches up than by us on frames that
-                // it would lose. A listener that is stopped does not get us here, and nobody is waited for.
-                std::thread::yield_now();
-            }
             match read {
                 Read::Some => tokio::task::yield_now().await, // others, and full sockets, get their turn
                 Read::All => break ready.clear_ready(),

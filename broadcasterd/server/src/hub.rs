@@ -42,8 +42,6 @@ pub(crate) struct Hub {
     now: Moment,
     /// The deadline that the timer sleeps for.
     armed: Option<Moment>,
-    /// A listener whose socket was full has taken something since the last read.
-    relieved: bool,
     timer: Rc<Notify>,
     drain: Rc<Notify>,
     exit: Rc<Notify>,
@@ -70,7 +68,6 @@ pub(crate) async fn serve(
             started: Instant::now(),
             now: Moment::default(),
             armed: None,
-            relieved: false,
             timer: Rc::clone(&timer),
             drain: Rc::clone(&drain),
             exit: Rc::clone(&exit),
@@ -197,11 +194,6 @@ impl Hub {
         read
     }
 
-    /// Whether a listener that is behind goes on reading; asking forgets it.
-    pub(crate) fn take_relieved(&mut self) -> bool {
-        std::mem::take(&mut self.relieved)
-    }
-
     /// Turns what was read into events.
     fn feed(&mut self, conn: &Conn, decoder: &mut Decoder) {
         loop {
@@ -259,7 +251,6 @@ impl Hub {
     pub(crate) fn write_on(&mut self, id: ConnId) -> Write {
         self.begin_turn();
         let wrote = self.write(id);
-        self.relieved = true;
         self.settle();
         wrote
     }
