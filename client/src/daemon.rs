@@ -1,6 +1,6 @@
 //! Looking at the running daemon, and stopping it. Never starts one.
 
-use crate::core::{Core, Ended, InspectorCore};
+use crate::core::{Ended, InspectorCore};
 use crate::error::ConnectError;
 use crate::os;
 use crate::transport::{Link, Plan, Step, Taken, Until, block_on};
@@ -54,11 +54,11 @@ impl Daemon {
     ///
     /// [`ConnectError::NotRunning`] if there is none; [`ConnectError::TimedOut`] if it does not answer.
     pub fn stop(&self) -> Result<(), ConnectError> {
-        let mut core = StopCore { inner: InspectorCore::stop(os::pid()), done: false };
+        let mut core = InspectorCore::stop(os::pid());
         let mut link = Link::new(self.plan.clone())?;
         // The goodbye to whoever asked is the daemon's last word; what is left is that it lets go of its lock.
         match block_on(Until::Forever, || link.ready(&mut core)) {
-            Err(ConnectError::NotRunning { .. }) if core.inner.welcome().is_some() => return Ok(()),
+            Err(ConnectError::NotRunning { .. }) if core.welcome().is_some() => return Ok(()),
             other => other?,
         };
         let ended = block_on(Until::after(self.plan.deadline), || {
@@ -68,48 +68,5 @@ impl Daemon {
             })
         })?;
         ended.ok_or_else(|| link.timed_out())
-    }
-}
-
-/// An [`InspectorCore`] for which a goodbye is what it came for.
-struct StopCore {
-    inner: InspectorCore,
-    done: bool,
-}
-
-impl Core for StopCore {
-    fn connected(&mut self) {
-        // Not again: the one that was asked is gone, and another one was not meant.
-        if self.inner.welcome().is_some() { self.done = true } else { self.inner.connected() }
-    }
-
-    fn disconnected(&mut self) {
-        self.inner.disconnected();
-    }
-
-    fn outgoing(&self) -> &[u8] {
-        self.inner.outgoing()
-    }
-
-    fn sent(&mut self, bytes: usize) {
-        self.inner.sent(bytes);
-    }
-
-    fn target(&mut self) -> bytes::buf::Limit<&mut bytes::BytesMut> {
-        self.inner.target()
-    }
-
-    fn received(&mut self) -> Result<(), Ended> {
-        match self.inner.received() {
-            Err(Ended::Goodbye) if self.inner.welcome().is_some() => {
-                self.done = true;
-                Ok(())
-            }
-            other => other,
-        }
-    }
-
-    fn is_ready(&self) -> bool {
-        self.done
     }
 }

@@ -44,6 +44,11 @@ impl InspectorCore {
 impl Core for InspectorCore {
     fn connected(&mut self) {
         self.session.connected(0);
+        if self.welcome.is_some() && self.question == Control::Stop {
+            // Not again: the one that was asked is gone, and another one was not meant.
+            self.session.disconnected();
+            self.session.phase = Phase::Ready;
+        }
     }
 
     fn disconnected(&mut self) {
@@ -63,7 +68,16 @@ impl Core for InspectorCore {
     }
 
     fn received(&mut self) -> Result<(), Ended> {
-        while let Some(item) = self.session.next()? {
+        loop {
+            let item = match self.session.next() {
+                // To a stop, goodbye is the answer.
+                Err(Ended::Goodbye) if self.welcome.is_some() && self.question == Control::Stop => {
+                    self.session.phase = Phase::Ready;
+                    return Ok(());
+                }
+                item => item?,
+            };
+            let Some(item) = item else { return Ok(()) };
             match (self.session.phase, item) {
                 (Phase::Greeting, Item::Control(Control::Welcome(welcome))) => {
                     self.welcome = Some(welcome);
@@ -77,7 +91,6 @@ impl Core for InspectorCore {
                 (_, item) => return Err(out_of_place(&item)),
             }
         }
-        Ok(())
     }
 
     fn is_ready(&self) -> bool {
