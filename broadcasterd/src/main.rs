@@ -4,6 +4,8 @@
 mod cli;
 mod exit;
 mod log;
+#[allow(dead_code)]
+mod stats;
 
 use clap::Parser;
 use std::process::ExitCode;

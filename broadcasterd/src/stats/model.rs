@@ -1,0 +1,108 @@
+//! What `GET /stats.json` says, as one set of types for the daemon that writes it and the command that reads it.
+//! `broadcasterd/STATS.md` describes every field for people.
+
+use serde::{Deserialize, Serialize};
+
+/// Version of the schema. Fields may be added within it; readers ignore those that they do not know.
+pub(crate) const SCHEMA: u32 = 1;
+
+/// Most channels that are named for one connection.
+pub(crate) const CONNECTION_CHANNELS_MAX: usize = 16;
+
+/// All numbers of one daemon at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Stats {
+    /// [`SCHEMA`].
+    pub(crate) schema: u32,
+    pub(crate) daemon: Daemon,
+    /// In the order of their names.
+    pub(crate) channels: Vec<Channel>,
+    /// In the order in which they came.
+    pub(crate) connections: Vec<Connection>,
+}
+
+/// The daemon as a whole. Counters count since it began.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Daemon {
+    pub(crate) version: String,
+    pub(crate) pid: u32,
+    /// The path of the bus socket.
+    pub(crate) socket: String,
+    pub(crate) uptime_ms: u64,
+    /// Open now.
+    pub(crate) connections: u64,
+    pub(crate) senders: u64,
+    pub(crate) listeners: u64,
+    /// Messages accepted from senders, and the bytes of the frames that they came in.
+    pub(crate) messages_accepted: u64,
+    pub(crate) bytes_accepted: u64,
+    /// Messages written to listeners, counted once for each listener.
+    pub(crate) messages_delivered: u64,
+    /// Messages dropped for slow listeners, counted once for each listener.
+    pub(crate) messages_lost: u64,
+    /// Connections that were refused or ended by the daemon.
+    pub(crate) connections_refused: u64,
+    /// Bytes of memory that frames in transit hold, and may hold.
+    pub(crate) held_bytes: u64,
+    pub(crate) held_bytes_max: u64,
+    /// What may wait for one listener.
+    pub(crate) queue_bytes_max: u64,
+    pub(crate) queue_messages_max: u64,
+    pub(crate) connections_max: u64,
+    pub(crate) channels_max: u64,
+}
+
+/// A channel that somebody has open. Its counters count since it was opened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Channel {
+    pub(crate) name: String,
+    pub(crate) senders: u64,
+    pub(crate) listeners: u64,
+    pub(crate) messages_accepted: u64,
+    pub(crate) bytes_accepted: u64,
+    /// Messages dropped for slow listeners of the channel, counted once for each listener.
+    pub(crate) messages_lost: u64,
+}
+
+/// What a connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Role {
+    /// It has not said Hello yet.
+    Greeting,
+    Sender,
+    Listener,
+    Inspector,
+    /// An inspector that watches messages as they pass.
+    Monitor,
+    /// It was told goodbye, or refused, and has not read it yet.
+    Leaving,
+}
+
+/// One connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Connection {
+    /// The daemon's number for it; used again after it has ended.
+    pub(crate) id: u64,
+    /// From the kernel; 0 where it does not tell.
+    pub(crate) pid: u32,
+    /// Name of the process, where the system tells it.
+    pub(crate) process: Option<String>,
+    pub(crate) role: Role,
+    /// Since it was accepted.
+    pub(crate) age_ms: u64,
+    /// At most [`CONNECTION_CHANNELS_MAX`] of its channels, in the order of their names.
+    pub(crate) channels: Vec<String>,
+    /// How many channels it has.
+    pub(crate) channels_total: u64,
+    /// Messages accepted from a sender, or written to a listener; and bytes of their frames.
+    pub(crate) messages: u64,
+    pub(crate) bytes: u64,
+    /// Messages dropped for it because it was slow.
+    pub(crate) messages_lost: u64,
+    /// What waits for it in the daemon.
+    pub(crate) queue_messages: u64,
+    pub(crate) queue_bytes: u64,
+    /// For how long it has not taken all that waits for it; `null` if it has.
+    pub(crate) blocked_ms: Option<u64>,
+}
