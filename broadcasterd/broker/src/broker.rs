@@ -2,10 +2,10 @@
 
 use crate::effect::{Effect, Effects};
 use crate::event::{ConnId, Event, Moment};
-use crate::outbox::{Outbox, Room, Span};
+use crate::outbox::{Losses, Outbox, Room, Span};
 use crate::quota::{Charge, Ledger, Limits};
 use crate::registry::Registry;
-use crate::stats::Stats;
+use crate::stats::{CONN_CHANNELS_MAX, ChannelSnapshot, ConnSnapshot, PeerRole, Snapshot, Stats};
 use broadcaster_protocol::control::{
     Control, Goodbye, Hello, Open, Opened, Overflow, Refused, RefusedCode, Report, Role, Subscribe, Subscribed,
     Welcome, version_text,
@@ -77,10 +77,20 @@ struct Peer {
     outbox: Outbox,
     /// An `Effect::Write` was issued and the outbox has not run empty since.
     writing: bool,
-    /// The connection did not take all that it was offered.
-    blocked: bool,
+    /// Since when the connection has not taken all that it was offered.
+    blocked: Option<Moment>,
     /// What the server holds for a frame under way.
     holding: Option<Charge>,
+    opened: Moment,
+    tally: Tally,
+}
+
+/// What one connection has done: messages accepted from it or written to it, bytes of their frames, and messages dropped for it.
+#[derive(Debug, Clone, Copy, Default)]
+struct Tally {
+    messages: u64,
+    bytes: u64,
+    lost: u64,
 }
 
 #[derive(Debug)]
@@ -124,7 +134,7 @@ impl Broker {
     pub fn handle(&mut self, now: Moment, event: Event, effects: &mut Effects) {
         match event {
             Event::Run { conn, run } => self.run(now, conn, &run, effects),
-            Event::Written { conn, bytes } => self.written(conn, bytes, effects),
+            Event::Written { conn, bytes } => self.written(now, conn, bytes, effects),
             Event::Control { conn, control } => self.control(now, conn, control, effects),
             Event::Malformed { conn, error } => {
                 let reason = match std::error::Error::source(&error) {
@@ -193,6 +203,7 @@ impl Broker {
 
     fn run(&mut self, now: Moment, conn: ConnId, run: &Run, effects: &mut Effects) {
         let Some(peer) = self.peers.get_mut(conn.0).and_then(Option::as_mut) else { return };
+        let tally = &mut peer.tally;
         let (id, next) = match &mut peer.state {
             State::Sender { id, next } => (*id, next),
             State::Leaving => return,
@@ -209,8 +220,11 @@ impl Broker {
             }
             Some(next) => {
                 *next = next.wrapping_add(run.messages());
+                let bytes = run.bytes().len() as u64;
+                tally.messages += run.messages();
+                tally.bytes += bytes;
                 self.stats.messages_accepted += run.messages();
-                self.stats.bytes_accepted += run.bytes().len() as u64;
+                self.stats.bytes_accepted += bytes;
                 return self.fan_out(now, run, effects);
             }
         };
@@ -218,24 +232,29 @@ impl Broker {
     }
 
     fn fan_out(&mut self, now: Moment, run: &Run, effects: &mut Effects) {
-        let Some(channel) = self.registry.channel(run.channel()) else { return };
+        let Some(channel) = self.registry.channel_mut(run.channel()) else { return };
+        channel.messages_accepted += run.messages();
+        channel.bytes_accepted += run.bytes().len() as u64;
         if channel.listeners().is_empty() {
             return;
         }
         let span = Span::new(run, &self.ledger);
         let room = Room { bytes: self.limits.outbox_bytes_max, messages: self.limits.outbox_messages_max };
+        let mut losses = Losses::default();
         let mut too_slow = Vec::new();
         for &listener in channel.listeners() {
             let Some(peer) = self.peers.get_mut(listener.0).and_then(Option::as_mut) else { continue };
             let State::Listener { overflow } = &peer.state else { continue };
             let overflow = overflow.get(&run.channel()).copied().unwrap_or_default();
-            match peer.outbox.push_span(&span, overflow, room, peer.blocked) {
-                Some(lost) => self.stats.messages_lost += lost,
-                None => too_slow.push(listener),
+            let before = losses.total();
+            if !peer.outbox.push_span(&span, overflow, room, peer.blocked.is_some(), &mut losses) {
+                too_slow.push(listener);
             }
+            peer.tally.lost += losses.total() - before;
             peer.ask_to_write(listener, effects);
         }
         drop(span);
+        self.note_losses(&losses);
         for listener in too_slow {
             let reason = format!(
                 "this listener asked to be disconnected when it is too slow, and more than {} bytes or {} messages wait \
@@ -249,22 +268,37 @@ impl Broker {
         }
     }
 
-    fn written(&mut self, conn: ConnId, bytes: usize, effects: &mut Effects) {
-        let Some(peer) = self.peers.get_mut(conn.0).and_then(Option::as_mut) else { return };
-        self.stats.messages_delivered += peer.outbox.advance(bytes);
-        let was_blocked = std::mem::replace(&mut peer.blocked, !peer.outbox.is_empty());
-        if peer.blocked {
-            if let (State::Listener { overflow }, false) = (&peer.state, was_blocked) {
-                let latest = overflow.iter().filter(|&(_, &overflow)| overflow == Overflow::Latest);
-                for (&channel, _) in latest {
-                    self.stats.messages_lost += peer.outbox.keep_latest(channel);
-                }
+    /// Counts what was dropped, for the whole and for each channel; the connection's own count is kept by the caller.
+    fn note_losses(&mut self, losses: &Losses) {
+        self.stats.messages_lost += losses.total();
+        for &(channel, lost) in losses.by_channel() {
+            if let Some(channel) = self.registry.channel_mut(channel) {
+                channel.messages_lost += lost;
             }
-        } else {
+        }
+    }
+
+    fn written(&mut self, now: Moment, conn: ConnId, bytes: usize, effects: &mut Effects) {
+        let Some(peer) = self.peers.get_mut(conn.0).and_then(Option::as_mut) else { return };
+        let delivered = peer.outbox.advance(bytes);
+        peer.tally.messages += delivered.messages;
+        peer.tally.bytes += delivered.bytes;
+        self.stats.messages_delivered += delivered.messages;
+        if peer.outbox.is_empty() {
+            peer.blocked = None;
             peer.writing = false;
             if matches!(peer.state, State::Leaving) {
                 effects.push(Effect::Close(conn));
             }
+        } else if peer.blocked.is_none() {
+            peer.blocked = Some(now);
+            let mut losses = Losses::default();
+            if let State::Listener { overflow } = &peer.state {
+                let latest = overflow.iter().filter(|&(_, &overflow)| overflow == Overflow::Latest);
+                latest.for_each(|(&channel, _)| peer.outbox.keep_latest(channel, &mut losses));
+            }
+            peer.tally.lost += losses.total();
+            self.note_losses(&losses);
         }
     }
 
@@ -290,7 +324,10 @@ impl Broker {
             let Some(peer) = &mut self.peers[at] else { return };
             if peer.outbox.droppable_bytes() >= incoming(peer) {
                 // Half of it at once: to look for the largest holder for each frame would cost more than the frame.
-                self.stats.messages_lost += peer.outbox.drop_oldest_half();
+                let mut losses = Losses::default();
+                peer.outbox.drop_oldest_half(&mut losses);
+                peer.tally.lost += losses.total();
+                self.note_losses(&losses);
                 continue;
             }
             peer.holding = None;
@@ -416,6 +453,56 @@ impl Broker {
         None
     }
 
+    /// All that the broker knows, for people and programs that look at it.
+    pub fn snapshot(&self, now: Moment) -> Snapshot {
+        let since = |then: Moment| now.0.saturating_sub(then.0);
+        let channels = self.registry.by_name().map(|channel| ChannelSnapshot {
+            name: channel.name().clone(),
+            senders: channel.senders(),
+            listeners: channel.listeners().len(),
+            messages_accepted: channel.messages_accepted,
+            bytes_accepted: channel.bytes_accepted,
+            messages_lost: channel.messages_lost,
+        });
+        let peers = self.peers.iter().enumerate();
+        let connections = peers.filter_map(|(at, peer)| {
+            let peer = peer.as_ref()?;
+            let names = |ids: &mut dyn Iterator<Item = &ChannelId>| {
+                let known = ids.take(CONN_CHANNELS_MAX).filter_map(|&id| self.registry.channel(id));
+                known.map(|channel| channel.name().clone()).collect()
+            };
+            let (role, channels, channels_total) = match &peer.state {
+                State::Greeting => (PeerRole::Greeting, Vec::new(), 0),
+                State::Sender { next, .. } => (PeerRole::Sender, names(&mut next.keys()), next.len()),
+                State::Listener { overflow } => (PeerRole::Listener, names(&mut overflow.keys()), overflow.len()),
+                State::Inspector => (PeerRole::Inspector, Vec::new(), 0),
+                State::Leaving => (PeerRole::Leaving, Vec::new(), 0),
+            };
+            let (queue_messages, queue_bytes) = peer.outbox.queue();
+            Some(ConnSnapshot {
+                conn: ConnId(at),
+                pid: peer.pid,
+                role,
+                age: since(peer.opened),
+                channels,
+                channels_total,
+                messages: peer.tally.messages,
+                bytes: peer.tally.bytes,
+                messages_lost: peer.tally.lost,
+                queue_messages,
+                queue_bytes,
+                blocked: peer.blocked.map(since),
+            })
+        });
+        Snapshot {
+            uptime: since(self.started),
+            stats: self.stats,
+            held_bytes: self.ledger.held(),
+            channels: channels.collect(),
+            connections: connections.collect(),
+        }
+    }
+
     fn report(&self, now: Moment) -> Report {
         let count =
             |wanted: fn(&State) -> bool| self.peers.iter().flatten().filter(|peer| wanted(&peer.state)).count() as u64;
@@ -460,8 +547,10 @@ impl Broker {
             deadline: Some(deadline),
             outbox: Outbox::new(&self.ledger),
             writing: false,
-            blocked: false,
+            blocked: None,
             holding: None,
+            opened: now,
+            tally: Tally::default(),
         });
         self.open += 1;
         let of_process = self.processes.entry(pid).or_default();
@@ -496,8 +585,10 @@ impl Broker {
         if matches!(peer.state, State::Leaving) {
             return;
         }
-        let lost = peer.outbox.clear_frames();
-        self.stats.messages_lost += lost;
+        let mut losses = Losses::default();
+        peer.outbox.clear_frames(&mut losses);
+        peer.tally.lost += losses.total();
+        self.note_losses(&losses);
         self.stats.connections_refused += 1;
         self.leave(now, conn, &Control::Refused(refused), effects);
     }

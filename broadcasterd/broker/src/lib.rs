@@ -9,7 +9,7 @@
 //! | `registry` | channel names, ids, and who listens |
 //! | `outbox` | what waits for one listener, and what was dropped |
 //! | `quota` | every limit, and the ledger of held memory |
-//! | `stats` | the counters |
+//! | `stats` | the counters, and the picture of everything that inspectors get |
 
 #![forbid(unsafe_code)]
 
@@ -25,4 +25,4 @@ pub use broker::Broker;
 pub use effect::{Effect, Effects};
 pub use event::{ConnId, Event, Moment};
 pub use quota::Limits;
-pub use stats::Stats;
+pub use stats::{ChannelSnapshot, ConnSnapshot, PeerRole, Snapshot, Stats};

@@ -72,6 +72,43 @@ pub(crate) struct Outbox {
     messages: u64,
     /// Bytes of all `Control` entries.
     replies_bytes: usize,
+    /// What went out in front of an entry that was parted since; [`advance`](Self::advance) tells it with the next bytes.
+    untold: Delivered,
+}
+
+/// What was dropped from an outbox, for the counters: in all, and by channel.
+#[derive(Debug, Default)]
+pub(crate) struct Losses {
+    total: u64,
+    by_channel: Vec<(ChannelId, u64)>,
+}
+
+impl Losses {
+    fn add(&mut self, channel: ChannelId, count: u64) {
+        self.total += count;
+        match self.by_channel.last_mut() {
+            Some((last, lost)) if *last == channel => *lost += count,
+            _ => self.by_channel.push((channel, count)),
+        }
+    }
+
+    /// Messages in all.
+    pub(crate) fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// Messages by channel; a channel may come more than once.
+    pub(crate) fn by_channel(&self) -> &[(ChannelId, u64)] {
+        &self.by_channel
+    }
+}
+
+/// What went out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Delivered {
+    pub(crate) messages: u64,
+    /// Bytes of their frames.
+    pub(crate) bytes: u64,
 }
 
 /// How much may wait.
@@ -83,7 +120,15 @@ pub(crate) struct Room {
 
 impl Outbox {
     pub(crate) fn new(ledger: &Ledger) -> Self {
-        Self { ledger: ledger.clone(), entries: VecDeque::new(), written: 0, bytes: 0, messages: 0, replies_bytes: 0 }
+        Self {
+            ledger: ledger.clone(),
+            entries: VecDeque::new(),
+            written: 0,
+            bytes: 0,
+            messages: 0,
+            replies_bytes: 0,
+            untold: Delivered::default(),
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -98,6 +143,11 @@ impl Outbox {
         }
     }
 
+    /// Messages that wait, and bytes of their frames with their bookkeeping.
+    pub(crate) fn queue(&self) -> (u64, usize) {
+        (self.messages, self.bytes)
+    }
+
     /// Bytes of answers that wait.
     pub(crate) fn replies_bytes(&self) -> usize {
         self.replies_bytes
@@ -108,26 +158,34 @@ impl Outbox {
         self.entries.push_back(Entry::Control(frame));
     }
 
-    /// Queues a span under `overflow`; returns how many frames were dropped for it, or `None` if the listener asked to
-    /// be disconnected in such a case. `blocked` tells that the connection does not take bytes at the moment.
-    pub(crate) fn push_span(&mut self, span: &Rc<Span>, overflow: Overflow, room: Room, blocked: bool) -> Option<u64> {
+    /// Queues a span under `overflow`, and adds what was dropped for it to `losses`; `false` if the listener asked to be
+    /// disconnected in such a case. `blocked` tells that the connection does not take bytes at the moment.
+    pub(crate) fn push_span(
+        &mut self,
+        span: &Rc<Span>,
+        overflow: Overflow,
+        room: Room,
+        blocked: bool,
+        losses: &mut Losses,
+    ) -> bool {
         let bytes = self.bytes + span.bytes.len() + ENTRY_BYTES;
         let fits = bytes <= room.bytes && self.messages + span.messages <= room.messages;
         if overflow == Overflow::DropNewest && !fits {
-            return Some(self.push_what_fits(span, room));
+            self.push_what_fits(span, room, losses);
+            return true;
         }
         self.push_frames(span, 0, span.bytes.len(), span.messages);
         match overflow {
-            Overflow::Latest if blocked || !fits => Some(self.keep_latest(span.channel)),
-            Overflow::DropOldest if !fits => Some(self.drop_oldest(room)),
-            Overflow::Disconnect if !fits && self.messages > 1 => None,
-            Overflow::DropOldest | Overflow::DropNewest | Overflow::Latest | Overflow::Disconnect => Some(0),
+            Overflow::Latest if blocked || !fits => self.keep_latest(span.channel, losses),
+            Overflow::DropOldest if !fits => self.drop_oldest(room, losses),
+            Overflow::Disconnect if !fits && self.messages > 1 => return false,
+            Overflow::DropOldest | Overflow::DropNewest | Overflow::Latest | Overflow::Disconnect => {}
         }
+        true
     }
 
-    /// Drops from the front until what waits fits into `room`, but never the newest frame; returns how many.
-    pub(crate) fn drop_oldest(&mut self, room: Room) -> u64 {
-        let mut lost = 0;
+    /// Drops from the front until what waits fits into `room`, but never the newest frame.
+    fn drop_oldest(&mut self, room: Room, losses: &mut Losses) {
         while self.bytes > room.bytes || self.messages > room.messages {
             let Some(at) = self.first_droppable() else { break };
             let Entry::Frames { span, start, end, messages } = &self.entries[at] else { break };
@@ -152,39 +210,29 @@ impl Outbox {
             if count == 0 {
                 break;
             }
-            self.cut_front(at, cut, count);
-            lost += count;
+            self.cut_front(at, cut, count, losses);
         }
-        lost
     }
 
-    /// Drops the oldest half of what can be dropped, and at least one run, the newest too; returns how many messages.
-    pub(crate) fn drop_oldest_half(&mut self) -> u64 {
+    /// Drops the oldest half of what can be dropped, and at least one run, the newest too.
+    pub(crate) fn drop_oldest_half(&mut self, losses: &mut Losses) {
         let keep = self.bytes - self.droppable_bytes().div_ceil(2);
-        let mut lost = 0;
-        while self.bytes > keep {
-            match self.drop_oldest_entry() {
-                0 => break,
-                count => lost += count,
-            }
-        }
-        lost
+        while self.bytes > keep && self.drop_oldest_entry(losses) {}
     }
 
-    /// Drops the oldest run that waits whole, the newest too; returns how many messages.
-    fn drop_oldest_entry(&mut self) -> u64 {
-        let Some(at) = self.first_droppable() else { return 0 };
-        let Entry::Frames { start, end, messages, .. } = &self.entries[at] else { return 0 };
+    /// Drops the oldest run that waits whole, the newest too; whether there was one.
+    fn drop_oldest_entry(&mut self, losses: &mut Losses) -> bool {
+        let Some(at) = self.first_droppable() else { return false };
+        let Entry::Frames { start, end, messages, .. } = &self.entries[at] else { return false };
         let (cut, count) = (end - start, *messages);
-        self.cut_front(at, cut, count);
-        count
+        self.cut_front(at, cut, count, losses);
+        true
     }
 
-    /// Drops all frames of `channel` but the newest; returns how many messages. For a listener that wants the latest only.
-    pub(crate) fn keep_latest(&mut self, wanted: ChannelId) -> u64 {
-        let mut lost = 0;
+    /// Drops all frames of `channel` but the newest. For a listener that wants the latest only.
+    pub(crate) fn keep_latest(&mut self, wanted: ChannelId, losses: &mut Losses) {
         let mut newest = true;
-        let Some(first) = self.first_droppable() else { return 0 };
+        let Some(first) = self.first_droppable() else { return };
         for at in (first..self.entries.len()).rev() {
             let Entry::Frames { span, start, end, messages } = &self.entries[at] else { continue };
             if span.channel != wanted {
@@ -202,19 +250,14 @@ impl Outbox {
                 }
             }
             if count > 0 {
-                self.cut_front(at, cut, count);
-                lost += count;
+                self.cut_front(at, cut, count, losses);
             }
         }
-        lost
     }
 
     /// Drops every frame that is not half written, without a word: the connection is about to end.
-    pub(crate) fn clear_frames(&mut self) -> u64 {
-        let mut lost = 0;
-        while self.first_droppable().is_some() {
-            lost += self.drop_oldest_entry();
-        }
+    pub(crate) fn clear_frames(&mut self, losses: &mut Losses) {
+        while self.drop_oldest_entry(losses) {}
         let before = self.entries.len();
         let mut at = 0;
         let half_written = usize::from(self.written > 0);
@@ -223,7 +266,6 @@ impl Outbox {
             at <= half_written || !matches!(entry, Entry::Hole { .. })
         });
         self.ledger.give_back((before - self.entries.len()) * ENTRY_BYTES);
-        lost
     }
 
     /// What is to be written, in order.
@@ -243,9 +285,9 @@ impl Outbox {
         })
     }
 
-    /// The connection took `bytes` of what is outgoing; returns how many frames went out whole with it.
-    pub(crate) fn advance(&mut self, bytes: usize) -> u64 {
-        let mut delivered = 0;
+    /// The connection took `bytes` of what is outgoing; returns what went out whole with it.
+    pub(crate) fn advance(&mut self, bytes: usize) -> Delivered {
+        let mut delivered = std::mem::take(&mut self.untold);
         let mut left = bytes;
         while let Some(entry) = self.entries.front() {
             let size = entry.bytes().len() - self.written;
@@ -259,7 +301,8 @@ impl Outbox {
                 Some(Entry::Frames { start, end, messages, .. }) => {
                     self.forget(end - start + ENTRY_BYTES, messages);
                     self.ledger.give_back(ENTRY_BYTES);
-                    delivered += messages;
+                    delivered.messages += messages;
+                    delivered.bytes += (end - start) as u64;
                 }
                 Some(Entry::Hole { .. }) => self.ledger.give_back(ENTRY_BYTES),
                 None => {}
@@ -286,7 +329,7 @@ impl Outbox {
     }
 
     /// Queues the first frames of the span that fit and drops the others; the hole comes after what was queued.
-    fn push_what_fits(&mut self, span: &Rc<Span>, room: Room) -> u64 {
+    fn push_what_fits(&mut self, span: &Rc<Span>, room: Room, losses: &mut Losses) {
         let (mut end, mut count) = (0, 0);
         while end < span.bytes.len() {
             let (size, more) = extent(&span.bytes[end..]);
@@ -302,9 +345,8 @@ impl Outbox {
         }
         let lost = span.messages - count;
         if lost > 0 {
-            self.note_hole(self.entries.len(), span.channel, lost);
+            self.note_hole(self.entries.len(), span.channel, lost, losses);
         }
-        lost
     }
 
     /// The first entry of frames of which nothing is written. A half-written frame is parted from those behind it.
@@ -319,6 +361,8 @@ impl Outbox {
                 // Whole frames were written: what is left begins with one.
                 *start += cut;
                 *messages -= count;
+                self.untold.messages += count;
+                self.untold.bytes += cut as u64;
                 self.forget(cut, count);
                 self.written = 0;
             } else if count < *messages {
@@ -339,7 +383,7 @@ impl Outbox {
     }
 
     /// Cuts `count` frames, `cut` bytes, off the front of the entry `at`, and notes the hole in their place.
-    fn cut_front(&mut self, at: usize, cut: usize, count: u64) {
+    fn cut_front(&mut self, at: usize, cut: usize, count: u64, losses: &mut Losses) {
         let Entry::Frames { span, start, messages, .. } = &mut self.entries[at] else { return };
         *start += cut;
         *messages -= count;
@@ -350,12 +394,13 @@ impl Outbox {
             self.forget(ENTRY_BYTES, 0);
             self.ledger.give_back(ENTRY_BYTES);
         }
-        self.note_hole(at, channel, count);
+        self.note_hole(at, channel, count, losses);
     }
 
     /// Adds `lost` to the hole of `channel` at the place `at`, or makes one. Holes that have come to stand side by side become
     /// one for each channel, so that their number is bounded by what stands between them.
-    fn note_hole(&mut self, at: usize, wanted: ChannelId, lost: u64) {
+    fn note_hole(&mut self, at: usize, wanted: ChannelId, lost: u64, losses: &mut Losses) {
+        losses.add(wanted, lost);
         let is_hole = |entry: &&Entry| matches!(entry, Entry::Hole { .. });
         let fixed = usize::from(self.written > 0);
         let first = at - self.entries.range(fixed..at).rev().take_while(is_hole).count();

@@ -10,12 +10,28 @@ pub(crate) struct Channel {
     name: ChannelName,
     listeners: Vec<ConnId>,
     senders: usize,
+    pub(crate) messages_accepted: u64,
+    pub(crate) bytes_accepted: u64,
+    pub(crate) messages_lost: u64,
 }
 
 impl Channel {
+    fn new(name: ChannelName) -> Self {
+        Self { name, listeners: Vec::new(), senders: 0, messages_accepted: 0, bytes_accepted: 0, messages_lost: 0 }
+    }
+
+    pub(crate) fn name(&self) -> &ChannelName {
+        &self.name
+    }
+
     /// Who listens, in the order in which they joined.
     pub(crate) fn listeners(&self) -> &[ConnId] {
         &self.listeners
+    }
+
+    /// How many send.
+    pub(crate) fn senders(&self) -> usize {
+        self.senders
     }
 }
 
@@ -40,6 +56,15 @@ impl Registry {
         self.channels.get(&id)
     }
 
+    pub(crate) fn channel_mut(&mut self, id: ChannelId) -> Option<&mut Channel> {
+        self.channels.get_mut(&id)
+    }
+
+    /// All channels, in the order of their names.
+    pub(crate) fn by_name(&self) -> impl Iterator<Item = &Channel> {
+        self.ids.values().filter_map(|id| self.channels.get(id))
+    }
+
     /// The id of `name`, which begins to exist now if it did not.
     fn id_for(&mut self, name: &ChannelName) -> ChannelId {
         if let Some(id) = self.id_of(name) {
@@ -52,7 +77,7 @@ impl Registry {
             }
         };
         self.ids.insert(name.clone(), id);
-        self.channels.insert(id, Channel { name: name.clone(), listeners: Vec::new(), senders: 0 });
+        self.channels.insert(id, Channel::new(name.clone()));
         id
     }
 
