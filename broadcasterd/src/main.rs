@@ -1,6 +1,7 @@
 //! `broadcasterd`: the per-user broadcast daemon and the command line of system-broadcaster. Data goes to stdout,
 //! diagnostics to stderr; [`exit::Code`] lists how it ends.
 
+mod activation;
 mod cli;
 mod exit;
 mod log;

@@ -25,7 +25,7 @@ pub(crate) fn host(candidates: &[Candidate]) -> Result<bool, ConnectError> {
     // The socket listens already: clients may connect before the thread runs.
     std::thread::Builder::new()
         .name("broadcaster-host".to_owned())
-        .spawn(move || bound.run(limits, env!("CARGO_PKG_VERSION"), std::future::pending()))
+        .spawn(move || bound.run(limits, env!("CARGO_PKG_VERSION"), |_| std::future::pending()))
         .map_err(|error| failed(error.to_string()))?;
     Ok(true)
 }

@@ -44,7 +44,14 @@ impl Options {
     /// What [`Sender::create`] and [`Listener::create`] use: the user's bus, started if need be.
     pub fn new() -> Self {
         let off = std::env::var_os(NO_AUTOSTART_VARIABLE).is_some_and(|value| !value.is_empty() && value != "0");
-        let plan = Plan { socket: None, program: None, deadline: DEADLINE_DEFAULT, autostart: !off, embedded: !off };
+        let plan = Plan {
+            socket: None,
+            program: None,
+            deadline: DEADLINE_DEFAULT,
+            autostart: !off,
+            embedded: !off,
+            activate: true,
+        };
         Self { plan, overflow: Overflow::default() }
     }
 
@@ -72,7 +79,8 @@ impl Options {
         self
     }
 
-    /// Whether a daemon may be started if none answers. On, unless `BROADCASTER_NO_AUTOSTART` is set.
+    /// Whether a daemon may be started if none answers. On, unless `BROADCASTER_NO_AUTOSTART` is set. A service manager that
+    /// listens on the socket starts one all the same: that is the user's own setting.
     #[must_use]
     pub fn autostart(mut self, autostart: bool) -> Self {
         self.plan.autostart = autostart;
@@ -116,9 +124,10 @@ impl Options {
         Listener::connect(ChannelName::new(channel.as_ref())?, self.overflow, self.plan.clone())
     }
 
-    /// The running daemon, to look at or to stop. Never starts one.
+    /// The running daemon, to look at or to stop. Never starts one, not even by connecting to a socket that a service manager
+    /// holds.
     pub fn daemon(&self) -> Daemon {
-        Daemon::new(Plan { autostart: false, embedded: false, ..self.plan.clone() })
+        Daemon::new(Plan { autostart: false, embedded: false, activate: false, ..self.plan.clone() })
     }
 
     /// The sockets where the bus may be, best first: clients try all of them, a daemon serves the first that it can.

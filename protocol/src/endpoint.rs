@@ -11,6 +11,35 @@ pub const SOCKET_NAME: &str = "bus.sock";
 /// Name of the directory of the bus in a runtime directory.
 pub const DIRECTORY_NAME: &str = "broadcaster";
 
+/// Name of the lock file of a socket called [`SOCKET_NAME`].
+const LOCK_NAME: &str = "bus.lock";
+
+/// Name of the stats socket of a socket called [`SOCKET_NAME`].
+const STATS_NAME: &str = "stats.sock";
+
+/// The lock file that belongs to a bus socket, in the same directory: `bus.lock` for `bus.sock`, `NAME.lock` for any other
+/// `NAME`, so that two buses can share a directory.
+pub fn lock_file(socket: &Path) -> PathBuf {
+    beside(socket, LOCK_NAME, ".lock")
+}
+
+/// The stats socket that belongs to a bus socket, in the same directory: `stats.sock` for `bus.sock`, `NAME.stats` for any
+/// other `NAME`.
+pub fn stats_socket(socket: &Path) -> PathBuf {
+    beside(socket, STATS_NAME, ".stats")
+}
+
+fn beside(socket: &Path, usual: &str, suffix: &str) -> PathBuf {
+    match socket.file_name() {
+        Some(name) if name != SOCKET_NAME => {
+            let mut name = name.to_owned();
+            name.push(suffix);
+            socket.with_file_name(name)
+        }
+        _ => socket.with_file_name(usual),
+    }
+}
+
 /// The facts that decide where the bus is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Env {
@@ -192,6 +221,13 @@ mod tests {
     fn an_explicit_path_is_the_only_candidate() {
         let env = Env { socket: Some("/a/b.sock".into()), state_dir: Some("/h".into()), ..env() };
         assert_eq!(sockets(&env), ["/a/b.sock"]);
+    }
+
+    #[test]
+    fn lock_and_stats_socket_stand_beside_the_socket() {
+        let of = |path: &str| (lock_file(Path::new(path)), stats_socket(Path::new(path)));
+        assert_eq!(of("/r/bus.sock"), ("/r/bus.lock".into(), "/r/stats.sock".into()));
+        assert_eq!(of("/r/my bus"), ("/r/my bus.lock".into(), "/r/my bus.stats".into()));
     }
 
     #[test]

@@ -1,22 +1,20 @@
 //! Who is the daemon, and on which socket. The kernel's lock on one file decides: not a pid, not the existence of a
 //! socket, not a refused connection.
 
-use crate::hub::serve;
+use crate::hub::{View, serve};
 use crate::os::{self, DirectoryProblem, FileId};
 use broadcaster_broker::Limits;
-use broadcaster_protocol::endpoint::Candidate;
+use broadcaster_protocol::endpoint::{Candidate, lock_file};
 use interprocess::ConnectWaitMode;
 use interprocess::local_socket::traits::Stream as _;
 use interprocess::local_socket::{ConnectOptions, GenericFilePath, Listener, ListenerOptions, Stream, ToFsName};
 use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use tokio::runtime::LocalOptions;
-
-/// Name of the lock file beside the socket.
-const LOCK_NAME: &str = "bus.lock";
 
 /// Why this process is not the daemon.
 #[derive(Debug, thiserror::Error)]
@@ -75,13 +73,15 @@ pub enum BindError {
     NoCandidate,
 }
 
-/// The right to be the daemon, and a socket that listens. Both end with it: dropped or run to its end, the socket file
-/// is removed if it is still ours, and then the lock is released.
+/// The right to be the daemon, and a socket that listens. Both end with it: dropped or run to its end, the socket files
+/// that it made are removed if they are still the same, and then the lock is released.
 #[derive(Debug)]
 pub struct Bound {
     socket: PathBuf,
     id: FileId,
     listener: Option<Listener>,
+    /// The socket files that are ours to remove. One that a service manager made is not.
+    made: Vec<(PathBuf, FileId)>,
     lock_path: PathBuf,
     lock_id: FileId,
     _lock: OwnedFd,
@@ -93,17 +93,36 @@ impl Bound {
         &self.socket
     }
 
-    /// Serves on this thread until `stop` is ready, or the limits' idle time is over; then stops in good order: no new
-    /// connection, all that clients had sent is read and delivered, everybody is told.
+    /// Listens on one more socket in the directory of the bus, for this user only: a stale one is replaced, and it is removed
+    /// with the bus socket.
+    ///
+    /// # Errors
+    ///
+    /// If the system refuses, or there is something at `path` that must not be removed.
+    pub fn listen_beside(&mut self, path: &Path) -> Result<UnixListener, BindError> {
+        make_way(path)?;
+        let (listener, id) = listen(path)?;
+        self.made.push((path.to_owned(), id));
+        Ok(os::plain(listener))
+    }
+
+    /// Serves on this thread until the future that `beside` makes is ready, or the limits' idle time is over; then stops in
+    /// good order: no new connection, all that clients had sent is read and delivered, everybody is told.
+    ///
+    /// That future runs in the server's own runtime, where it may spawn further local tasks, and may look at the server through
+    /// the [`View`]. It must not block: the bus waits for it.
     ///
     /// # Errors
     ///
     /// If the runtime or the socket can not be set up. What happens to single connections is never an error here.
-    pub fn run(mut self, limits: Limits, version: &str, stop: impl Future<Output = ()> + 'static) -> io::Result<()> {
+    pub fn run<F>(mut self, limits: Limits, version: &str, beside: impl FnOnce(View) -> F) -> io::Result<()>
+    where
+        F: Future<Output = ()> + 'static,
+    {
         let mut builder = tokio::runtime::Builder::new_current_thread();
         let runtime = builder.enable_io().enable_time().build_local(LocalOptions::default())?;
         let Some(listener) = self.listener.take() else { return Ok(()) };
-        runtime.block_on(serve(&Rc::new(self), listener, limits, version, stop))
+        runtime.block_on(serve(&Rc::new(self), listener, limits, version, beside))
     }
 
     /// Whether a client still finds our socket, and a would-be daemon our lock.
@@ -112,9 +131,9 @@ impl Bound {
         is(&self.socket, self.id) && is(&self.lock_path, self.lock_id)
     }
 
-    /// Removes the socket file, so that new clients do not come here any more. The lock stays.
+    /// Removes the socket files that we made, so that new clients do not come here any more. The lock stays.
     pub(crate) fn unlink(&self) {
-        os::unlink_own_socket(&self.socket, self.id);
+        self.made.iter().for_each(|(path, id)| os::unlink_own_socket(path, *id));
     }
 }
 
@@ -149,7 +168,43 @@ pub fn bind(candidates: &[Candidate]) -> Result<Bound, BindError> {
     Err(first.unwrap_or(BindError::NoCandidate))
 }
 
+/// Becomes the daemon on a socket that a service manager made and listens on for us. Its file stays when we end, and so does the
+/// manager's listening: who connects in between is served by the next daemon.
+///
+/// # Errors
+///
+/// [`BindError::AlreadyRunning`] if another process has the lock; an error too if the socket has no path or its directory can
+/// not be trusted.
+pub fn adopt(listener: &UnixListener) -> Result<Bound, BindError> {
+    let io = |action| move |source| BindError::Io { action, path: "the inherited socket".into(), source };
+    let address = listener.local_addr().map_err(io("look at"))?;
+    let Some(socket) = address.as_pathname().filter(|path| path.is_absolute()) else {
+        return Err(BindError::Occupied { path: "the inherited socket".into(), what: "without an absolute path" });
+    };
+    let (lock, lock_path, lock_id) = lock_directory_of(socket)?;
+    let listener = os::adopt(listener.try_clone().map_err(io("duplicate"))?);
+    bound(socket, listener, Vec::new(), (lock, lock_path, lock_id))
+}
+
 fn bind_one(socket: &Path) -> Result<Bound, BindError> {
+    let lock = lock_directory_of(socket)?;
+    make_way(socket)?;
+    let (listener, id) = listen(socket)?;
+    bound(socket, listener, vec![(socket.to_owned(), id)], lock)
+}
+
+fn bound(
+    socket: &Path,
+    listener: Listener,
+    made: Vec<(PathBuf, FileId)>,
+    (lock, lock_path, lock_id): (OwnedFd, PathBuf, FileId),
+) -> Result<Bound, BindError> {
+    let id = made_id(socket)?;
+    Ok(Bound { socket: socket.to_owned(), id, listener: Some(listener), made, lock_path, lock_id, _lock: lock })
+}
+
+/// Sees that the directory can be trusted, and takes the lock in it.
+fn lock_directory_of(socket: &Path) -> Result<(OwnedFd, PathBuf, FileId), BindError> {
     let directory = socket.parent().unwrap_or(Path::new("/"));
     os::prepare_directory(directory).map_err(|problem| {
         let path = directory.to_owned();
@@ -160,29 +215,26 @@ fn bind_one(socket: &Path) -> Result<Bound, BindError> {
             DirectoryProblem::Io(source) => BindError::Io { action: "make the directory", path, source },
         }
     })?;
-    let lock_path = lock_path(directory, socket);
+    let lock_path = lock_file(socket);
     let (lock, lock_id) = take_lock(&lock_path)?;
-    make_way(socket)?;
+    Ok((lock, lock_path, lock_id))
+}
+
+/// Listens at `socket`, where nothing is.
+fn listen(socket: &Path) -> Result<(Listener, FileId), BindError> {
     let io = |action| move |source| BindError::Io { action, path: socket.to_owned(), source };
     let name = socket.to_fs_name::<GenericFilePath>().map_err(io("name the socket"))?;
     let options = ListenerOptions::new().name(name).reclaim_name(false);
     let listener = os::listen(options).map_err(io("listen on"))?;
-    let id = match os::socket_file_id(socket).map_err(io("look at"))? {
-        Some((id, true)) => id,
-        _ => return Err(BindError::Occupied { path: socket.to_owned(), what: "not the socket that we made" }),
-    };
-    Ok(Bound { socket: socket.to_owned(), id, listener: Some(listener), lock_path, lock_id, _lock: lock })
+    Ok((listener, made_id(socket)?))
 }
 
-/// `bus.lock`; for a socket that was given another name, a lock of that name, so that two buses can share a directory.
-fn lock_path(directory: &Path, socket: &Path) -> PathBuf {
-    match socket.file_name() {
-        Some(name) if name != broadcaster_protocol::endpoint::SOCKET_NAME => {
-            let mut name = name.to_owned();
-            name.push(".lock");
-            directory.join(name)
-        }
-        _ => directory.join(LOCK_NAME),
+/// Which file the socket is that was made at this path.
+fn made_id(socket: &Path) -> Result<FileId, BindError> {
+    let io = |source| BindError::Io { action: "look at", path: socket.to_owned(), source };
+    match os::socket_file_id(socket).map_err(io)? {
+        Some((id, true)) => Ok(id),
+        _ => Err(BindError::Occupied { path: socket.to_owned(), what: "not the socket that was made there" }),
     }
 }
 

@@ -14,7 +14,7 @@
 //!
 //! let socket = "/run/user/1000/broadcaster/bus.sock".into();
 //! let bound = bind(&[Candidate { socket, origin: Origin::Explicit }])?;
-//! bound.run(Limits::default(), "1.0.0", std::future::pending())?; // until it exits by itself
+//! bound.run(Limits::default(), "1.0.0", |_| std::future::pending())?; // until it exits by itself
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
@@ -26,6 +26,7 @@ mod conn;
 mod hub;
 mod os;
 
-pub use bind::{BindError, Bound, bind};
-pub use broadcaster_broker::Limits;
+pub use bind::{BindError, Bound, adopt, bind};
+pub use broadcaster_broker::{ChannelSnapshot, ConnSnapshot, Limits, PeerRole, Snapshot, Stats};
+pub use hub::View;
 pub use os::raise_descriptor_limit;

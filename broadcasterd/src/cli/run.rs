@@ -1,19 +1,27 @@
 //! `broadcasterd run`: the daemon itself, in the foreground.
 
 use super::{Bus, duration};
-use crate::exit::Failure;
+use crate::activation;
+use crate::exit::{Code, Failure};
 use crate::log::{self, LOG_VARIABLE};
-use broadcaster_server::{BindError, Bound, Limits, bind, raise_descriptor_limit};
+use crate::stats::About;
+use broadcaster_protocol::endpoint::{Origin, stats_socket};
+use broadcaster_server::{BindError, Bound, Limits, View, adopt, bind, raise_descriptor_limit};
 use clap::Args;
 use rustix::fs::Mode;
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
-use system_broadcaster::Options;
+use system_broadcaster::{ConnectError, Options};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::spawn_local;
 
 /// A daemon that holds the lock and does not answer is stopping, and gone within this time, or hangs.
 const TWIN_ENDS_WITHIN: Duration = Duration::from_secs(2);
+
+/// A daemon whose socket a service manager has replaced finds that out by itself, and is gone within this time, or hangs.
+const PREDECESSOR_ENDS_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long to wait before asking again.
 const TWIN_PAUSE: Duration = Duration::from_millis(10);
@@ -40,53 +48,93 @@ impl Run {
             leave_caller()?;
         }
         raise_descriptor_limit();
-        let Some(bound) = self.become_the_daemon(&bus.options()?)? else {
+        let options = bus.options()?;
+        let inherited = activation::socket().map_err(|error| Failure::new(Code::Failed, error))?;
+        let activated = inherited.is_some();
+        let bound = match inherited {
+            Some(socket) => Some(take_over(&socket, &options)?),
+            None => become_the_daemon(&options)?,
+        };
+        let Some(mut bound) = bound else {
             // Whoever wanted a daemon has one: no failure for a service manager to act on.
             writeln!(io::stdout(), "already running")?;
             return Ok(());
         };
+        let stats = match bound.listen_beside(&stats_socket(bound.socket())) {
+            Ok(stats) => Some(stats),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the bus serves without a stats socket");
+                None
+            }
+        };
         let mut limits = Limits::default();
         limits.idle_exit_after = self.idle_exit;
-        let socket = bound.socket().to_owned();
+        let about = About { socket: bound.socket().to_owned(), limits: limits.clone() };
         let detached = self.detached;
-        let until_signal = async move {
+        let until_signal = |view: View| async move {
             let mut signals = match Signals::catch() {
                 Ok(signals) => signals,
                 Err(error) => return tracing::error!(%error, "cannot catch signals"),
             };
-            tracing::info!(socket = %socket.display(), "ready");
+            tracing::info!(socket = %about.socket.display(), activated, "ready");
             // Ready means that the next connect is served and the next signal is heeded. Nobody may be there to read it.
-            let _ = writeln!(io::stdout(), "listening on {}", socket.display());
+            let _ = writeln!(io::stdout(), "listening on {}", about.socket.display());
+            activation::ready();
             if detached && let Err(error) = drop_output() {
                 tracing::warn!(%error, "cannot let go of the caller's output");
             }
+            let beating = spawn_local(activation::beat(view.clone()));
+            drop((stats, about)); // TODO-WIRE stats
             signals.any().await;
             tracing::info!("stopping");
+            activation::stopping();
+            beating.abort();
         };
         Ok(bound.run(limits, env!("CARGO_PKG_VERSION"), until_signal)?)
     }
 }
 
-impl Run {
-    /// The right to serve; `None` if another process has it. One that is about to end is waited for.
-    fn become_the_daemon(&self, options: &Options) -> Result<Option<Bound>, Failure> {
-        let candidates = options.candidates()?;
-        let give_up_at = Instant::now() + TWIN_ENDS_WITHIN;
-        loop {
-            match bind(&candidates) {
-                Ok(bound) => return Ok(Some(bound)),
-                Err(error @ BindError::AlreadyRunning { .. }) => {
-                    let answers = options.clone().deadline(TWIN_ENDS_WITHIN).daemon().status().is_ok();
-                    if answers || Instant::now() >= give_up_at {
-                        tracing::info!("{error}");
-                        return Ok(None);
-                    }
-                    std::thread::sleep(TWIN_PAUSE);
+/// The right to serve; `None` if another process has it. One that is about to end is waited for.
+fn become_the_daemon(options: &Options) -> Result<Option<Bound>, Failure> {
+    let candidates = options.candidates()?;
+    let give_up_at = Instant::now() + TWIN_ENDS_WITHIN;
+    loop {
+        match bind(&candidates) {
+            Ok(bound) => return Ok(Some(bound)),
+            Err(error @ BindError::AlreadyRunning { .. }) => {
+                let answers = options.clone().deadline(TWIN_ENDS_WITHIN).daemon().status().is_ok();
+                if answers || Instant::now() >= give_up_at {
+                    tracing::info!("{error}");
+                    return Ok(None);
                 }
-                Err(error) => return Err(Failure::new(crate::exit::Code::Failed, error)),
+                std::thread::sleep(TWIN_PAUSE);
             }
+            Err(error) => return Err(Failure::new(Code::Failed, error)),
         }
     }
+}
+
+/// The right to serve on a socket that a service manager has made. Whoever served before makes way: on the same path, since it has
+/// lost its socket; at another candidate, since it is asked to. Clients that wait on the socket are served after that.
+fn take_over(socket: &UnixListener, options: &Options) -> Result<Bound, Failure> {
+    let give_up_at = Instant::now() + PREDECESSOR_ENDS_WITHIN;
+    let bound = loop {
+        match adopt(socket) {
+            Ok(bound) => break bound,
+            Err(BindError::AlreadyRunning { .. }) if Instant::now() < give_up_at => std::thread::sleep(TWIN_PAUSE),
+            Err(error) => return Err(Failure::new(Code::Failed, error)),
+        }
+    };
+    let elsewhere = options.candidates()?.into_iter().filter(|candidate| candidate.origin != Origin::Explicit);
+    for candidate in elsewhere.filter(|candidate| candidate.socket != bound.socket()) {
+        let daemon = options.clone().socket(&candidate.socket).deadline(TWIN_ENDS_WITHIN).daemon();
+        match daemon.stop() {
+            Ok(()) => tracing::info!(socket = %candidate.socket.display(), "the daemon there has made way"),
+            Err(ConnectError::NotRunning { .. }) => {}
+            Err(error) => tracing::warn!(socket = %candidate.socket.display(), %error, "a daemon there stays"),
+        }
+    }
+    Ok(bound)
 }
 
 /// The signals that ask for an orderly stop.

@@ -1,3 +1,107 @@
 //! The daemon's numbers: what the stats socket tells, and what the command shows of it.
 
 pub(crate) mod model;
+
+use broadcaster_protocol::limits::PROTOCOL_MAX;
+use broadcaster_server::{ChannelSnapshot, ConnSnapshot, Limits, PeerRole, Snapshot};
+use model::{Channel, Connection, Daemon, Role, SCHEMA, Stats};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What stays the same about a daemon for as long as it lives.
+#[derive(Debug, Clone)]
+pub(crate) struct About {
+    pub(crate) socket: PathBuf,
+    pub(crate) limits: Limits,
+}
+
+impl About {
+    /// What the stats socket tells of this moment. The names of processes are left to whoever renders it.
+    pub(crate) fn stats(&self, snapshot: &Snapshot) -> Stats {
+        let count = |role| snapshot.connections.iter().filter(|connection| connection.role == role).count() as u64;
+        let (totals, limits) = (&snapshot.stats, &self.limits);
+        Stats {
+            schema: SCHEMA,
+            daemon: Daemon {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                protocol: PROTOCOL_MAX,
+                pid: std::process::id(),
+                socket: self.socket.display().to_string(),
+                uptime_ms: ms(snapshot.uptime),
+                connections: snapshot.connections.len() as u64,
+                senders: count(PeerRole::Sender),
+                listeners: count(PeerRole::Listener),
+                messages_accepted: totals.messages_accepted,
+                bytes_accepted: totals.bytes_accepted,
+                messages_delivered: totals.messages_delivered,
+                messages_lost: totals.messages_lost,
+                connections_refused: totals.connections_refused,
+                held_bytes: snapshot.held_bytes as u64,
+                held_bytes_max: limits.held_bytes_max as u64,
+                queue_bytes_max: limits.outbox_bytes_max as u64,
+                queue_messages_max: limits.outbox_messages_max,
+                connections_max: limits.connections_max as u64,
+                channels_max: limits.channels_max as u64,
+            },
+            channels: snapshot.channels.iter().map(channel).collect(),
+            connections: snapshot.connections.iter().map(connection).collect(),
+        }
+    }
+}
+
+/// The bus in one line, for a service manager to show.
+#[cfg(target_os = "linux")]
+pub(crate) fn one_line(snapshot: &Snapshot) -> String {
+    let slow = snapshot.connections.iter().filter(|connection| connection.blocked.is_some()).count();
+    format!(
+        "{} connections, {} channels, {} slow listeners; {} messages accepted, {} delivered, {} lost",
+        snapshot.connections.len(),
+        snapshot.channels.len(),
+        slow,
+        snapshot.stats.messages_accepted,
+        snapshot.stats.messages_delivered,
+        snapshot.stats.messages_lost
+    )
+}
+
+fn channel(channel: &ChannelSnapshot) -> Channel {
+    Channel {
+        name: channel.name.as_str().to_owned(),
+        senders: channel.senders as u64,
+        listeners: channel.listeners as u64,
+        messages_accepted: channel.messages_accepted,
+        bytes_accepted: channel.bytes_accepted,
+        messages_lost: channel.messages_lost,
+    }
+}
+
+fn connection(connection: &ConnSnapshot) -> Connection {
+    let mut channels: Vec<String> = connection.channels.iter().map(|name| name.as_str().to_owned()).collect();
+    channels.sort_unstable();
+    Connection {
+        id: connection.conn.0 as u64,
+        pid: connection.pid,
+        process: None,
+        role: match connection.role {
+            PeerRole::Greeting => Role::Greeting,
+            PeerRole::Sender => Role::Sender,
+            PeerRole::Listener => Role::Listener,
+            PeerRole::Inspector => Role::Inspector,
+            PeerRole::Monitor => Role::Monitor,
+            PeerRole::Leaving => Role::Leaving,
+        },
+        age_ms: ms(connection.age),
+        channels,
+        channels_total: connection.channels_total as u64,
+        messages: connection.messages,
+        bytes: connection.bytes,
+        messages_lost: connection.messages_lost,
+        queue_messages: connection.queue_messages,
+        queue_bytes: connection.queue_bytes as u64,
+        blocked_ms: connection.blocked.map(ms),
+    }
+}
+
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

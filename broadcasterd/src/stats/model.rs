@@ -25,6 +25,8 @@ pub(crate) struct Stats {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Daemon {
     pub(crate) version: String,
+    /// The newest version of the wire protocol that it speaks.
+    pub(crate) protocol: u16,
     pub(crate) pid: u32,
     /// The path of the bus socket.
     pub(crate) socket: String,

@@ -9,4 +9,6 @@ mod unix;
 pub(crate) use unix::descriptors_max;
 #[cfg(feature = "tokio")]
 pub(crate) use unix::register;
-pub(crate) use unix::{Connected, connect, endpoint_env, euid, pid, read, read_pipe, set_nonblocking, wait, write};
+pub(crate) use unix::{
+    Connected, connect, endpoint_env, euid, is_unlocked, pid, read, read_pipe, set_nonblocking, wait, write,
+};

@@ -9,6 +9,7 @@ use interprocess::ConnectWaitMode;
 use interprocess::local_socket::traits::{Stream as _, StreamCommon as _};
 use interprocess::local_socket::{ConnectOptions, GenericFilePath, Stream, ToFsName};
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 use std::io::{self, IoSlice};
@@ -54,6 +55,16 @@ pub(crate) fn endpoint_env(socket: Option<PathBuf>) -> Env {
         state_dir: project.map(|dirs| dirs.state_dir().unwrap_or_else(|| dirs.data_local_dir()).to_owned()),
         short_dir: Some("/tmp".into()),
         path_bytes_max: if linux { SOCKET_PATH_BYTES_MAX_LINUX } else { SOCKET_PATH_BYTES_MAX_BSD },
+    }
+}
+
+/// Whether nobody holds this lock, or there is none to hold. It is held by us, shared, for the time of this call; a daemon that
+/// comes up at this very moment tries again.
+pub(crate) fn is_unlocked(path: &Path) -> bool {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(file) => rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_ok(),
+        Err(errno) => errno == Errno::NOENT,
     }
 }
 

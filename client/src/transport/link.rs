@@ -6,7 +6,7 @@ use super::wait::{Step, Wait};
 use crate::core::{Core, Ended};
 use crate::error::ConnectError;
 use crate::os::{self, Connected};
-use broadcaster_protocol::endpoint::{Candidate, candidates};
+use broadcaster_protocol::endpoint::{Candidate, candidates, lock_file};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -36,6 +36,8 @@ pub(crate) struct Plan {
     pub(crate) autostart: bool,
     /// Whether this process may host the broker.
     pub(crate) embedded: bool,
+    /// Whether connecting may start one: a service manager that listens on the socket does that.
+    pub(crate) activate: bool,
 }
 
 impl Plan {
@@ -194,6 +196,9 @@ impl Link {
         let mut problem = None;
         let mut busy = false;
         for Candidate { socket, .. } in &self.candidates {
+            if !self.plan.activate && os::is_unlocked(&lock_file(socket)) {
+                continue; // nobody serves there, whoever may listen
+            }
             match os::connect(socket) {
                 Ok(Connected::Yes(fd)) => {
                     core.connected();

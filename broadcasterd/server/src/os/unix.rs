@@ -14,6 +14,7 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
 use rustix::process::{Resource, Rlimit};
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::rc::Rc;
 use tokio::io::Interest;
@@ -110,6 +111,17 @@ pub(crate) fn listen(options: ListenerOptions<'_>) -> io::Result<Listener> {
         Err(error) if error.kind() == io::ErrorKind::Unsupported => plain.create_sync(),
         other => other,
     }
+}
+
+/// A listening socket that somebody else made, as ours.
+pub(crate) fn adopt(listener: UnixListener) -> Listener {
+    Listener::UdSocket(listener.into())
+}
+
+/// The same socket as the standard library's type.
+pub(crate) fn plain(listener: Listener) -> UnixListener {
+    let Listener::UdSocket(listener) = listener;
+    OwnedFd::from(listener).into()
 }
 
 /// The same socket, to accept from in this runtime.

@@ -1,0 +1,77 @@
+//! What a service manager gives to the daemon that it starts, and what it wants to hear of it. Without a manager nothing here
+//! does anything.
+
+use std::io;
+use std::os::unix::net::UnixListener;
+
+/// The bus socket that the manager listens on, if it started this process for it (systemd: `LISTEN_FDS`, with `LISTEN_PID`
+/// naming this process).
+///
+/// # Errors
+///
+/// If what was passed is not one listening unix socket.
+pub(crate) fn socket() -> io::Result<Option<UnixListener>> {
+    let mut passed = listenfd::ListenFd::from_env();
+    match passed.len() {
+        0 => Ok(None),
+        1 => passed.take_unix_listener(0),
+        more => Err(io::Error::other(format!(
+            "{more} sockets were passed by the service manager; pass the bus socket only"
+        ))),
+    }
+}
+
+#[cfg(target_os = "linux")]
+pub(crate) use systemd::{beat, ready, stopping};
+
+#[cfg(target_os = "linux")]
+mod systemd {
+    use crate::stats;
+    use broadcaster_server::View;
+    use sd_notify::NotifyState;
+
+    /// The daemon serves.
+    pub(crate) fn ready() {
+        tell(&[NotifyState::Ready, NotifyState::Status("ready")]);
+    }
+
+    /// The daemon is on its way out, and delivers what it was sent.
+    pub(crate) fn stopping() {
+        tell(&[NotifyState::Stopping, NotifyState::Status("stopping: delivering what was sent")]);
+    }
+
+    /// Tells the manager that the bus thread is alive, twice as often as it wants to hear it, and how the bus is doing. Without
+    /// a watchdog it ends at once, so that an idle daemon never wakes up.
+    pub(crate) async fn beat(view: View) {
+        let Some(wanted) = sd_notify::watchdog_enabled().filter(|wanted| !wanted.is_zero()) else { return };
+        let mut beats = tokio::time::interval(wanted / 2);
+        beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            beats.tick().await;
+            let Some(snapshot) = view.snapshot() else { return };
+            tell(&[NotifyState::Watchdog, NotifyState::Status(&stats::one_line(&snapshot))]);
+        }
+    }
+
+    fn tell(state: &[NotifyState<'_>]) {
+        // No manager listens to a daemon that was started by hand, and one that does not hear us will act by itself.
+        if let Err(error) = sd_notify::notify(state) {
+            tracing::debug!(%error, "the service manager does not hear");
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) use silence::{beat, ready, stopping};
+
+/// launchd asks for no word.
+#[cfg(not(target_os = "linux"))]
+mod silence {
+    use broadcaster_server::View;
+
+    pub(crate) fn ready() {}
+
+    pub(crate) fn stopping() {}
+
+    pub(crate) async fn beat(_: View) {}
+}
