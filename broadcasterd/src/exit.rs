@@ -23,7 +23,7 @@ pub(crate) const CODES_HELP: &str = "Exit codes:
   1  failed: an error of the system, or the demo missed a frame
   2  usage: an argument can not be used
   3  timeout: nothing came in time
-  4  nobody there: no daemon runs (status, stop)
+  4  nobody there: no daemon runs (status, stop, monitor, stats, ...)
   5  cannot reach the daemon, or start one
   6  refused by the daemon";
 

@@ -2,8 +2,10 @@
 
 use crate::core::{Ended, InspectorCore};
 use crate::error::ConnectError;
+use crate::monitor::Monitor;
 use crate::os;
 use crate::transport::{Link, Plan, Step, Taken, Until, block_on};
+use broadcaster_protocol::ChannelName;
 use broadcaster_protocol::control::Report;
 
 /// The running daemon of this user.
@@ -45,6 +47,19 @@ impl Daemon {
             return Err(link.why(Ended::Goodbye));
         };
         Ok(Status { version: welcome.version, pid: welcome.pid, protocol: welcome.protocol, report })
+    }
+
+    /// Watches the messages on these channels as they pass, from every sender; on all channels, also those that begin later, if
+    /// `channels` is empty. The bus does not notice: a monitor is not counted as a listener, and what it misses is no loss
+    /// of the bus.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError::NotRunning`] if there is no daemon; [`ConnectError::Name`] if a name is not allowed;
+    /// [`ConnectError::Refused`] if the daemon has 16 monitors already, or is too old to have any.
+    pub fn monitor(&self, channels: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Monitor, ConnectError> {
+        let names = channels.into_iter().map(|name| ChannelName::new(name.as_ref()));
+        Monitor::connect(names.collect::<Result<_, _>>()?, self.plan.clone())
     }
 
     /// Asks the daemon to stop in good order, and waits until it has said goodbye: what senders had handed over is

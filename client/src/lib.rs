@@ -9,6 +9,7 @@ mod embedded;
 mod error;
 mod listener;
 mod message;
+mod monitor;
 mod options;
 mod os;
 mod sender;
@@ -22,6 +23,7 @@ pub use daemon::{Daemon, Status};
 pub use error::{ConnectError, Lag, RecvError, SendError};
 pub use listener::Listener;
 pub use message::{Message, MessageRef};
+pub use monitor::Monitor;
 pub use options::{DEADLINE_DEFAULT, NO_AUTOSTART_VARIABLE, Options};
 pub use sender::Sender;
 

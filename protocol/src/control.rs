@@ -32,6 +32,18 @@ pub mod kind {
     pub const REPORT: u8 = 0x81;
     /// Asks the daemon to stop in good order.
     pub const STOP: u8 = 0x82;
+    /// Asks for the messages of other connections as they pass.
+    pub const MONITOR: u8 = 0x83;
+    /// The daemon's answer to Monitor; every message accepted after it is shown.
+    pub const MONITORING: u8 = 0x84;
+    /// The name of a channel id, for a monitor.
+    pub const NAMED: u8 = 0x85;
+}
+
+/// Bits of what a daemon can do beyond its protocol version's base, in [`Welcome`].
+pub mod capability {
+    /// It answers [`Monitor`](super::Monitor).
+    pub const MONITOR: u64 = 1;
 }
 
 /// The four bytes that every Hello begins with.
@@ -101,7 +113,7 @@ pub struct Hello {
 pub struct Welcome {
     /// The protocol version that both will speak: the newest that both know.
     pub protocol: u16,
-    /// Bits of what the daemon can do beyond the version's base; none are defined yet.
+    /// Bits of what the daemon can do beyond the version's base: see [`capability`].
     pub capabilities: u64,
     /// The sender id that the client stamps on its frames.
     pub sender: u64,
@@ -287,6 +299,23 @@ pub struct Report {
     pub extensions: Vec<Extension>,
 }
 
+/// An inspector wants to see messages as they pass, without being counted as a listener.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Monitor {
+    /// The names of the channels; none for all.
+    #[serde(deserialize_with = "codec::list")]
+    pub channels: Vec<String>,
+}
+
+/// What a channel id stands for, told to a monitor before the first frame with that id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Named {
+    /// The id.
+    pub channel: u32,
+    /// The channel's name; empty when the channel has ended and the id stands for nothing any more.
+    pub name: String,
+}
+
 /// A control message of any kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Control {
@@ -314,6 +343,12 @@ pub enum Control {
     Report(Report),
     /// Asks the daemon to stop in good order; has no body. The answer is a [`Goodbye`].
     Stop,
+    /// See [`Monitor`].
+    Monitor(Monitor),
+    /// The answer to [`Monitor`]; has no body.
+    Monitoring,
+    /// See [`Named`].
+    Named(Named),
 }
 
 impl Control {
@@ -332,6 +367,9 @@ impl Control {
             Self::Inspect => kind::INSPECT,
             Self::Report(_) => kind::REPORT,
             Self::Stop => kind::STOP,
+            Self::Monitor(_) => kind::MONITOR,
+            Self::Monitoring => kind::MONITORING,
+            Self::Named(_) => kind::NAMED,
         }
     }
 
@@ -353,8 +391,10 @@ impl Control {
             Self::Subscribe(message) => codec::encode(message, &mut body)?,
             Self::Subscribed(message) => codec::encode(message, &mut body)?,
             Self::Lagged(message) => codec::encode(message, &mut body)?,
-            Self::Inspect | Self::Stop => {}
+            Self::Inspect | Self::Stop | Self::Monitoring => {}
             Self::Report(message) => codec::encode(message, &mut body)?,
+            Self::Monitor(message) => codec::encode(message, &mut body)?,
+            Self::Named(message) => codec::encode(message, &mut body)?,
         }
         let too_large = || CodecError::Invalid {
             reason: format!("the body has {} bytes; the limit is {CONTROL_BYTES_MAX}", body.len()),
@@ -380,6 +420,9 @@ impl Control {
             kind::INSPECT => codec::decode(body).map(|()| Self::Inspect),
             kind::REPORT => codec::decode(body).map(Self::Report),
             kind::STOP => codec::decode(body).map(|()| Self::Stop),
+            kind::MONITOR => codec::decode(body).map(Self::Monitor),
+            kind::MONITORING => codec::decode(body).map(|()| Self::Monitoring),
+            kind::NAMED => codec::decode(body).map(Self::Named),
             _ => return None,
         })
     }

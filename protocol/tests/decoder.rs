@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 use broadcaster_protocol::control::{
-    Control, Extension, Goodbye, Hello, Lagged, MAGIC, Open, Opened, Overflow, Refused, RefusedCode, Report, Role,
-    Subscribe, Subscribed, Welcome,
+    Control, Extension, Goodbye, Hello, Lagged, MAGIC, Monitor, Named, Open, Opened, Overflow, Refused, RefusedCode,
+    Report, Role, Subscribe, Subscribed, Welcome,
 };
 use broadcaster_protocol::decode::{CHUNK_BYTES, CONSUMER_CHUNK_BYTES};
 use broadcaster_protocol::limits::{
@@ -438,6 +438,9 @@ fn control() -> impl Strategy<Value = Control> {
             extensions,
         })),
         Just(Control::Stop),
+        vec(text(60), 0..20).prop_map(|channels| Control::Monitor(Monitor { channels })),
+        Just(Control::Monitoring),
+        (number_32(), text(300)).prop_map(|(channel, name)| Control::Named(Named { channel, name })),
     ]
 }
 
@@ -855,7 +858,7 @@ fn an_oversize_frame_ends_a_stream_in_the_middle_of_a_run() {
 
 #[test]
 fn unknown_kinds_are_skipped_if_optional_and_fatal_otherwise() {
-    let known = [0x01, 0x02, 0x10, 0x11, 0x12, 0x13, 0x20, 0x21, 0x22, 0x23, 0x24, 0x80, 0x81, 0x82];
+    let known = [0x01, 0x02, 0x10, 0x11, 0x12, 0x13, 0x20, 0x21, 0x22, 0x23, 0x24, 0x80, 0x81, 0x82, 0x83, 0x84, 0x85];
     for kind in (0..=u8::MAX).filter(|kind| !known.contains(kind)) {
         for len in [0, 1, 4096] {
             let mut wire = Wire::default();

@@ -6,8 +6,8 @@
 #![allow(clippy::unwrap_used)]
 
 use broadcaster_protocol::control::{
-    Control, Extension, Goodbye, Hello, Lagged, MAGIC, Open, Opened, Overflow, Refused, RefusedCode, Report, Role,
-    Subscribe, Subscribed, Welcome, kind,
+    Control, Extension, Goodbye, Hello, Lagged, MAGIC, Monitor, Named, Open, Opened, Overflow, Refused, RefusedCode,
+    Report, Role, Subscribe, Subscribed, Welcome, capability, kind,
 };
 use broadcaster_protocol::endpoint::{Env, candidates};
 use broadcaster_protocol::limits::{
@@ -62,7 +62,7 @@ fn hello(role: Role, pid: u32, sender_number: u32) -> Hello {
 fn welcome(sender: u64) -> Welcome {
     Welcome {
         protocol: 1,
-        capabilities: 0,
+        capabilities: capability::MONITOR,
         sender,
         payload_bytes_max: PAYLOAD_BYTES_MAX,
         pid: 4000,
@@ -218,6 +218,11 @@ fn vectors() -> Vec<(&'static str, Value)> {
             })),
         ),
         ("stop", control(Control::Stop)),
+        ("monitor_all", control(Control::Monitor(Monitor { channels: vec![] }))),
+        ("monitor_two", control(Control::Monitor(Monitor { channels: vec!["news".into(), "größe.日本".into()] }))),
+        ("monitoring", control(Control::Monitoring)),
+        ("named", control(Control::Named(Named { channel: 0x0403_0201, name: "news".into() }))),
+        ("named_no_more", control(Control::Named(Named { channel: 1, name: String::new() }))),
     ]
 }
 
@@ -403,6 +408,9 @@ fn the_document_names_every_number() {
         (kind::INSPECT, "Inspect"),
         (kind::REPORT, "Report"),
         (kind::STOP, "Stop"),
+        (kind::MONITOR, "Monitor"),
+        (kind::MONITORING, "Monitoring"),
+        (kind::NAMED, "Named"),
     ] {
         let row = format!("| `{number:#04x}` | {name} |");
         assert!(DOCUMENT.contains(&row), "no row {row}");

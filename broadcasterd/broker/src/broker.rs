@@ -7,13 +7,14 @@ use crate::quota::{Charge, Ledger, Limits};
 use crate::registry::Registry;
 use crate::stats::{CONN_CHANNELS_MAX, ChannelSnapshot, ConnSnapshot, PeerRole, Snapshot, Stats};
 use broadcaster_protocol::control::{
-    Control, Goodbye, Hello, Open, Opened, Overflow, Refused, RefusedCode, Report, Role, Subscribe, Subscribed,
-    Welcome, version_text,
+    Control, Goodbye, Hello, Monitor, Named, Open, Opened, Overflow, Refused, RefusedCode, Report, Role, Subscribe,
+    Subscribed, Welcome, capability, version_text,
 };
 use broadcaster_protocol::limits::{PROTOCOL_MAX, PROTOCOL_MIN};
 use broadcaster_protocol::{ChannelId, ChannelName, Run, SenderId, handshake};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 /// The most slices that one write offers.
 const SLICES_MAX: usize = 64;
@@ -51,6 +52,7 @@ pub struct Broker {
     processes: BTreeMap<u32, usize>,
     senders: BTreeSet<SenderId>,
     registry: Registry,
+    monitors: Vec<ConnId>,
     deadlines: BTreeSet<(Moment, ConnId)>,
     ledger: Ledger,
     stats: Stats,
@@ -83,6 +85,8 @@ struct Peer {
     holding: Option<Charge>,
     opened: Moment,
     tally: Tally,
+    /// It is, or was, a monitor: what it gets and loses is no traffic of the bus.
+    watches: bool,
 }
 
 /// What one connection has done: messages accepted from it or written to it, bytes of their frames, and messages dropped for it.
@@ -105,6 +109,10 @@ enum State {
         overflow: BTreeMap<ChannelId, Overflow>,
     },
     Inspector,
+    /// Watches the messages on these channels; on all if there are none.
+    Monitor {
+        wanted: BTreeSet<ChannelName>,
+    },
     /// Its last words are queued; nothing that it says counts any more.
     Leaving,
 }
@@ -123,6 +131,7 @@ impl Broker {
             processes: BTreeMap::new(),
             senders: BTreeSet::new(),
             registry: Registry::default(),
+            monitors: Vec::new(),
             deadlines: BTreeSet::new(),
             ledger: Ledger::default(),
             stats: Stats::default(),
@@ -207,7 +216,7 @@ impl Broker {
         let (id, next) = match &mut peer.state {
             State::Sender { id, next } => (*id, next),
             State::Leaving => return,
-            State::Greeting | State::Listener { .. } | State::Inspector => {
+            State::Greeting | State::Listener { .. } | State::Inspector | State::Monitor { .. } => {
                 let reason = "a frame was published on a connection that is not a sender's";
                 return self.refuse(now, conn, RefusedCode::Protocol, reason, effects);
             }
@@ -235,7 +244,7 @@ impl Broker {
         let Some(channel) = self.registry.channel_mut(run.channel()) else { return };
         channel.messages_accepted += run.messages();
         channel.bytes_accepted += run.bytes().len() as u64;
-        if channel.listeners().is_empty() {
+        if channel.listeners().is_empty() && self.monitors.is_empty() {
             return;
         }
         let span = Span::new(run, &self.ledger);
@@ -253,6 +262,9 @@ impl Broker {
             peer.tally.lost += losses.total() - before;
             peer.ask_to_write(listener, effects);
         }
+        if !self.monitors.is_empty() {
+            self.show(now, &span, run.channel(), room, effects);
+        }
         drop(span);
         self.note_losses(&losses);
         for listener in too_slow {
@@ -266,6 +278,32 @@ impl Broker {
         if self.ledger.held() > self.limits.held_bytes_max {
             self.relieve(now, effects);
         }
+    }
+
+    /// Puts a span before the monitors that want its channel.
+    fn show(&mut self, now: Moment, span: &Rc<Span>, id: ChannelId, room: Room, effects: &mut Effects) {
+        let Some(channel) = self.registry.channel_mut(id) else { return };
+        let mut too_slow = Vec::new();
+        for &monitor in &self.monitors {
+            let Some(peer) = self.peers.get_mut(monitor.0).and_then(Option::as_mut) else { continue };
+            let State::Monitor { wanted } = &peer.state else { continue };
+            if !wanted.is_empty() && !wanted.contains(channel.name()) {
+                continue;
+            }
+            if channel.tell(monitor) {
+                let name = channel.name().as_str().to_owned();
+                peer.push_control(&Control::Named(Named { channel: id.0, name }));
+                if peer.outbox.replies_bytes() > self.limits.replies_bytes_max {
+                    too_slow.push(monitor);
+                    continue;
+                }
+            }
+            let mut losses = Losses::default();
+            peer.outbox.push_span(span, Overflow::DropOldest, room, peer.blocked.is_some(), &mut losses);
+            peer.tally.lost += losses.total();
+            peer.ask_to_write(monitor, effects);
+        }
+        too_slow.into_iter().for_each(|monitor| self.refuse_unread(now, monitor, effects));
     }
 
     /// Counts what was dropped, for the whole and for each channel; the connection's own count is kept by the caller.
@@ -283,7 +321,9 @@ impl Broker {
         let delivered = peer.outbox.advance(bytes);
         peer.tally.messages += delivered.messages;
         peer.tally.bytes += delivered.bytes;
-        self.stats.messages_delivered += delivered.messages;
+        if !peer.watches {
+            self.stats.messages_delivered += delivered.messages;
+        }
         if peer.outbox.is_empty() {
             peer.blocked = None;
             peer.writing = false;
@@ -327,7 +367,9 @@ impl Broker {
                 let mut losses = Losses::default();
                 peer.outbox.drop_oldest_half(&mut losses);
                 peer.tally.lost += losses.total();
-                self.note_losses(&losses);
+                if !peer.watches {
+                    self.note_losses(&losses);
+                }
                 continue;
             }
             peer.holding = None;
@@ -359,7 +401,8 @@ impl Broker {
                 self.reply(now, conn, &Control::Report(report), effects);
             }
             (State::Inspector, Control::Stop) => self.stop(effects),
-            (State::Sender { .. } | State::Listener { .. } | State::Inspector, control) => {
+            (State::Inspector, Control::Monitor(monitor)) => self.monitor(now, conn, &monitor, effects),
+            (State::Sender { .. } | State::Listener { .. } | State::Inspector | State::Monitor { .. }, control) => {
                 let reason = format!("a frame of kind {:#04x} is not allowed in this role", control.kind());
                 self.refuse(now, conn, RefusedCode::Protocol, &reason, effects);
             }
@@ -391,7 +434,7 @@ impl Broker {
         };
         let welcome = Welcome {
             protocol,
-            capabilities: 0,
+            capabilities: capability::MONITOR,
             sender,
             payload_bytes_max: self.limits.payload_bytes_max,
             pid: self.pid,
@@ -422,6 +465,22 @@ impl Broker {
         self.reply(now, conn, &Control::Subscribed(subscribed), effects);
     }
 
+    fn monitor(&mut self, now: Moment, conn: ConnId, monitor: &Monitor, effects: &mut Effects) {
+        let max = self.limits.monitors_max;
+        if self.monitors.len() >= max {
+            let reason = format!("{max} programs watch the bus already, which is the limit");
+            return self.refuse(now, conn, RefusedCode::Connections, &reason, effects);
+        }
+        let wanted = match monitor.channels.iter().map(|name| ChannelName::new(name)).collect() {
+            Ok(wanted) => wanted,
+            Err(error) => return self.refuse(now, conn, RefusedCode::Protocol, &error.to_string(), effects),
+        };
+        let Some(peer) = self.peer(conn) else { return };
+        (peer.state, peer.watches) = (State::Monitor { wanted }, true);
+        self.monitors.push(conn);
+        self.reply(now, conn, &Control::Monitoring, effects);
+    }
+
     /// The name, if the connection may open a channel of that name now.
     fn channel_name(&mut self, now: Moment, conn: ConnId, name: &str, effects: &mut Effects) -> Option<ChannelName> {
         let name = match ChannelName::new(name) {
@@ -435,7 +494,7 @@ impl Broker {
         let (held, joined) = match &self.peer(conn)?.state {
             State::Sender { next, .. } => (next.len(), known.is_some_and(|id| next.contains_key(&id))),
             State::Listener { overflow } => (overflow.len(), known.is_some_and(|id| overflow.contains_key(&id))),
-            State::Greeting | State::Inspector | State::Leaving => return None,
+            State::Greeting | State::Inspector | State::Monitor { .. } | State::Leaving => return None,
         };
         let limits = &self.limits;
         let (code, reason) = if joined {
@@ -476,6 +535,10 @@ impl Broker {
                 State::Sender { next, .. } => (PeerRole::Sender, names(&mut next.keys()), next.len()),
                 State::Listener { overflow } => (PeerRole::Listener, names(&mut overflow.keys()), overflow.len()),
                 State::Inspector => (PeerRole::Inspector, Vec::new(), 0),
+                State::Monitor { wanted } => {
+                    let first = wanted.iter().take(CONN_CHANNELS_MAX).cloned();
+                    (PeerRole::Monitor, first.collect(), wanted.len())
+                }
                 State::Leaving => (PeerRole::Leaving, Vec::new(), 0),
             };
             let (queue_messages, queue_bytes) = peer.outbox.queue();
@@ -528,9 +591,14 @@ impl Broker {
         peer.push_control(control);
         peer.ask_to_write(conn, effects);
         if peer.outbox.replies_bytes() > replies_bytes_max {
-            let reason = format!("more than {replies_bytes_max} bytes of answers wait to be read");
-            self.refuse(now, conn, RefusedCode::Protocol, &reason, effects);
+            self.refuse_unread(now, conn, effects);
         }
+    }
+
+    /// The connection asks and does not read what it is told.
+    fn refuse_unread(&mut self, now: Moment, conn: ConnId, effects: &mut Effects) {
+        let reason = format!("more than {} bytes of answers wait to be read", self.limits.replies_bytes_max);
+        self.refuse(now, conn, RefusedCode::Protocol, &reason, effects);
     }
 
     // ---- coming and going ----
@@ -551,6 +619,7 @@ impl Broker {
             holding: None,
             opened: now,
             tally: Tally::default(),
+            watches: false,
         });
         self.open += 1;
         let of_process = self.processes.entry(pid).or_default();
@@ -588,14 +657,16 @@ impl Broker {
         let mut losses = Losses::default();
         peer.outbox.clear_frames(&mut losses);
         peer.tally.lost += losses.total();
-        self.note_losses(&losses);
+        if !peer.watches {
+            self.note_losses(&losses);
+        }
         self.stats.connections_refused += 1;
         self.leave(now, conn, &Control::Refused(refused), effects);
     }
 
     /// Says the last word to a connection; it is closed once that is written, or when the time for it is over.
     fn leave(&mut self, now: Moment, conn: ConnId, last_word: &Control, effects: &mut Effects) {
-        self.forget_state(conn);
+        self.forget_state(now, conn, effects);
         let deadline = now.after(self.limits.goodbye_within);
         let Some(peer) = self.peers.get_mut(conn.0).and_then(Option::as_mut) else { return };
         if let Some(old) = peer.deadline.replace(deadline) {
@@ -608,22 +679,39 @@ impl Broker {
     }
 
     /// Takes the connection out of everything that knows it but `peers`.
-    fn forget_state(&mut self, conn: ConnId) {
+    fn forget_state(&mut self, now: Moment, conn: ConnId, effects: &mut Effects) {
         let Some(peer) = self.peers.get_mut(conn.0).and_then(Option::as_mut) else { return };
         match std::mem::replace(&mut peer.state, State::Leaving) {
             State::Greeting | State::Inspector | State::Leaving => {}
             State::Sender { id, next } => {
                 self.senders.remove(&id);
-                next.into_keys().for_each(|channel| self.registry.remove_sender(channel));
+                for channel in next.into_keys() {
+                    let told = self.registry.remove_sender(channel);
+                    self.tell_end(now, channel, told, effects);
+                }
             }
             State::Listener { overflow } => {
-                overflow.into_keys().for_each(|channel| self.registry.remove_listener(channel, conn));
+                for channel in overflow.into_keys() {
+                    let told = self.registry.remove_listener(channel, conn);
+                    self.tell_end(now, channel, told, effects);
+                }
+            }
+            State::Monitor { .. } => {
+                self.monitors.retain(|&monitor| monitor != conn);
+                self.registry.forget_monitor(conn);
             }
         }
     }
 
+    /// Tells monitors that a channel id stands for nothing any more, so that they need not remember it.
+    fn tell_end(&mut self, now: Moment, channel: ChannelId, told: Vec<ConnId>, effects: &mut Effects) {
+        for monitor in told {
+            self.reply(now, monitor, &Control::Named(Named { channel: channel.0, name: String::new() }), effects);
+        }
+    }
+
     fn closed(&mut self, now: Moment, conn: ConnId, effects: &mut Effects) {
-        self.forget_state(conn);
+        self.forget_state(now, conn, effects);
         let Some(peer) = self.peers.get_mut(conn.0).and_then(Option::take) else { return };
         if let Some(deadline) = peer.deadline {
             self.deadlines.remove(&(deadline, conn));

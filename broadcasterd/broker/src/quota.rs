@@ -29,6 +29,8 @@ pub struct Limits {
     pub replies_bytes_max: usize,
     /// Bytes of memory that frames in transit may hold in all (256 MiB). Beyond it, whoever holds most gives up most.
     pub held_bytes_max: usize,
+    /// Connections that watch messages as they pass (16).
+    pub monitors_max: usize,
     /// From accept to a complete Hello (2 s).
     pub handshake_within: Duration,
     /// From the decision to end a connection to its end, so that its last words can be read (1 s).
@@ -49,6 +51,7 @@ impl Default for Limits {
             outbox_messages_max: 65_536,
             replies_bytes_max: 64 * 1024,
             held_bytes_max: 256 * 1024 * 1024,
+            monitors_max: 16,
             handshake_within: HANDSHAKE_WITHIN,
             goodbye_within: Duration::from_secs(1),
             idle_exit_after: None,

@@ -4,12 +4,15 @@
 use crate::event::ConnId;
 use broadcaster_protocol::{ChannelId, ChannelName};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 #[derive(Debug)]
 pub(crate) struct Channel {
     name: ChannelName,
     listeners: Vec<ConnId>,
     senders: usize,
+    /// Monitors that know its name.
+    told: Vec<ConnId>,
     pub(crate) messages_accepted: u64,
     pub(crate) bytes_accepted: u64,
     pub(crate) messages_lost: u64,
@@ -17,7 +20,15 @@ pub(crate) struct Channel {
 
 impl Channel {
     fn new(name: ChannelName) -> Self {
-        Self { name, listeners: Vec::new(), senders: 0, messages_accepted: 0, bytes_accepted: 0, messages_lost: 0 }
+        Self {
+            name,
+            listeners: Vec::new(),
+            senders: 0,
+            told: Vec::new(),
+            messages_accepted: 0,
+            bytes_accepted: 0,
+            messages_lost: 0,
+        }
     }
 
     pub(crate) fn name(&self) -> &ChannelName {
@@ -27,6 +38,15 @@ impl Channel {
     /// Who listens, in the order in which they joined.
     pub(crate) fn listeners(&self) -> &[ConnId] {
         &self.listeners
+    }
+
+    /// Notes that the monitor knows the name from now on; whether it did not before.
+    pub(crate) fn tell(&mut self, monitor: ConnId) -> bool {
+        let news = !self.told.contains(&monitor);
+        if news {
+            self.told.push(monitor);
+        }
+        news
     }
 
     /// How many send.
@@ -97,25 +117,35 @@ impl Registry {
         id
     }
 
-    pub(crate) fn remove_listener(&mut self, id: ChannelId, conn: ConnId) {
+    /// Takes a listener off the channel; returns the monitors that must be told if that was its end.
+    pub(crate) fn remove_listener(&mut self, id: ChannelId, conn: ConnId) -> Vec<ConnId> {
         if let Some(channel) = self.channels.get_mut(&id) {
             channel.listeners.retain(|&listener| listener != conn);
         }
-        self.forget_if_unused(id);
+        self.forget_if_unused(id)
     }
 
-    pub(crate) fn remove_sender(&mut self, id: ChannelId) {
+    /// Takes a sender off the channel; returns the monitors that must be told if that was its end.
+    pub(crate) fn remove_sender(&mut self, id: ChannelId) -> Vec<ConnId> {
         if let Some(channel) = self.channels.get_mut(&id) {
             channel.senders -= 1;
         }
-        self.forget_if_unused(id);
+        self.forget_if_unused(id)
     }
 
-    fn forget_if_unused(&mut self, id: ChannelId) {
-        let Some(channel) = self.channels.get(&id) else { return };
-        if channel.listeners.is_empty() && channel.senders == 0 {
-            self.ids.remove(&channel.name);
-            self.channels.remove(&id);
+    /// The monitor is gone.
+    pub(crate) fn forget_monitor(&mut self, monitor: ConnId) {
+        self.channels.values_mut().for_each(|channel| channel.told.retain(|&told| told != monitor));
+    }
+
+    fn forget_if_unused(&mut self, id: ChannelId) -> Vec<ConnId> {
+        match self.channels.entry(id) {
+            Entry::Occupied(entry) if entry.get().listeners.is_empty() && entry.get().senders == 0 => {
+                let channel = entry.remove();
+                self.ids.remove(&channel.name);
+                channel.told
+            }
+            Entry::Occupied(_) | Entry::Vacant(_) => Vec::new(),
         }
     }
 }

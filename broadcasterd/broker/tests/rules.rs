@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
-use broadcaster_broker::{Broker, ConnId, Effect, Event, Limits, Moment};
-use broadcaster_protocol::control::{Control, Open, Overflow, Refused, RefusedCode, Role, Subscribe};
+use broadcaster_broker::{Broker, ConnId, Effect, Event, Limits, Moment, PeerRole};
+use broadcaster_protocol::control::{Control, Monitor, Open, Overflow, Refused, RefusedCode, Role, Subscribe};
 use broadcaster_protocol::limits::PAYLOAD_BYTES_MAX;
 use broadcaster_protocol::{ChannelId, Decoder, Header, Item, Run, SenderId, handshake};
 use bytes::{BufMut, BytesMut};
@@ -121,6 +121,24 @@ impl Bus {
         conn
     }
 
+    fn monitor(&mut self, channels: &[&str]) -> ConnId {
+        let conn = self.greet(Role::Inspector, 70);
+        self.say(conn, watch(channels));
+        conn
+    }
+
+    /// What the connection was told since it began: messages as their channel, others as they are.
+    fn shown(&self, conn: ConnId) -> Vec<Shown> {
+        let items = self.said[conn.0].iter();
+        let shown = items.filter_map(|item| match item {
+            Item::Run(run) => Some(Shown::Messages(run.channel().0, run.messages())),
+            Item::Control(Control::Named(named)) => Some(Shown::Name(named.channel, named.name.clone())),
+            Item::Control(Control::Lagged(lagged)) => Some(Shown::Lost(lagged.channel, lagged.count)),
+            Item::Control(_) => None,
+        });
+        shown.collect()
+    }
+
     /// Why the connection was refused.
     fn refusal(&self, conn: ConnId) -> &Refused {
         match self.said[conn.0].last() {
@@ -133,6 +151,18 @@ impl Bus {
         assert_eq!(self.refusal(conn).code, code, "{}", self.refusal(conn).reason);
         assert!(self.ended[conn.0], "a refused connection is closed");
     }
+}
+
+/// What a monitor sees.
+#[derive(Debug, PartialEq, Eq)]
+enum Shown {
+    Messages(u32, u64),
+    Name(u32, String),
+    Lost(u32, u64),
+}
+
+fn watch(channels: &[&str]) -> Control {
+    Control::Monitor(Monitor { channels: channels.iter().map(|&name| name.to_owned()).collect() })
 }
 
 fn subscribe(channel: &str) -> Control {
@@ -420,4 +450,94 @@ fn idle_broker_drains_and_exits() {
     bus.is_refused(late, RefusedCode::Stopping);
     bus.tell(Event::Drained);
     assert_eq!(bus.effects.last(), Some(&Effect::Exit));
+}
+
+#[test]
+fn a_monitor_sees_what_nobody_listens_to_and_counts_for_nothing() {
+    let mut bus = Bus::new(Limits::default());
+    let all = bus.monitor(&[]);
+    let some = bus.monitor(&["news"]);
+    let (conn, id, channel) = bus.sender("news");
+    let (other, other_id, other_channel) = bus.sender("other");
+    bus.tell(Event::Run { conn, run: run(channel, id, 0..3, b"x") });
+    bus.tell(Event::Run { conn: other, run: run(other_channel, other_id, 0..1, b"y") });
+    bus.tell(Event::Run { conn, run: run(channel, id, 3..4, b"x") });
+    bus.close(conn);
+    let (news, end) = (channel.0, other_channel.0);
+    let of_news = [
+        Shown::Name(news, "news".into()),
+        Shown::Messages(news, 3),
+        Shown::Messages(news, 1),
+        Shown::Name(news, String::new()),
+    ];
+    assert_eq!(bus.shown(some), of_news);
+    let [name, three, one, gone] = of_news;
+    let others = [Shown::Name(end, "other".into()), Shown::Messages(end, 1)];
+    assert_eq!(bus.shown(all), [name, three].into_iter().chain(others).chain([one, gone]).collect::<Vec<_>>());
+    let stats = bus.broker.stats();
+    assert_eq!((stats.messages_accepted, stats.messages_delivered, stats.messages_lost), (5, 0, 0));
+    let (late, _, _) = bus.sender("news");
+    let Some(Item::Control(Control::Opened(opened))) = bus.said[late.0].last() else { panic!("not opened") };
+    assert_eq!(opened.listeners, 0, "a monitor is no listener");
+}
+
+#[test]
+fn a_slow_monitor_is_told_what_it_missed_and_the_bus_loses_nothing() {
+    let mut limits = Limits::default();
+    limits.outbox_messages_max = 4;
+    let mut bus = Bus::new(limits);
+    let (conn, id, channel) = bus.sender("news");
+    let ear = bus.listener("news");
+    let monitor = bus.monitor(&[]);
+    bus.deaf = true;
+    bus.tell(Event::Run { conn, run: run(channel, id, 0..3, b"x") });
+    bus.read(ear);
+    bus.tell(Event::Run { conn, run: run(channel, id, 3..10, b"x") });
+    bus.read(ear);
+    let lost_by_listener = bus.broker.stats().messages_lost;
+    bus.read(monitor);
+    let missed: u64 =
+        bus.shown(monitor).iter().map(|shown| if let Shown::Lost(_, count) = shown { *count } else { 0 }).sum();
+    let seen: u64 =
+        bus.shown(monitor).iter().map(|shown| if let Shown::Messages(_, count) = shown { *count } else { 0 }).sum();
+    assert_eq!((seen + missed, missed > 0), (10, true), "{:?}", bus.shown(monitor));
+    assert_eq!(bus.broker.stats().messages_lost, lost_by_listener, "what a monitor misses is no loss of the bus");
+    let snapshot = bus.broker.snapshot(bus.now);
+    let of = |conn| snapshot.connections.iter().find(|connection| connection.conn == conn).unwrap();
+    assert_eq!((of(monitor).role, of(monitor).messages, of(monitor).messages_lost), (PeerRole::Monitor, seen, missed));
+    assert_eq!((of(ear).messages_lost, snapshot.channels[0].messages_lost), (lost_by_listener, lost_by_listener));
+    assert_eq!((of(conn).messages, snapshot.channels[0].messages_accepted), (10, 10));
+}
+
+#[test]
+fn one_monitor_too_many_is_refused_and_others_may_come_when_one_has_left() {
+    let mut limits = Limits::default();
+    limits.monitors_max = 2;
+    let mut bus = Bus::new(limits);
+    let first = bus.monitor(&[]);
+    let second = bus.monitor(&["a", "b"]);
+    let third = bus.monitor(&[]);
+    bus.is_refused(third, RefusedCode::Connections);
+    bus.close(first);
+    let fourth = bus.monitor(&[]);
+    assert!(!bus.ended[second.0] && !bus.ended[fourth.0]);
+    let wrong = bus.greet(Role::Inspector, 70);
+    bus.close(second);
+    bus.say(wrong, watch(&["no/slash"]));
+    bus.is_refused(wrong, RefusedCode::Protocol);
+}
+
+#[test]
+fn a_monitor_that_never_reads_names_is_refused() {
+    let mut limits = Limits::default();
+    limits.replies_bytes_max = 200;
+    let mut bus = Bus::new(limits);
+    let monitor = bus.monitor(&[]);
+    let senders: Vec<_> = (0..10).map(|n| bus.sender(&format!("channel.{n}"))).collect();
+    bus.deaf = true;
+    for (conn, id, channel) in senders {
+        bus.tell(Event::Run { conn, run: run(channel, id, 0..1, b"x") });
+    }
+    bus.read(monitor);
+    bus.is_refused(monitor, RefusedCode::Protocol);
 }

@@ -1,9 +1,9 @@
 //! `broadcasterd listen`: the messages on a channel, on stdout.
 
-use super::{Bus, duration};
+use super::{Bus, duration, hex, reader_left};
 use crate::exit::{Failure, say};
 use clap::{Args, ValueEnum};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, Write};
 use std::time::Duration;
 use system_broadcaster::{Lag, Message, Overflow, RecvError};
 
@@ -104,15 +104,6 @@ impl Listen {
     }
 }
 
-/// Whether nobody reads our output any more, which is an end like any other.
-fn reader_left(written: io::Result<()>) -> Result<bool, Failure> {
-    match written {
-        Ok(()) => Ok(false),
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(true),
-        Err(error) => Err(error.into()),
-    }
-}
-
 impl Format {
     fn write(self, out: &mut impl Write, message: &Message) -> io::Result<()> {
         let payload = message.payload();
@@ -148,12 +139,4 @@ impl Format {
             Ok(())
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}"); // writing to a String does not fail
-        text
-    })
 }

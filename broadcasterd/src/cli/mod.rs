@@ -2,6 +2,7 @@
 
 mod demo;
 mod listen;
+mod monitor;
 mod run;
 mod send;
 mod start;
@@ -9,6 +10,7 @@ mod status;
 
 use crate::exit::{CODES_HELP, Failure};
 use clap::{Args, Parser, Subcommand};
+use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::time::Duration;
 use system_broadcaster::Options;
@@ -57,6 +59,8 @@ enum Command {
     Start,
     /// Print the messages on a channel
     Listen(listen::Listen),
+    /// Show the messages of all channels, or of some, as they pass; never starts a daemon
+    Monitor(monitor::Monitor),
     /// Send messages on a channel
     Send(send::Send),
     /// Show the running daemon; never starts one
@@ -74,6 +78,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Run(run) => run.run(bus),
         Command::Start => start::run(bus),
         Command::Listen(listen) => listen.run(bus),
+        Command::Monitor(monitor) => monitor.run(bus),
         Command::Send(send) => send.run(bus),
         Command::Status(status) => status.run(bus),
         Command::Stop => status::stop(bus),
@@ -84,4 +89,22 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
 /// A time such as `500ms`, `5s` or `2min`.
 fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| format!("{error}; try 500ms, 5s or 2min"))
+}
+
+/// Whether nobody reads our output any more, which is an end like any other.
+fn reader_left(written: io::Result<()>) -> Result<bool, Failure> {
+    match written {
+        Ok(()) => Ok(false),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The bytes in hexadecimal.
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}"); // writing to a String does not fail
+        text
+    })
 }

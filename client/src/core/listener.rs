@@ -1,21 +1,10 @@
 //! The listening side: frames as they come, and the holes between them in their places.
 
-use super::session::{Core, Ended, Phase, Session, out_of_place};
+use super::session::{Core, Ended, Heard, Phase, Session, out_of_place};
 use broadcaster_protocol::control::{Control, Overflow, Role, Subscribe};
 use broadcaster_protocol::{ChannelId, ChannelName, Frame, Item, Run};
 use bytes::buf::Limit;
 use bytes::{Bytes, BytesMut};
-
-/// What [`ListenerCore::hear`] found next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Heard {
-    /// A frame: see [`ListenerCore::frame`].
-    Frame,
-    /// At this place frames are missing: this many, or an unknown number because the daemon that counted is gone.
-    Lagged(Option<u64>),
-    /// Nothing, until more bytes were read.
-    Nothing,
-}
 
 /// A listener on one channel.
 #[derive(Debug)]
@@ -103,11 +92,7 @@ impl ListenerCore {
     /// The payload of that frame as memory of its own: by reference if it is most of what it pins, else copied.
     pub fn payload(&self) -> Option<Bytes> {
         let run = self.run.as_ref()?;
-        let frame = run.front()?;
-        if frame.payload.len() * 2 >= run.pinned_bytes() {
-            return Some(run.bytes().slice_ref(frame.payload));
-        }
-        Some(Bytes::copy_from_slice(frame.payload))
+        Some(super::own_payload(run, run.front()?.payload))
     }
 }
 

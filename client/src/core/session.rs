@@ -23,6 +23,24 @@ pub enum Ended {
     OutOfPlace(u8),
     /// It chose this protocol version, which was not offered.
     NotOffered(u16),
+    /// It is too old for what it was asked for.
+    Lacks {
+        /// What was asked for.
+        what: &'static str,
+        /// Its version.
+        version: String,
+    },
+}
+
+/// What a listener or a monitor found next in its stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// A frame.
+    Frame,
+    /// At this place frames are missing: this many, or an unknown number because the daemon that counted is gone.
+    Lagged(Option<u64>),
+    /// Nothing, until more bytes were read.
+    Nothing,
 }
 
 /// What the shell around a core needs of it, whatever its role.

@@ -6,6 +6,7 @@ use super::wait::{Step, Wait};
 use crate::core::{Core, Ended};
 use crate::error::ConnectError;
 use crate::os::{self, Connected};
+use broadcaster_protocol::control::RefusedCode;
 use broadcaster_protocol::endpoint::{Candidate, candidates, lock_file};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -373,9 +374,18 @@ impl Link {
             Ended::Goodbye => "it is stopping".to_owned(),
             Ended::Garbage(error) => error.to_string(),
             Ended::NotOffered(version) => format!("it chose protocol {version}, which was not offered"),
+            Ended::Lacks { what, version } => {
+                let reason = format!("daemon {version:?} is too old to {what}: restart it with a newer broadcasterd");
+                return ConnectError::Refused { code: RefusedCode::Version, reason };
+            }
             Ended::OutOfPlace(kind) => format!("it sent a frame of kind {kind:#04x} that was not due"),
         };
         ConnectError::NotADaemon { socket: socket.clone(), reason }
+    }
+
+    /// What it means that the daemon is gone, for a handle that looks for no other.
+    pub(crate) fn gone(&self) -> ConnectError {
+        ConnectError::NotRunning { socket: self.candidates[0].socket.clone() }
     }
 
     /// What it means that the deadline has passed.
