@@ -1,6 +1,7 @@
 //! The command line: what can be asked for, and who does it.
 
 mod demo;
+mod generate;
 mod listen;
 mod monitor;
 mod run;
@@ -69,6 +70,10 @@ enum Command {
     Stop,
     /// Show the bus at work: three listeners and two senders, each a process of its own
     Demo(demo::Demo),
+    /// Print the manual page, or write all pages to a directory
+    Man(generate::Man),
+    /// Print the completions for a shell
+    Completions(generate::Completions),
 }
 
 /// Does what was asked for.
@@ -83,6 +88,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Status(status) => status.run(bus),
         Command::Stop => status::stop(bus),
         Command::Demo(demo) => demo.run(bus),
+        Command::Man(man) => man.run(),
+        Command::Completions(completions) => completions.run(),
     }
 }
 
