@@ -20,7 +20,7 @@ pub(crate) enum Code {
 /// The same list, for people.
 pub(crate) const CODES_HELP: &str = "Exit codes:
   0  done
-  1  failed: an error of the system, or the demo missed a frame
+  1  failed: an error of the system, the demo missed a frame, or the doctor found an error
   2  usage: an argument can not be used
   3  timeout: nothing came in time
   4  nobody there: no daemon runs (status, stop, monitor, stats, ...)
@@ -50,10 +50,18 @@ impl Failure {
         Self { code, error: error.into() }
     }
 
+    /// The output says already what is wrong.
+    pub(crate) fn told(code: Code) -> Self {
+        Self::new(code, Told)
+    }
+
     /// Says why on stderr, with all causes in one sentence. That nobody reads our output any more is no failure.
     pub(crate) fn report(&self) -> ExitCode {
         if self.error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
             return Code::Ok.into();
+        }
+        if self.error.is::<Told>() {
+            return self.code.into();
         }
         let mut sentence = self.error.to_string();
         let mut cause = self.error.source();
@@ -65,6 +73,18 @@ impl Failure {
         self.code.into()
     }
 }
+
+/// There is nothing left to say.
+#[derive(Debug)]
+struct Told;
+
+impl std::fmt::Display for Told {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("see the output")
+    }
+}
+
+impl Error for Told {}
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {

@@ -3,6 +3,7 @@
 
 mod activation;
 mod cli;
+mod doctor;
 mod exit;
 mod log;
 #[allow(dead_code)]

@@ -610,3 +610,78 @@ fn full_and_read_only_disks_are_named() {
         assert!(said.contains(wanted) && said.contains("bus.lock"), "{said}");
     }
 }
+
+#[test]
+fn processes_that_do_not_see_one_another_meet() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: processes_that_do_not_see_one_another_meet needs root, for a pid namespace");
+        return;
+    }
+    let apart = ["--pid", "--fork", "--kill-child", "--mount-proc", program().to_str().expect("a path in UTF-8")];
+    // A daemon apart: to it, its clients have no pid that it could name.
+    let bus = Bus::new();
+    let mut daemon = Process::spawn(&mut bus.command("unshare", &[&apart[..], &["run", "--log", "warn"]].concat()));
+    assert!(daemon.line().starts_with("listening on"));
+    let mut listener = bus.options().listener("news").expect("joined");
+    bus.options().sender("news").expect("connected").send(b"hello").expect("sent");
+    let message = listener.recv_timeout(Duration::from_secs(30)).expect("heard");
+    assert_eq!((message.payload(), message.sender_pid()), (&b"hello"[..], 0));
+    bus.options().daemon().stop().expect("stopped");
+
+    // A client apart: the daemon's pid says nothing to it.
+    let bus = Bus::new();
+    let _daemon = bus.start();
+    let mut listener = bus.options().listener("news").expect("joined");
+    let sent = bus.command("unshare", &[&apart[..], &["send", "news", "hello"]].concat()).status().expect("it runs");
+    assert!(sent.success());
+    let message = listener.recv_timeout(Duration::from_secs(30)).expect("heard");
+    assert!(message.sender_pid() > 1, "the daemon's own number for the process: {}", message.sender_pid());
+}
+
+#[test]
+fn a_monitor_sees_all_channels_and_is_no_listener() {
+    let bus = Bus::new();
+    let _daemon = bus.start();
+    let mut command = bus.command(program(), &["monitor", "--json", "--payload", "--count", "3"]);
+    let mut monitor = Process::spawn(command.stderr(std::process::Stdio::piped()));
+    monitor.expect_error_line("watching all channels");
+    let mut sender = bus.options().sender("news").expect("connected");
+    sender.send(b"one").expect("sent");
+    sender.send(b"\xff").expect("sent");
+    let other = bus.run(&["send", "other", "three"]);
+    assert!(other.status.success());
+    let seen: Vec<serde_json::Value> =
+        monitor.rest().lines().map(|line| serde_json::from_str(line).expect("a line is an object")).collect();
+    let facts = |at: usize| (seen[at]["channel"].as_str(), seen[at]["sequence"].as_u64(), seen[at]["bytes"].as_u64());
+    assert_eq!(facts(0), (Some("news"), Some(0), Some(3)));
+    assert_eq!(facts(1), (Some("news"), Some(1), Some(1)));
+    assert_eq!(facts(2), (Some("other"), Some(0), Some(5)));
+    assert_eq!((&seen[0]["payload"], &seen[1]["payload_hex"]), (&"one".into(), &"ff".into()));
+    assert_eq!(seen[0]["pid"].as_u64(), Some(u64::from(std::process::id())));
+    assert_eq!(monitor.wait(), Some(0));
+    let report = bus.options().daemon().status().expect("answers").report;
+    assert_eq!((report.messages_accepted, report.messages_delivered, report.listeners), (3, 0, 0));
+}
+
+#[test]
+fn a_monitor_waits_for_a_daemon_that_has_gone_and_starts_none() {
+    let bus = Bus::new();
+    let alone = bus.run(&["monitor"]);
+    assert_eq!(alone.status.code(), Some(4));
+    let daemon = bus.start();
+    let mut monitor = bus.options().daemon().monitor(["news"]).expect("a daemon is there");
+    drop(daemon);
+    assert!(matches!(monitor.recv(), Err(RecvError::Connect(ConnectError::NotRunning { .. }))));
+    assert!(matches!(monitor.recv(), Err(RecvError::Connect(ConnectError::NotRunning { .. }))));
+    let _next = bus.start();
+    let mut sender = bus.options().sender("news").expect("connected");
+    // It joins while it receives, so the first messages may pass before that.
+    let seen = loop {
+        sender.send(b"again").expect("sent");
+        match monitor.recv_timeout(Duration::from_millis(50)) {
+            Ok(message) => break message,
+            Err(error) => assert!(matches!(error, RecvError::TimedOut { .. }), "{error}"),
+        }
+    };
+    assert_eq!(seen.payload(), b"again");
+}

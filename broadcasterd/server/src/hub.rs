@@ -103,14 +103,15 @@ pub(crate) async fn serve<F: Future<Output = ()> + 'static>(
     let watching = spawn_local(watch(Rc::clone(&hub), Rc::clone(bound)));
     hub.borrow_mut().settle();
     drain.notified().await;
-    // New clients go elsewhere from here on; the lock stays ours until everything is said and done.
+    // New clients go elsewhere from here on; the lock stays ours until everything is said and done. The watch sees what we do
+    // ourselves, too, and must not take it for somebody else's doing.
+    end(watching).await;
     bound.unlink();
     end(accepting).await;
     hub.borrow_mut().read_what_was_sent();
     exit.notified().await;
     end(ticking).await;
     end(stopping).await;
-    end(watching).await;
     Ok(())
 }
 

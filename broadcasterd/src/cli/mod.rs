@@ -1,6 +1,7 @@
 //! The command line: what can be asked for, and who does it.
 
 mod demo;
+mod doctor;
 mod generate;
 mod listen;
 mod monitor;
@@ -68,6 +69,8 @@ enum Command {
     Status(status::Status),
     /// Stop the running daemon, after it has delivered what it was sent
     Stop,
+    /// Name the cause of trouble and the remedy; never starts a daemon and changes nothing
+    Doctor(doctor::Doctor),
     /// Show the bus at work: three listeners and two senders, each a process of its own
     Demo(demo::Demo),
     /// Print the manual page, or write all pages to a directory
@@ -87,6 +90,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Send(send) => send.run(bus),
         Command::Status(status) => status.run(bus),
         Command::Stop => status::stop(bus),
+        Command::Doctor(doctor) => doctor.run(bus),
         Command::Demo(demo) => demo.run(bus),
         Command::Man(man) => man.run(),
         Command::Completions(completions) => completions.run(),

@@ -6,7 +6,7 @@ use broadcaster_protocol::limits::{SOCKET_PATH_BYTES_MAX_BSD, SOCKET_PATH_BYTES_
 use bytes::buf::Limit;
 use bytes::{BufMut, BytesMut};
 use interprocess::ConnectWaitMode;
-use interprocess::local_socket::traits::{Stream as _, StreamCommon as _};
+use interprocess::local_socket::traits::Stream as _;
 use interprocess::local_socket::{ConnectOptions, GenericFilePath, Stream, ToFsName};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -101,14 +101,31 @@ pub(crate) fn connect(path: &Path) -> io::Result<Connected> {
         Err(Errno::NOTCONN) => return Ok(Connected::Busy),
         Err(errno) => return Err(errno.into()),
     }
-    let uid = stream.peer_creds()?.euid();
-    let uid = uid.ok_or_else(|| io::Error::other("the kernel does not tell who serves the socket"))?;
+    let stream = OwnedFd::from(stream);
+    let uid = owner(&stream)?;
     if uid != euid() {
         return Ok(Connected::OtherUser(uid));
     }
     // Fewer wake-ups for whoever sends much; the system may give less.
     let _ = rustix::net::sockopt::set_socket_send_buffer_size(&stream, SOCKET_BUFFER_BYTES);
-    Ok(Connected::Yes(OwnedFd::from(stream)))
+    Ok(Connected::Yes(stream))
+}
+
+/// The user at the other end.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn owner(socket: &OwnedFd) -> io::Result<u32> {
+    use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+    // Not through `rustix` or `interprocess`: a process of a pid namespace that we do not see has the pid 0, which they do not expect.
+    Ok(getsockopt(socket, PeerCredentials)?.uid())
+}
+
+/// The user at the other end.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn owner(socket: &OwnedFd) -> io::Result<u32> {
+    use interprocess::local_socket::traits::StreamCommon;
+    let stream = std::os::unix::net::UnixStream::from(socket.try_clone()?);
+    let uid = interprocess::os::unix::uds_local_socket::Stream::from(stream).peer_creds()?.euid();
+    uid.ok_or_else(|| io::Error::other("the kernel does not tell who serves the socket"))
 }
 
 /// Reads what is there into `target`; 0 is the end of the stream. Waits only if `patient`.

@@ -3,7 +3,7 @@
 
 use bytes::buf::Limit;
 use bytes::{BufMut, BytesMut};
-use interprocess::local_socket::traits::{Stream as _, StreamCommon as _};
+use interprocess::local_socket::traits::Stream as _;
 use interprocess::local_socket::{ConnectOptions, GenericFilePath, Listener, ListenerOptions, Stream, ToFsName};
 use interprocess::os::unix::local_socket::ListenerOptionsExt;
 use interprocess::os::unix::uds_local_socket;
@@ -100,8 +100,9 @@ pub(crate) fn stop_reading(socket: impl AsFd) {
 pub(crate) fn answers(path: &Path) -> bool {
     let Ok(name) = path.to_fs_name::<GenericFilePath>() else { return false };
     let options = ConnectOptions::new().name(name).wait_mode(ConnectWaitMode::Deferred);
-    let stream = Stream::from_options(&options);
-    stream.and_then(|stream| stream.peer_creds()).is_ok_and(|peer| peer.euid() == Some(euid()))
+    let Ok(Stream::UdSocket(stream)) = Stream::from_options(&options) else { return false };
+    // With a full backlog Linux leaves the socket unconnected.
+    rustix::net::getpeername(&stream).is_ok() && peer(&OwnedFd::from(stream)).is_ok_and(|(_, uid)| uid == euid())
 }
 
 /// A socket that listens for this user only, where the system can restrict a socket; the directory does it elsewhere.
@@ -141,8 +142,10 @@ pub(crate) fn take_descriptor(stream: uds_local_socket::tokio::Stream) -> io::Re
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn peer(socket: &OwnedFd) -> io::Result<(u32, u32)> {
-    let peer = rustix::net::sockopt::socket_peercred(socket)?;
-    Ok((peer.pid.as_raw_pid().unsigned_abs(), peer.uid.as_raw()))
+    use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+    // Not through `rustix` or `interprocess`: a process of a pid namespace that we do not see has the pid 0, which they do not expect.
+    let peer = getsockopt(socket, PeerCredentials)?;
+    Ok((peer.pid().unsigned_abs(), peer.uid()))
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
