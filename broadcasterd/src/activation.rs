@@ -4,21 +4,38 @@
 use std::io;
 use std::os::unix::net::UnixListener;
 
+#[cfg(target_os = "macos")]
+#[path = "os/launchd.rs"]
+mod launchd;
+
 /// The bus socket that the manager listens on, if it started this process for it (systemd: `LISTEN_FDS`, with `LISTEN_PID`
-/// naming this process).
+/// naming this process; launchd: the socket called `bus`).
 ///
 /// # Errors
 ///
 /// If what was passed is not one listening unix socket.
 pub(crate) fn socket() -> io::Result<Option<UnixListener>> {
-    let mut passed = listenfd::ListenFd::from_env();
-    match passed.len() {
-        0 => Ok(None),
-        1 => passed.take_unix_listener(0),
+    let (socket, count) = passed()?;
+    match count {
+        0 | 1 => Ok(socket),
         more => Err(io::Error::other(format!(
             "{more} sockets were passed by the service manager; pass the bus socket only"
         ))),
     }
+}
+
+/// The first socket that was passed, and how many there were.
+#[cfg(not(target_os = "macos"))]
+fn passed() -> io::Result<(Option<UnixListener>, usize)> {
+    let mut passed = listenfd::ListenFd::from_env();
+    Ok((if passed.len() == 1 { passed.take_unix_listener(0)? } else { None }, passed.len()))
+}
+
+#[cfg(target_os = "macos")]
+fn passed() -> io::Result<(Option<UnixListener>, usize)> {
+    let mut passed = launchd::sockets(c"bus")?;
+    let count = passed.len();
+    Ok((passed.pop().map(UnixListener::from), count))
 }
 
 #[cfg(target_os = "linux")]

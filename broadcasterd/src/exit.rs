@@ -86,6 +86,12 @@ impl std::fmt::Display for Told {
 
 impl Error for Told {}
 
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         Self::new(Code::Failed, error)

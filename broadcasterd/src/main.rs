@@ -6,6 +6,7 @@ mod cli;
 mod doctor;
 mod exit;
 mod log;
+mod service;
 #[allow(dead_code)]
 mod stats;
 

@@ -7,6 +7,7 @@ mod listen;
 mod monitor;
 mod run;
 mod send;
+mod service;
 mod start;
 mod status;
 
@@ -71,6 +72,12 @@ enum Command {
     Stop,
     /// Name the cause of trouble and the remedy; never starts a daemon and changes nothing
     Doctor(doctor::Doctor),
+    /// Start the running daemon again; clients come back by themselves, and listeners are told of one gap
+    Restart,
+    /// Have systemd or launchd start the daemon for you, on first use
+    Install(service::Install),
+    /// Take back what `install` did
+    Uninstall(service::Uninstall),
     /// Show the bus at work: three listeners and two senders, each a process of its own
     Demo(demo::Demo),
     /// Print the manual page, or write all pages to a directory
@@ -91,6 +98,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Status(status) => status.run(bus),
         Command::Stop => status::stop(bus),
         Command::Doctor(doctor) => doctor.run(bus),
+        Command::Restart => service::restart(bus),
+        Command::Install(install) => install.run(bus),
+        Command::Uninstall(uninstall) => uninstall.run(bus),
         Command::Demo(demo) => demo.run(bus),
         Command::Man(man) => man.run(),
         Command::Completions(completions) => completions.run(),
