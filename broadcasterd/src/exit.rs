@@ -1,6 +1,7 @@
 //! How the command ends: one code per kind of outcome, and one sentence on stderr. The codes are part of the interface.
 
 use std::error::Error;
+use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use system_broadcaster::{ConnectError, RecvError, SendError};
@@ -34,7 +35,7 @@ impl From<Code> for ExitCode {
 }
 
 /// A line on stderr, if anybody reads it.
-pub(crate) fn say(line: std::fmt::Arguments<'_>) {
+pub(crate) fn say(line: fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
@@ -55,21 +56,19 @@ impl Failure {
         Self::new(code, Told)
     }
 
+    /// How the command ends.
+    pub(crate) fn code(&self) -> Code {
+        self.code
+    }
+
     /// Says why on stderr, with all causes in one sentence. That nobody reads our output any more is no failure.
     pub(crate) fn report(&self) -> ExitCode {
         if self.error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
             return Code::Ok.into();
         }
-        if self.error.is::<Told>() {
-            return self.code.into();
+        if !self.error.is::<Told>() {
+            say(format_args!("broadcasterd: {self}"));
         }
-        let mut sentence = self.error.to_string();
-        let mut cause = self.error.source();
-        while let Some(error) = cause {
-            sentence = format!("{sentence}: {error}");
-            cause = error.source();
-        }
-        say(format_args!("broadcasterd: {sentence}"));
         self.code.into()
     }
 }
@@ -78,17 +77,24 @@ impl Failure {
 #[derive(Debug)]
 struct Told;
 
-impl std::fmt::Display for Told {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("see the output")
+impl fmt::Display for Told {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("see the output")
     }
 }
 
 impl Error for Told {}
 
-impl std::fmt::Display for Failure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.error.fmt(f)
+/// The error and all its causes, as one sentence.
+impl fmt::Display for Failure {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}", self.error)?;
+        let mut cause = self.error.source();
+        while let Some(error) = cause {
+            write!(out, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
     }
 }
 

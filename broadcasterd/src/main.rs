@@ -7,7 +7,6 @@ mod doctor;
 mod exit;
 mod log;
 mod service;
-#[allow(dead_code)]
 mod stats;
 
 use clap::Parser;

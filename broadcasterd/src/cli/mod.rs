@@ -2,6 +2,7 @@
 
 mod demo;
 mod doctor;
+pub(crate) mod format;
 mod generate;
 mod listen;
 mod monitor;
@@ -9,6 +10,7 @@ mod run;
 mod send;
 mod service;
 mod start;
+mod stats;
 mod status;
 
 use crate::exit::{CODES_HELP, Failure};
@@ -68,6 +70,12 @@ enum Command {
     Send(send::Send),
     /// Show the running daemon; never starts one
     Status(status::Status),
+    /// Show the running daemon's totals and its slow listeners
+    Stats(stats::Totals),
+    /// List the channels that somebody has open
+    Channels(stats::Channels),
+    /// List the connections, each with its process
+    Peers(stats::Peers),
     /// Stop the running daemon, after it has delivered what it was sent
     Stop,
     /// Name the cause of trouble and the remedy; never starts a daemon and changes nothing
@@ -96,6 +104,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Monitor(monitor) => monitor.run(bus),
         Command::Send(send) => send.run(bus),
         Command::Status(status) => status.run(bus),
+        Command::Stats(totals) => totals.run(bus),
+        Command::Channels(channels) => channels.run(bus),
+        Command::Peers(peers) => peers.run(bus),
         Command::Stop => status::stop(bus),
         Command::Doctor(doctor) => doctor.run(bus),
         Command::Restart => service::restart(bus),

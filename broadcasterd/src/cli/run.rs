@@ -4,7 +4,7 @@ use super::{Bus, duration};
 use crate::activation;
 use crate::exit::{Code, Failure};
 use crate::log::{self, LOG_VARIABLE};
-use crate::stats::About;
+use crate::stats::{self, About};
 use broadcaster_protocol::endpoint::{Origin, stats_socket};
 use broadcaster_server::{BindError, Bound, Limits, View, adopt, bind, raise_descriptor_limit};
 use clap::Args;
@@ -84,11 +84,14 @@ impl Run {
                 tracing::warn!(%error, "cannot let go of the caller's output");
             }
             let beating = spawn_local(activation::beat(view.clone()));
-            drop((stats, about)); // TODO-WIRE stats
+            let telling = stats.map(|listener| spawn_local(stats::tell(listener, about, view)));
             signals.any().await;
             tracing::info!("stopping");
             activation::stopping();
             beating.abort();
+            if let Some(telling) = telling {
+                telling.abort();
+            }
         };
         Ok(bound.run(limits, env!("CARGO_PKG_VERSION"), until_signal)?)
     }

@@ -1,12 +1,36 @@
 //! The daemon's numbers: what the stats socket tells, and what the command shows of it.
 
+pub(crate) mod fetch;
+pub(crate) mod http;
+pub(crate) mod metrics;
 pub(crate) mod model;
+mod process;
+#[cfg(test)]
+pub(crate) mod sample;
 
 use broadcaster_protocol::limits::PROTOCOL_MAX;
-use broadcaster_server::{ChannelSnapshot, ConnSnapshot, Limits, PeerRole, Snapshot};
-use model::{Channel, Connection, Daemon, Role, SCHEMA, Stats};
+use broadcaster_server::{ChannelSnapshot, ConnSnapshot, Limits, PeerRole, Snapshot, View};
+use model::{CONNECTION_CHANNELS_MAX, Channel, Connection, Daemon, Role, SCHEMA, Stats};
+use std::cmp::Reverse;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+/// Tells everybody who connects to `listener` what `view` shows, for as long as the server runs.
+pub(crate) async fn tell(listener: UnixListener, about: About, view: View) {
+    let listener = listener.set_nonblocking(true).and_then(|()| tokio::net::UnixListener::from_std(listener));
+    let listener = match listener {
+        Ok(listener) => listener,
+        Err(error) => return tracing::warn!(%error, "the numbers are not told"),
+    };
+    let about = Arc::new(about);
+    let source = move || {
+        let (snapshot, about) = (view.snapshot()?, Arc::clone(&about));
+        Some(move || about.stats(&snapshot))
+    };
+    http::serve_all(listener, source).await;
+}
 
 /// What stays the same about a daemon for as long as it lives.
 #[derive(Debug, Clone)]
@@ -20,6 +44,8 @@ impl About {
     pub(crate) fn stats(&self, snapshot: &Snapshot) -> Stats {
         let count = |role| snapshot.connections.iter().filter(|connection| connection.role == role).count() as u64;
         let (totals, limits) = (&snapshot.stats, &self.limits);
+        let mut connections: Vec<Connection> = snapshot.connections.iter().map(connection).collect();
+        connections.sort_by_key(|connection| Reverse(connection.age_ms));
         Stats {
             schema: SCHEMA,
             daemon: Daemon {
@@ -44,7 +70,7 @@ impl About {
                 channels_max: limits.channels_max as u64,
             },
             channels: snapshot.channels.iter().map(channel).collect(),
-            connections: snapshot.connections.iter().map(connection).collect(),
+            connections,
         }
     }
 }
@@ -78,6 +104,7 @@ fn channel(channel: &ChannelSnapshot) -> Channel {
 fn connection(connection: &ConnSnapshot) -> Connection {
     let mut channels: Vec<String> = connection.channels.iter().map(|name| name.as_str().to_owned()).collect();
     channels.sort_unstable();
+    channels.truncate(CONNECTION_CHANNELS_MAX);
     Connection {
         id: connection.conn.0 as u64,
         pid: connection.pid,

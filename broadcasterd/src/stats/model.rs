@@ -81,6 +81,20 @@ pub(crate) enum Role {
     Leaving,
 }
 
+impl Role {
+    /// As it is written in the schema.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Greeting => "greeting",
+            Self::Sender => "sender",
+            Self::Listener => "listener",
+            Self::Inspector => "inspector",
+            Self::Monitor => "monitor",
+            Self::Leaving => "leaving",
+        }
+    }
+}
+
 /// One connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Connection {
@@ -107,4 +121,48 @@ pub(crate) struct Connection {
     pub(crate) queue_bytes: u64,
     /// For how long it has not taken all that waits for it; `null` if it has.
     pub(crate) blocked_ms: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stats::sample;
+    use serde_json::Value;
+
+    fn keys(value: &Value, found: &mut Vec<String>) {
+        match value {
+            Value::Object(fields) => {
+                for (key, value) in fields {
+                    found.push(key.clone());
+                    keys(value, found);
+                }
+            }
+            Value::Array(items) => items.iter().for_each(|item| keys(item, found)),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+
+    #[test]
+    fn every_field_is_documented() {
+        let document = include_str!("../../STATS.md");
+        let mut found = Vec::new();
+        keys(&serde_json::to_value(sample::stats()).expect("plain data"), &mut found);
+        assert!(found.len() > 50, "{found:?}");
+        for key in found {
+            assert!(document.contains(&format!("\n| `{key}` |")), "STATS.md does not describe {key}");
+        }
+        for role in [Role::Greeting, Role::Sender, Role::Listener, Role::Inspector, Role::Monitor, Role::Leaving] {
+            let word = serde_json::to_value(role).expect("a word");
+            assert_eq!(word, role.word());
+            assert!(document.contains(&format!("`{}`", role.word())), "STATS.md does not describe {role:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_unknown_fields_are_ignored() {
+        let mut value = serde_json::to_value(sample::stats()).expect("plain data");
+        value["later"] = true.into();
+        value["daemon"]["later"] = true.into();
+        assert_eq!(serde_json::from_value::<Stats>(value).expect("the same"), sample::stats());
+    }
 }

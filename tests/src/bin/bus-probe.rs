@@ -6,7 +6,8 @@
 //! - `bus-probe first CHANNEL`: says `ready`, waits for a line, and then does what a program does that is the first user of
 //!   the bus: listens, sends, receives;
 //! - `bus-probe ping CHANNEL`: sends the lines of its stdin and says `ok` after each;
-//! - `bus-probe careless`: says hello without looking who serves the socket, and says what it is answered.
+//! - `bus-probe careless`: says hello without looking who serves the socket, and says what it is answered;
+//! - `bus-probe stats PATH`: asks the stats socket for PATH without looking who serves it, and says what it is answered.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, Write, stdin, stdout};
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         ["first", channel] => first(channel),
         ["ping", channel] => ping(channel),
         ["careless"] => careless(),
+        ["stats", path] => stats(path),
         _ => Err("usage: see the top of tests/src/bin/bus-probe.rs".into()),
     };
     match outcome {
@@ -143,5 +145,18 @@ fn careless() -> Outcome {
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);
     say(&String::from_utf8_lossy(&answer));
+    Ok(())
+}
+
+fn stats(path: &str) -> Outcome {
+    use std::io::Read;
+    let bus = std::env::var_os("BROADCASTER_SOCKET").ok_or("no BROADCASTER_SOCKET")?;
+    let socket = broadcaster_protocol::endpoint::stats_socket(bus.as_ref());
+    let mut stream = std::os::unix::net::UnixStream::connect(socket)?;
+    let mut answer = String::new();
+    // It may be closed before it is read.
+    let _ = write!(stream, "GET {path} HTTP/1.1\r\nconnection: close\r\n\r\n");
+    let _ = stream.read_to_string(&mut answer);
+    say(&format!("answered {answer}"));
     Ok(())
 }
