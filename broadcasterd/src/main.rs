@@ -5,9 +5,13 @@ mod activation;
 mod cli;
 mod doctor;
 mod exit;
+mod format;
 mod log;
+#[cfg(test)]
+mod screens;
 mod service;
 mod stats;
+mod top;
 
 use clap::Parser;
 use std::process::ExitCode;

@@ -2,7 +2,6 @@
 
 mod demo;
 mod doctor;
-pub(crate) mod format;
 mod generate;
 mod listen;
 mod monitor;
@@ -12,6 +11,8 @@ mod service;
 mod start;
 mod stats;
 mod status;
+mod table;
+mod top;
 
 use crate::exit::{CODES_HELP, Failure};
 use clap::{Args, Parser, Subcommand};
@@ -76,6 +77,8 @@ enum Command {
     Channels(stats::Channels),
     /// List the connections, each with its process
     Peers(stats::Peers),
+    /// Watch the bus: who sends, who listens, who is slow; never starts a daemon
+    Top(top::Top),
     /// Stop the running daemon, after it has delivered what it was sent
     Stop,
     /// Name the cause of trouble and the remedy; never starts a daemon and changes nothing
@@ -107,6 +110,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Stats(totals) => totals.run(bus),
         Command::Channels(channels) => channels.run(bus),
         Command::Peers(peers) => peers.run(bus),
+        Command::Top(top) => top.run(bus),
         Command::Stop => status::stop(bus),
         Command::Doctor(doctor) => doctor.run(bus),
         Command::Restart => service::restart(bus),

@@ -189,16 +189,21 @@ fn clean(text: &str) -> String {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
 
     /// What people see, from invented facts.
-    pub(crate) fn screens() -> Vec<(&'static str, String)> {
+    fn screens() -> Vec<(&'static str, String)> {
         let screen = |facts: &facts::Facts| Report::new(facts, None).text(false);
         vec![
-            ("doctor: a healthy bus", screen(&verdict::tests::healthy())),
-            ("doctor: a stopped daemon", screen(&verdict::tests::stopped())),
+            ("doctor-healthy", screen(&verdict::tests::healthy())),
+            ("doctor-stopped", screen(&verdict::tests::stopped())),
         ]
+    }
+
+    #[test]
+    fn screens_in_the_documentation_are_current() {
+        screens().iter().for_each(|(name, text)| crate::screens::assert_screen(name, text));
     }
 
     #[test]

@@ -1,0 +1,162 @@
+//! Made-up numbers for tests: a bus with a bit of everything on it. They never change, since the screens in the
+//! documentation are made from them.
+
+use super::app::{Action, App, Table};
+use crate::stats::model::{Channel, Connection, Daemon, Role, SCHEMA, Stats};
+use ratatui::crossterm::event::{KeyCode, KeyEvent};
+use std::time::Duration;
+
+pub(crate) fn at(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+pub(crate) fn daemon(uptime_ms: u64) -> Daemon {
+    Daemon {
+        version: "0.2.0".into(),
+        protocol: 1,
+        pid: 4711,
+        socket: "/run/user/1000/broadcaster/bus.sock".into(),
+        uptime_ms,
+        connections: 0,
+        senders: 0,
+        listeners: 0,
+        messages_accepted: 0,
+        bytes_accepted: 0,
+        messages_delivered: 0,
+        messages_lost: 0,
+        connections_refused: 0,
+        held_bytes: 0,
+        held_bytes_max: 256 << 20,
+        queue_bytes_max: 4 << 20,
+        queue_messages_max: 65_536,
+        connections_max: 4096,
+        channels_max: 65_536,
+    }
+}
+
+pub(crate) fn channel(name: &str) -> Channel {
+    Channel { name: name.into(), senders: 1, listeners: 1, messages_accepted: 0, bytes_accepted: 0, messages_lost: 0 }
+}
+
+pub(crate) fn connection(id: u64, pid: u32, role: Role) -> Connection {
+    Connection {
+        id,
+        pid,
+        process: None,
+        role,
+        age_ms: 0,
+        channels: vec![],
+        channels_total: 0,
+        messages: 0,
+        bytes: 0,
+        messages_lost: 0,
+        queue_messages: 0,
+        queue_bytes: 0,
+        blocked_ms: None,
+    }
+}
+
+pub(crate) fn stats(daemon: Daemon, channels: Vec<Channel>, connections: Vec<Connection>) -> Stats {
+    Stats { schema: SCHEMA, daemon, channels, connections }
+}
+
+/// A busy bus after so many seconds of watching it: a listener that has stopped reading, one that falls behind, and others.
+pub(crate) fn busy(second: u64) -> Stats {
+    let all = |name: &str, senders, listeners, messages, bytes, lost| Channel {
+        name: name.into(),
+        senders,
+        listeners,
+        messages_accepted: 500_000 + messages * second,
+        bytes_accepted: 90_000_000 + bytes * second,
+        messages_lost: lost * second,
+    };
+    let peer = |id, pid, process: &str, role, channels: &[&str], messages, bytes| Connection {
+        process: Some(process.into()),
+        age_ms: 7_000_000 + id * 1000 + second * 1000,
+        channels: channels.iter().map(|&name| name.into()).collect(),
+        channels_total: channels.len() as u64,
+        messages: 400_000 + messages * second,
+        bytes: 60_000_000 + bytes * second,
+        ..connection(id, pid, role)
+    };
+    let mut tray = peer(4, 5120, "tray-icon", Role::Listener, &["com.example.sync"], 0, 0);
+    (tray.queue_messages, tray.queue_bytes) = (40_960, 4_194_176);
+    (tray.messages_lost, tray.blocked_ms) = (12_000 + 2_400 * second, Some(92_000 + 1000 * second));
+    let mut indexer =
+        peer(5, 5121, "indexer", Role::Listener, &["com.example.log", "com.example.sync"], 2_100, 860_000);
+    (indexer.queue_messages, indexer.queue_bytes, indexer.blocked_ms) = (9_216, 2_500_000, Some(340));
+    let mut editor = peer(6, 5200, "editor", Role::Listener, &["com.example.sync"], 2_400, 614_400);
+    (editor.queue_messages, editor.queue_bytes) = (12, 3_072);
+    let monitor = peer(8, 5300, "broadcasterd", Role::Monitor, &[], 2_460, 700_000);
+    Stats {
+        schema: SCHEMA,
+        daemon: Daemon {
+            connections: 8,
+            senders: 3,
+            listeners: 3,
+            messages_accepted: 1_500_000 + 2_460 * second,
+            bytes_accepted: 270_000_000 + 800_000 * second,
+            messages_delivered: 3_000_000 + 7_000 * second,
+            messages_lost: 12_000 + 2_400 * second,
+            connections_refused: 1,
+            held_bytes: 6_700_000,
+            ..daemon(7_980_000 + 1000 * second)
+        },
+        channels: vec![
+            all("com.example.done", 0, 1, 0, 0, 0),
+            all("com.example.log", 1, 1, 60, 185_600, 0),
+            all("com.example.sync", 2, 3, 2_400, 614_400, 2_400),
+            all("同步.頻道.例え.👩‍👩‍👧‍👦.com.example.a-rather-long-name-for-a-channel", 1, 1, 0, 0, 0),
+        ],
+        connections: vec![
+            peer(1, 4800, "backup", Role::Sender, &["com.example.sync"], 2_000, 512_000),
+            peer(2, 4801, "sync-cli", Role::Sender, &["com.example.sync"], 400, 102_400),
+            peer(3, 4900, "tail-log", Role::Sender, &["com.example.log"], 60, 185_600),
+            tray,
+            indexer,
+            editor,
+            peer(7, 5201, "一つの長い名前のプロセス", Role::Greeting, &["同步.頻道"], 0, 0),
+            monitor,
+        ],
+    }
+}
+
+/// An app that has seen the busy bus twice.
+pub(crate) fn busy_app(table: Table) -> App {
+    let mut app = App::new(at(1), table);
+    for second in 1..=2 {
+        app.tick(at(second));
+        assert!(app.asks());
+        app.sampled(at(second), Ok(busy(second)));
+    }
+    app
+}
+
+/// An app that has watched the busy bus for a while, and seen it come in bursts.
+pub(crate) fn watched_app(table: Table) -> App {
+    let mut app = App::new(at(1), table);
+    let (mut accepted, mut lost) = (0, 0);
+    for second in 1..=50_u64 {
+        accepted += second * 37 % 11 * 180;
+        lost += second.saturating_sub(38) * 120;
+        let mut sample = busy(second);
+        sample.daemon.messages_accepted += accepted;
+        sample.daemon.messages_lost = lost;
+        app.tick(at(second));
+        app.sampled(at(second), Ok(sample));
+    }
+    app
+}
+
+/// Presses keys that end nothing.
+pub(crate) fn press(app: &mut App, keys: &str) {
+    for key in keys.chars() {
+        assert_eq!(app.key(KeyEvent::from(KeyCode::Char(key))), Action::Nothing);
+    }
+}
+
+/// Types into the filter.
+pub(crate) fn type_in(app: &mut App, text: &str) {
+    assert!(app.is_editing());
+    press(app, text);
+}
