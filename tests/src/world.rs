@@ -553,6 +553,7 @@ impl World {
                     }
                 }
                 Effect::Drain => (self.draining, self.unlinked) = (true, true),
+                Effect::Release => {}
                 Effect::Exit => self.over = true,
             }
         }

@@ -780,6 +780,7 @@ impl Broker {
             self.phase = Phase::Over;
             effects.push(Effect::Exit);
         } else if self.peers.iter().flatten().all(|peer| matches!(peer.state, State::Inspector)) {
+            effects.push(Effect::Release);
             self.say_goodbye(now, |_| true, effects);
         }
     }

@@ -13,6 +13,9 @@ pub enum Effect {
     /// Accept no more connections, read what clients have sent up to now, then tell
     /// [`Event::Drained`](crate::Event::Drained).
     Drain,
+    /// All that was sent is delivered, and only who looks at the daemon is still there: let the next daemon begin. Issued at most
+    /// once, before those are told goodbye, so that who asked for the stop finds no daemon, or the next one, but never this one.
+    Release,
     /// Nothing is left to do: end.
     Exit,
 }

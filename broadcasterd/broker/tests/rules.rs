@@ -37,7 +37,7 @@ impl Bus {
             match effect {
                 Effect::Write(conn) if !self.deaf => self.read(conn),
                 Effect::Close(conn) => self.close(conn),
-                Effect::Write(_) | Effect::Drain | Effect::Exit => {}
+                Effect::Write(_) | Effect::Drain | Effect::Release | Effect::Exit => {}
             }
         }
     }

@@ -8,6 +8,7 @@ use broadcaster_protocol::endpoint::{Candidate, lock_file};
 use interprocess::ConnectWaitMode;
 use interprocess::local_socket::traits::Stream as _;
 use interprocess::local_socket::{ConnectOptions, GenericFilePath, Listener, ListenerOptions, Stream, ToFsName};
+use std::cell::RefCell;
 use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -80,11 +81,11 @@ pub struct Bound {
     socket: PathBuf,
     id: FileId,
     listener: Option<Listener>,
-    /// The socket files that are ours to remove. One that a service manager made is not.
-    made: Vec<(PathBuf, FileId)>,
+    /// The socket files that are ours to remove, until they are. One that a service manager made is not.
+    made: RefCell<Vec<(PathBuf, FileId)>>,
     lock_path: PathBuf,
     lock_id: FileId,
-    _lock: OwnedFd,
+    lock: RefCell<Option<OwnedFd>>,
 }
 
 impl Bound {
@@ -102,7 +103,7 @@ impl Bound {
     pub fn listen_beside(&mut self, path: &Path) -> Result<UnixListener, BindError> {
         make_way(path)?;
         let (listener, id) = listen(path)?;
-        self.made.push((path.to_owned(), id));
+        self.made.get_mut().push((path.to_owned(), id));
         Ok(os::plain(listener))
     }
 
@@ -131,9 +132,16 @@ impl Bound {
         is(&self.socket, self.id) && is(&self.lock_path, self.lock_id)
     }
 
-    /// Removes the socket files that we made, so that new clients do not come here any more. The lock stays.
+    /// Removes the socket files that we made, so that new clients do not come here any more. The lock stays. Once only: when the lock
+    /// is gone, a file of the same number can be the next daemon's.
     pub(crate) fn unlink(&self) {
-        self.made.iter().for_each(|(path, id)| os::unlink_own_socket(path, *id));
+        self.made.take().iter().for_each(|(path, id)| os::unlink_own_socket(path, *id));
+    }
+
+    /// Lets the next daemon begin.
+    pub(crate) fn release(&self) {
+        self.unlink();
+        self.lock.take();
     }
 }
 
@@ -149,7 +157,7 @@ impl Drop for Bound {
 ///
 /// [`BindError::AlreadyRunning`] if any candidate has a daemon; otherwise the first candidate's error.
 pub fn bind(candidates: &[Candidate]) -> Result<Bound, BindError> {
-    let mut first = None;
+    let mut problems: Vec<(&PathBuf, BindError)> = Vec::new();
     for candidate in candidates {
         // A daemon that came up when a better place was not there yet still serves everybody who is on it.
         let elsewhere = candidates.iter().find(|other| *other != candidate && os::answers(&other.socket));
@@ -157,15 +165,17 @@ pub fn bind(candidates: &[Candidate]) -> Result<Bound, BindError> {
             return Err(BindError::AlreadyRunning { lock: other.socket.clone() });
         }
         match bind_one(&candidate.socket) {
-            Ok(bound) => return Ok(bound),
-            Err(error @ BindError::AlreadyRunning { .. }) => return Err(error),
-            Err(error) => {
-                tracing::warn!(socket = %candidate.socket.display(), %error, "cannot serve here");
-                first.get_or_insert(error);
+            Ok(bound) => {
+                for (socket, error) in &problems {
+                    tracing::warn!(socket = %socket.display(), %error, "cannot serve here");
+                }
+                return Ok(bound);
             }
+            Err(error @ BindError::AlreadyRunning { .. }) => return Err(error),
+            Err(error) => problems.push((&candidate.socket, error)),
         }
     }
-    Err(first.unwrap_or(BindError::NoCandidate))
+    Err(problems.into_iter().next().map_or(BindError::NoCandidate, |(_, error)| error))
 }
 
 /// Becomes the daemon on a socket that a service manager made and listens on for us. Its file stays when we end, and so does the
@@ -200,7 +210,8 @@ fn bound(
     (lock, lock_path, lock_id): (OwnedFd, PathBuf, FileId),
 ) -> Result<Bound, BindError> {
     let id = made_id(socket)?;
-    Ok(Bound { socket: socket.to_owned(), id, listener: Some(listener), made, lock_path, lock_id, _lock: lock })
+    let (made, lock) = (RefCell::new(made), RefCell::new(Some(lock)));
+    Ok(Bound { socket: socket.to_owned(), id, listener: Some(listener), made, lock_path, lock_id, lock })
 }
 
 /// Sees that the directory can be trusted, and takes the lock in it.

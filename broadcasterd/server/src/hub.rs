@@ -30,6 +30,7 @@ const SLICES_MAX: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Hub {
     myself: Weak<RefCell<Self>>,
+    bound: Rc<Bound>,
     broker: Broker,
     conns: Slab<Rc<Conn>>,
     /// What every connection is read into; it is shared because frames leave it before the next read.
@@ -44,6 +45,8 @@ pub(crate) struct Hub {
     armed: Option<Moment>,
     timer: Rc<Notify>,
     drain: Rc<Notify>,
+    /// For whoever looks on: the same moment.
+    stopping: Rc<Notify>,
     exit: Rc<Notify>,
 }
 
@@ -62,6 +65,14 @@ impl View {
         hub.begin_turn();
         Some(hub.broker.snapshot(hub.now))
     }
+
+    /// Waits until the server has begun to stop, whoever asked for it. One task may wait at a time.
+    pub async fn stopping(&self) {
+        let stopping = self.hub.upgrade().map(|hub| Rc::clone(&hub.borrow().stopping));
+        if let Some(stopping) = stopping {
+            stopping.notified().await;
+        }
+    }
 }
 
 /// Serves `bound` until the broker says that it is over.
@@ -77,6 +88,7 @@ pub(crate) async fn serve<F: Future<Output = ()> + 'static>(
     let hub = Rc::new_cyclic(|myself| {
         RefCell::new(Hub {
             myself: myself.clone(),
+            bound: Rc::clone(bound),
             broker: Broker::new(limits, os::euid(), os::pid(), version, Moment::default()),
             conns: Slab::new(),
             chunk: BytesMut::new(),
@@ -87,6 +99,7 @@ pub(crate) async fn serve<F: Future<Output = ()> + 'static>(
             armed: None,
             timer: Rc::clone(&timer),
             drain: Rc::clone(&drain),
+            stopping: Rc::new(Notify::new()),
             exit: Rc::clone(&exit),
         })
     });
@@ -316,7 +329,11 @@ impl Hub {
                         self.close(&conn);
                     }
                 }
-                Effect::Drain => self.drain.notify_one(),
+                Effect::Drain => {
+                    self.drain.notify_one();
+                    self.stopping.notify_one();
+                }
+                Effect::Release => self.bound.release(),
                 Effect::Exit => self.exit.notify_one(),
             }
         }
