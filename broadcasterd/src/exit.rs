@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use system_broadcaster::{ConnectError, RecvError, SendError};
 
-/// Exit codes; `broadcasterd --help` lists them. 2 is given by the argument parser.
+/// Exit codes; `broadcasterd --help` lists them. 2 is given by the argument parser too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Code {
     Ok = 0,
@@ -22,7 +22,7 @@ pub(crate) enum Code {
 pub(crate) const CODES_HELP: &str = "Exit codes:
   0  done
   1  failed: an error of the system, the demo missed a frame, or the doctor found an error
-  2  usage: an argument can not be used
+  2  usage: an argument, a variable or a setting can not be used
   3  timeout: nothing came in time
   4  nobody there: no daemon runs (status, stop, monitor, stats, ...)
   5  cannot reach the daemon, or start one

@@ -3,6 +3,7 @@
 
 mod activation;
 mod cli;
+mod config;
 mod doctor;
 mod exit;
 mod format;

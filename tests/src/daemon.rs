@@ -71,17 +71,28 @@ impl Bus {
         self.directory().join("bus.sock")
     }
 
+    /// The directory of the user's settings, which need not be there.
+    pub fn config_home(&self) -> PathBuf {
+        self.directory().join("config")
+    }
+
     /// How a client in this process connects: to a running daemon only.
     pub fn options(&self) -> Options {
         Options::new().socket(self.socket()).autostart(false).embedded(false)
     }
 
-    /// A command on this bus, with this build's daemon to start if one is needed.
+    /// A command on this bus, with this build's daemon to start if one is needed, and none of the settings of whoever runs
+    /// the tests.
     pub fn command(&self, program: impl AsRef<OsStr>, arguments: &[&str]) -> Command {
         let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
         command.env("BROADCASTER_SOCKET", self.socket()).env("BROADCASTERD", self::program());
-        command.env_remove("BROADCASTER_NO_AUTOSTART");
+        command.env("XDG_CONFIG_HOME", self.config_home());
+        for variable in
+            ["BROADCASTER_NO_AUTOSTART", "BROADCASTERD_CONFIG", "BROADCASTERD_IDLE_EXIT", "BROADCASTERD_LOG"]
+        {
+            command.env_remove(variable);
+        }
         command
     }
 

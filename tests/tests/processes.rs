@@ -421,7 +421,7 @@ fn idle_daemon_ends_and_races_nobody() {
     let keeps_starting = |_| {
         let mut command = bus.command(program(), &["send", "news", "x"]);
         let mut impatient =
-            Process::spawn(&mut bus.command(program(), &["run", "--idle-exit", "0ms", "--log", "error"]));
+            Process::spawn(&mut bus.command(program(), &["run", "--idle-exit", "1ms", "--log", "error"]));
         let output = command.output().expect("runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         impatient.wait();

@@ -134,7 +134,7 @@ fn figures_are_what_was_sent_and_heard() {
     assert_eq!(&lines, channels);
     let table = command(&bus, &["channels"]);
     let row: Vec<&str> = table.lines().last().expect("a row").split_whitespace().collect();
-    assert_eq!(row, ["news", "1", "2", "10", "1.3", "KiB", "0"], "{table}");
+    assert_eq!(row, ["news", "1", "2", "10", "1.2", "KiB", "0"], "{table}");
     assert_eq!(command(&bus, &["peers", "--json"]).lines().count(), 4);
     assert_eq!(command(&bus, &["peers"]).lines().count(), 5);
 }

@@ -1,5 +1,6 @@
 //! The command line: what can be asked for, and who does it.
 
+mod config;
 mod demo;
 mod doctor;
 mod generate;
@@ -89,6 +90,8 @@ enum Command {
     Install(service::Install),
     /// Take back what `install` did
     Uninstall(service::Uninstall),
+    /// Show and check the settings of the daemon
+    Config(config::Config),
     /// Show the bus at work: three listeners and two senders, each a process of its own
     Demo(demo::Demo),
     /// Print the manual page, or write all pages to a directory
@@ -116,6 +119,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Restart => service::restart(bus),
         Command::Install(install) => install.run(bus),
         Command::Uninstall(uninstall) => uninstall.run(bus),
+        Command::Config(config) => config.run(),
         Command::Demo(demo) => demo.run(bus),
         Command::Man(man) => man.run(),
         Command::Completions(completions) => completions.run(),

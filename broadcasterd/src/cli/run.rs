@@ -1,17 +1,21 @@
 //! `broadcasterd run`: the daemon itself, in the foreground.
 
-use super::{Bus, duration};
+use super::Bus;
 use crate::activation;
+use crate::config::{Flags, Settings, Started};
 use crate::exit::{Code, Failure};
-use crate::log::{self, LOG_VARIABLE};
+use crate::log;
 use crate::stats::{self, About};
 use broadcaster_protocol::endpoint::{Origin, stats_socket};
-use broadcaster_server::{BindError, Bound, Limits, View, adopt, bind, raise_descriptor_limit};
+use broadcaster_server::{BindError, Bound, View, adopt, bind, raise_descriptor_limit};
 use clap::Args;
 use rustix::fs::Mode;
 use std::fs::File;
+use std::future::{Future, poll_fn};
 use std::io::{self, Write};
 use std::os::unix::net::UnixListener;
+use std::pin::pin;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use system_broadcaster::{ConnectError, Options};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -28,13 +32,8 @@ const TWIN_PAUSE: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Args)]
 pub(crate) struct Run {
-    /// End when nobody has been connected for this long [default: never]
-    #[arg(long, value_name = "TIME", value_parser = duration)]
-    idle_exit: Option<Duration>,
-
-    /// What to log: error, warn, info, debug or trace
-    #[arg(long, value_name = "LEVEL", env = LOG_VARIABLE, default_value = "info")]
-    log: String,
+    #[command(flatten)]
+    flags: Flags,
 
     /// Leave the caller's session, directory and output, as `broadcasterd start` asks for
     #[arg(long, hide = true)]
@@ -43,7 +42,8 @@ pub(crate) struct Run {
 
 impl Run {
     pub(crate) fn run(&self, bus: &Bus) -> Result<(), Failure> {
-        log::init(&self.log)?;
+        let settings = Settings::load(&self.flags, Started::this(self.detached))?;
+        log::init(&settings.log.value, !self.detached)?;
         if self.detached {
             leave_caller()?;
         }
@@ -67,8 +67,7 @@ impl Run {
                 None
             }
         };
-        let mut limits = Limits::default();
-        limits.idle_exit_after = self.idle_exit;
+        let limits = settings.limits();
         let about = About { socket: bound.socket().to_owned(), limits: limits.clone() };
         let detached = self.detached;
         let until_signal = |view: View| async move {
@@ -84,8 +83,9 @@ impl Run {
                 tracing::warn!(%error, "cannot let go of the caller's output");
             }
             let beating = spawn_local(activation::beat(view.clone()));
-            let telling = stats.map(|listener| spawn_local(stats::tell(listener, about, view)));
-            signals.any().await;
+            let telling = stats.map(|listener| spawn_local(stats::tell(listener, about, view.clone())));
+            let mut asked = pin!(view.stopping());
+            poll_fn(|cx| if asked.as_mut().poll(cx).is_ready() { Poll::Ready(()) } else { signals.poll_any(cx) }).await;
             tracing::info!("stopping");
             activation::stopping();
             beating.abort();
@@ -93,7 +93,7 @@ impl Run {
                 telling.abort();
             }
         };
-        Ok(bound.run(limits, env!("CARGO_PKG_VERSION"), until_signal)?)
+        Ok(bound.run(settings.limits(), env!("CARGO_PKG_VERSION"), until_signal)?)
     }
 }
 
@@ -156,15 +156,12 @@ impl Signals {
         })
     }
 
-    async fn any(&mut self) {
-        std::future::poll_fn(|cx| {
-            let signals = [&mut self.terminate, &mut self.interrupt, &mut self.hang_up];
-            match signals.into_iter().any(|signal| signal.poll_recv(cx).is_ready()) {
-                true => std::task::Poll::Ready(()),
-                false => std::task::Poll::Pending,
-            }
-        })
-        .await;
+    fn poll_any(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let signals = [&mut self.terminate, &mut self.interrupt, &mut self.hang_up];
+        match signals.into_iter().any(|signal| signal.poll_recv(cx).is_ready()) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
     }
 }
 

@@ -3,15 +3,13 @@
 
 use super::Bus;
 use crate::exit::{Code, Failure};
-use crate::log::LOG_VARIABLE;
 use std::io::{self, Read, Write};
 use std::process::{Command, Stdio};
 
-/// A daemon that was started on demand ends when nobody has been connected for this long.
-const IDLE_EXIT: &str = "60s";
-
 /// The only variables that the daemon inherits: it outlives its first client and serves others.
-const INHERITED: [&str; 10] = [
+const INHERITED: [&str; 12] = [
+    "BROADCASTERD_CONFIG",
+    "BROADCASTERD_IDLE_EXIT",
     "BROADCASTERD_LOG",
     "BROADCASTER_SOCKET",
     "HOME",
@@ -28,10 +26,7 @@ pub(crate) fn run(bus: &Bus) -> Result<(), Failure> {
     // Whatever the caller had open would stay open for as long as the daemon lives.
     close_fds::set_fds_cloexec(3, &[]);
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(["run", "--detached", "--idle-exit", IDLE_EXIT]);
-    if std::env::var_os(LOG_VARIABLE).is_none() {
-        command.args(["--log", "warn"]); // stderr is the caller's until the daemon is ready, and nobody's after that
-    }
+    command.args(["run", "--detached"]);
     command.env_clear().envs(INHERITED.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
     if let Some(socket) = bus.socket()? {
         command.arg("--socket").arg(socket);

@@ -16,6 +16,7 @@ mod parse;
 mod system;
 mod verdict;
 
+use crate::config::{Flags, Settings, Started};
 use serde::Serialize;
 use std::fmt::Write;
 use system_broadcaster::Options;
@@ -40,7 +41,6 @@ pub(crate) enum Check {
     Limits,
     Program,
     Environment,
-    #[cfg_attr(not(test), expect(dead_code, reason = "made where a configuration is read"))]
     Config,
     Stats,
 }
@@ -165,9 +165,11 @@ pub(crate) fn examine(options: &Options, socket_given: bool) -> Report {
     Report::new(&facts::gather(options, socket_given), config_check())
 }
 
-/// What is wrong with the configuration file; `None` while the daemon reads none.
+/// What is wrong with the settings that a daemon would be started with; `None` if nothing is.
 fn config_check() -> Option<Finding> {
-    None
+    let error = Settings::load(&Flags::default(), Started::OnDemand).err()?;
+    let remedy = "a daemon can not start like this; `broadcasterd config check` tells whether the file is good";
+    Some(Finding::new(Check::Config, Level::Error, error.to_string(), remedy))
 }
 
 /// Text from outside without what would move the cursor, hide or turn around the rest of the line.

@@ -1,0 +1,162 @@
+//! `broadcasterd config`: which settings hold, where they come from, and what is wrong with them. It never changes any, and
+//! never asks a running daemon.
+
+use crate::config::keys::Unit;
+use crate::config::{Environment, Flags, Origin, Settings, Source, Started};
+use crate::exit::{Code, Failure};
+use clap::{Args, Subcommand};
+use serde_json::{Map, Value, json};
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+#[derive(Debug, Args)]
+pub(crate) struct Config {
+    /// Look at this file instead of the user's own [env: BROADCASTERD_CONFIG]
+    #[arg(long, global = true, value_name = "PATH")]
+    config: Option<PathBuf>,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show the settings of a daemon that would be started now, and where each comes from
+    Show {
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the path of the config file, whether it exists or not
+    Path,
+    /// Tell whether a config file can be used: exit code 0, or 2 and why not
+    Check {
+        /// The file, instead of the one that counts
+        file: Option<PathBuf>,
+    },
+}
+
+impl Config {
+    pub(crate) fn run(&self) -> Result<(), Failure> {
+        let environment = Environment::read();
+        let source = Source::find(self.config.as_deref(), &environment)?;
+        match &self.command {
+            Command::Show { json } => show(&source, &environment, *json),
+            Command::Path => {
+                let path = source.path.ok_or_else(no_home)?;
+                Ok(writeln!(io::stdout(), "{}", path.display())?)
+            }
+            Command::Check { file: None } => check(&source),
+            Command::Check { file: Some(file) } => check(&Source::find(Some(file), &environment)?),
+        }
+    }
+}
+
+fn no_home() -> Failure {
+    let sentence = "there is no home directory to keep a config file in; set HOME, or name a file with --config";
+    Failure::new(Code::Failed, sentence)
+}
+
+fn check(source: &Source) -> Result<(), Failure> {
+    let path = source.path.as_deref().ok_or_else(no_home)?;
+    let text = source.read()?;
+    let file = text.as_deref().map(|text| (path, text));
+    Settings::resolve(&Flags::default(), &Environment::default(), file, Started::InForeground)
+        .map_err(|error| Failure::new(Code::Usage, error))?;
+    let verdict = if text.is_some() { "good" } else { "no such file; the defaults hold" };
+    Ok(writeln!(io::stdout(), "{}: {verdict}", path.display())?)
+}
+
+fn show(source: &Source, environment: &Environment, as_json: bool) -> Result<(), Failure> {
+    let text = source.read()?;
+    let file = source.path.as_deref().zip(text.as_deref());
+    let settings = Settings::resolve(&Flags::default(), environment, file, Started::InForeground)
+        .map_err(|error| Failure::new(Code::Usage, error))?;
+    let mut out = io::stdout().lock();
+    if as_json {
+        return Ok(writeln!(out, "{}", as_object(source, file.is_some(), &settings))?);
+    }
+    match &source.path {
+        Some(path) if file.is_some() => writeln!(out, "config file {}", path.display())?,
+        Some(path) => writeln!(out, "config file {} (does not exist)", path.display())?,
+        None => writeln!(out, "config file: none, since there is no home directory")?,
+    }
+    let rows = rows(&settings);
+    let width =
+        |column: fn(&[String; 3]) -> &String| rows.iter().map(|row| column(row).chars().count()).max().unwrap_or(0);
+    let (keys, values) = (width(|row| &row[0]), width(|row| &row[1]));
+    for [key, value, origin] in rows {
+        writeln!(out, "  {key:keys$}  {value:values$}  {origin}")?;
+    }
+    Ok(())
+}
+
+/// Key, value and origin.
+fn rows(settings: &Settings) -> Vec<[String; 3]> {
+    let log = match settings.log.origin {
+        Origin::Default => by_start(|started| started.log().to_owned()),
+        _ => settings.log.value.clone(),
+    };
+    let idle_exit = match settings.idle_exit.origin {
+        Origin::Default => by_start(|started| started.idle_exit().to_string()),
+        _ => settings.idle_exit.value.to_string(),
+    };
+    let mut rows = vec![
+        ["log".to_owned(), log, settings.log.origin.to_string()],
+        ["idle_exit".to_owned(), idle_exit, settings.idle_exit.origin.to_string()],
+    ];
+    rows.extend(
+        settings
+            .each_limit()
+            .map(|(name, unit, value, origin)| [format!("limits.{name}"), unit.shown(value), origin.to_string()]),
+    );
+    rows
+}
+
+/// A default that depends on how the daemon is started.
+fn by_start(value: impl Fn(Started) -> String) -> String {
+    Started::ALL.map(|started| format!("{} {started}", value(started))).join(", ")
+}
+
+fn as_object(source: &Source, exists: bool, settings: &Settings) -> Value {
+    // There is no one value where the default depends on how the daemon is started.
+    let by_start = |value: fn(Started) -> String| {
+        let [foreground, on_demand, activated] = Started::ALL.map(value);
+        let defaults = json!({ "foreground": foreground, "on_demand": on_demand, "activated": activated });
+        json!({ "value": null, "origin": "default", "defaults": defaults })
+    };
+    let log = match &settings.log.origin {
+        Origin::Default => by_start(|started| started.log().to_owned()),
+        origin => setting(&settings.log.value.clone().into(), origin),
+    };
+    let idle_exit = match &settings.idle_exit.origin {
+        Origin::Default => by_start(|started| started.idle_exit().to_string()),
+        origin => setting(&settings.idle_exit.value.to_string().into(), origin),
+    };
+    let limits: Map<String, Value> = settings
+        .each_limit()
+        .map(|(name, unit, value, origin)| {
+            let value = match unit {
+                Unit::Count | Unit::Bytes => value.into(),
+                Unit::Time => unit.shown(value).into(),
+            };
+            (name.to_owned(), setting(&value, origin))
+        })
+        .collect();
+    json!({
+        "file": source.path.as_ref().map(|path| path.display().to_string()),
+        "exists": exists,
+        "log": log,
+        "idle_exit": idle_exit,
+        "limits": limits,
+    })
+}
+
+fn setting(value: &Value, origin: &Origin) -> Value {
+    match origin {
+        Origin::Default => json!({ "value": value, "origin": "default" }),
+        Origin::File { line, .. } => json!({ "value": value, "origin": "file", "line": line }),
+        Origin::Environment(variable) => json!({ "value": value, "origin": "environment", "variable": variable }),
+        Origin::Flag(flag) => json!({ "value": value, "origin": "flag", "flag": flag }),
+    }
+}
