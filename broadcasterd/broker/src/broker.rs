@@ -759,7 +759,7 @@ impl Broker {
     fn drained(&mut self, now: Moment, effects: &mut Effects) {
         if self.phase == Phase::Draining {
             self.phase = Phase::Leaving;
-            self.say_goodbye(now, |state| !matches!(state, State::Inspector), effects);
+            self.say_goodbye(now, |state| !looks_on(state), effects);
             self.leave_or_end(now, effects);
         }
     }
@@ -774,16 +774,22 @@ impl Broker {
         }
     }
 
-    /// On the way out: whoever asked for the stop is told when everybody else is served.
+    /// On the way out: whoever asked for the stop, and whoever looks on, is told when everybody else is served and the lock is
+    /// free. A look must not start a daemon, and would take one that still has its lock for one that serves.
     fn leave_or_end(&mut self, now: Moment, effects: &mut Effects) {
         if self.open == 0 {
             self.phase = Phase::Over;
             effects.push(Effect::Exit);
-        } else if self.peers.iter().flatten().all(|peer| matches!(peer.state, State::Inspector)) {
+        } else if self.peers.iter().flatten().all(|peer| looks_on(&peer.state)) {
             effects.push(Effect::Release);
             self.say_goodbye(now, |_| true, effects);
         }
     }
+}
+
+/// Whether the connection sends and receives nothing of its own.
+fn looks_on(state: &State) -> bool {
+    matches!(state, State::Inspector | State::Monitor { .. })
 }
 
 impl Peer {

@@ -398,6 +398,27 @@ fn whoever_asked_for_the_stop_is_told_last() {
 }
 
 #[test]
+fn monitors_are_told_of_the_stop_when_the_lock_is_free() {
+    let mut bus = Bus::new(Limits::default());
+    let ear = bus.listener("news");
+    let monitor = bus.monitor(&[]);
+    let (conn, id, channel) = bus.sender("news");
+    bus.deaf = true;
+    bus.tell(Event::Run { conn, run: run(channel, id, 0..1, b"x") });
+    bus.tell(Event::Stop);
+    bus.tell(Event::Drained);
+    bus.deaf = false;
+    bus.close(conn);
+    bus.read(monitor);
+    assert!(!bus.ended[monitor.0] && !bus.effects.contains(&Effect::Release), "the listener has not read yet");
+    bus.read(ear);
+    bus.read(monitor);
+    assert!(bus.ended[ear.0] && bus.ended[monitor.0]);
+    assert_eq!(bus.effects.iter().filter(|&effect| *effect == Effect::Release).count(), 1);
+    assert_eq!(bus.effects.last(), Some(&Effect::Exit));
+}
+
+#[test]
 fn one_frame_always_fits_and_the_next_one_drops_it() {
     let mut limits = Limits::default();
     limits.outbox_bytes_max = 100;
