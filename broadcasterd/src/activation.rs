@@ -24,11 +24,22 @@ pub(crate) fn socket() -> io::Result<Option<UnixListener>> {
     }
 }
 
+/// How many sockets systemd passed to this very process. The variables may as well be those of another one, whose they are to
+/// take: without `LISTEN_PID`, or with another number in it, nothing was passed. To be asked before [`socket`].
+pub(crate) fn sockets_passed() -> usize {
+    let number = |name| std::env::var(name).ok().and_then(|value| value.parse::<u32>().ok());
+    match number("LISTEN_PID") == Some(std::process::id()) {
+        true => number("LISTEN_FDS").and_then(|count| usize::try_from(count).ok()).unwrap_or(0),
+        false => 0,
+    }
+}
+
 /// The first socket that was passed, and how many there were.
 #[cfg(not(target_os = "macos"))]
 fn passed() -> io::Result<(Option<UnixListener>, usize)> {
-    let mut passed = listenfd::ListenFd::from_env();
-    Ok((if passed.len() == 1 { passed.take_unix_listener(0)? } else { None }, passed.len()))
+    // The library takes sockets without `LISTEN_PID`, too, and makes room for any number of them.
+    let count = sockets_passed();
+    Ok((if count == 1 { listenfd::ListenFd::from_env().take_unix_listener(0)? } else { None }, count))
 }
 
 #[cfg(target_os = "macos")]

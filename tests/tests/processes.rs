@@ -685,3 +685,19 @@ fn a_monitor_waits_for_a_daemon_that_has_gone_and_starts_none() {
     };
     assert_eq!(seen.payload(), b"again");
 }
+
+#[test]
+fn sockets_that_were_passed_to_somebody_else_are_not_taken() {
+    // Nothing is open there; who takes it fails. The count is one for which nobody has memory.
+    for (pid, count) in [(None, "1"), (Some(""), "1"), (Some("1"), "1"), (None, "2147483646")] {
+        let bus = Bus::new();
+        let mut command = bus.command(program(), &["run", "--log", "warn"]);
+        command.env("LISTEN_FDS", count);
+        match pid {
+            Some(pid) => command.env("LISTEN_PID", pid),
+            None => command.env_remove("LISTEN_PID"),
+        };
+        let line = Process::spawn(&mut command).line();
+        assert_eq!(line.trim_end(), format!("listening on {}", bus.socket().display()), "{pid:?} {count}");
+    }
+}

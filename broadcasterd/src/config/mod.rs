@@ -4,6 +4,7 @@
 pub(crate) mod file;
 pub(crate) mod keys;
 
+use crate::activation;
 use crate::exit::{Code, Failure};
 use crate::log;
 use broadcaster_server::Limits;
@@ -45,12 +46,9 @@ impl Started {
 
     /// What this process was started by. To be asked before anybody takes the passed sockets.
     pub(crate) fn this(detached: bool) -> Self {
-        let variable = |name| std::env::var(name).ok();
-        let passed_to = variable("LISTEN_PID").and_then(|pid| pid.parse().ok());
-        let sockets: u32 = variable("LISTEN_FDS").and_then(|count| count.parse().ok()).unwrap_or(0);
         if detached {
             Self::OnDemand
-        } else if passed_to == Some(std::process::id()) && sockets > 0 {
+        } else if activation::sockets_passed() > 0 {
             Self::Activated
         } else {
             Self::InForeground
