@@ -701,3 +701,14 @@ fn sockets_that_were_passed_to_somebody_else_are_not_taken() {
         assert_eq!(line.trim_end(), format!("listening on {}", bus.socket().display()), "{pid:?} {count}");
     }
 }
+
+#[test]
+fn a_monitor_gives_up_in_time_though_the_daemon_has_gone() {
+    let bus = Bus::new();
+    let daemon = bus.start();
+    let mut command = bus.command(program(), &["monitor", "--timeout", "300ms"]);
+    let mut monitor = Process::spawn(command.stderr(std::process::Stdio::piped()));
+    monitor.expect_error_line("watching all channels");
+    drop(daemon);
+    assert_eq!(monitor.wait(), Some(3));
+}

@@ -6,7 +6,7 @@ use crate::exit::{Code, Failure, say};
 use clap::Args;
 use jiff::Zoned;
 use std::io::{self, IsTerminal, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use system_broadcaster::{ConnectError, Message, Monitor as Handle, RecvError};
 
 /// How often to look for the next daemon when one has gone.
@@ -106,10 +106,14 @@ impl Monitor {
     fn wait_for_daemon(&self, bus: &Bus, handle: &mut Handle) -> Result<(), Failure> {
         say(format_args!("broadcasterd: the daemon has gone; waiting for the next one"));
         let daemon = bus.options()?.daemon();
+        let began = Instant::now();
         loop {
             match daemon.monitor(&self.channels) {
                 Ok(next) => *handle = next,
                 Err(ConnectError::NotRunning { .. }) => {
+                    if let Some(after) = self.timeout.filter(|timeout| began.elapsed() >= *timeout) {
+                        return Err(RecvError::TimedOut { after }.into());
+                    }
                     std::thread::sleep(LOOK_EVERY);
                     continue;
                 }
