@@ -462,7 +462,7 @@ fn uninstall_leaves_nothing_and_programs_start_their_daemon_again() {
             home.send("by the service");
             let pid = home.expect_service_alone();
             let said = home.broadcasterd(&["uninstall"]).ok();
-            assert!(has_line(&said, &format!("with it went process {pid}")), "{said}");
+            assert!(has_line(&said, &format!("with it goes process {pid}")), "{said}");
             for line in ["disabled", "stopped", "removed /", "reloaded"] {
                 assert!(has_line(&said, line), "{line}: {said}");
             }

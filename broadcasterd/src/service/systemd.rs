@@ -117,10 +117,8 @@ pub(super) fn uninstall(order: &Order<'_>) -> Result<(), Failure> {
         steps.command(("stop", "stopped"), SOCKET, &mut manager.command(&["stop", SOCKET, SERVICE]))?;
     }
     if let Some(pid) = service.main_pid() {
-        let then = "programs that use the bus start a daemon themselves";
-        steps.note(format_args!(
-            "with it went process {pid}, the daemon, after it had delivered what it was sent; {then}"
-        ))?;
+        let then = "after it has delivered what it was sent; programs that use the bus start a daemon themselves";
+        steps.note(format_args!("with it goes process {pid}, the daemon, {then}"))?;
     }
     for path in &ours {
         steps.remove(path)?;
