@@ -76,8 +76,8 @@ mod systemd {
         beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             beats.tick().await;
-            let Some(snapshot) = view.snapshot() else { return };
-            tell(&[NotifyState::Watchdog, NotifyState::Status(&stats::one_line(&snapshot))]);
+            let Some(report) = view.report() else { return };
+            tell(&[NotifyState::Watchdog, NotifyState::Status(&stats::one_line(&report))]);
         }
     }
 

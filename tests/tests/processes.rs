@@ -712,3 +712,33 @@ fn a_monitor_gives_up_in_time_though_the_daemon_has_gone() {
     drop(daemon);
     assert_eq!(monitor.wait(), Some(3));
 }
+
+#[test]
+fn a_look_takes_a_daemon_that_is_leaving_for_gone() {
+    let bus = Bus::new();
+    let mut daemon = bus.start();
+    let stalled = bus.options().listener("news").expect("joined");
+    let mut other = bus.options().listener("other").expect("joined");
+    let mut sender = bus.options().sender("news").expect("connected");
+    for _ in 0..64 {
+        sender.send(&[7; 64 * 1024]).expect("sent");
+    }
+    until(&bus, |report| report.messages_accepted == 64);
+    daemon.signal(Signal::TERM);
+    // It has said goodbye to whoever reads, and waits for the one that does not.
+    assert!(matches!(other.recv(), Err(RecvError::Connect(ConnectError::NotRunning { .. }))));
+    let lock = bus.directory().join("bus.lock");
+    let length = || std::fs::metadata(&lock).expect("the lock file").len();
+    assert_eq!(length(), 1, "it says that it leaves");
+    // A service manager goes on listening on its socket; to connect there would start the next daemon.
+    let manager = std::os::unix::net::UnixListener::bind(bus.socket()).expect("the path is free");
+    assert!(matches!(bus.options().daemon().status(), Err(ConnectError::NotRunning { .. })));
+    manager.set_nonblocking(true).expect("a flag");
+    assert!(manager.accept().is_err(), "nobody has connected");
+    drop((manager, stalled));
+    std::fs::remove_file(bus.socket()).expect("it was ours");
+    assert_eq!(daemon.wait(), Some(0));
+    let _next = bus.start();
+    assert_eq!(length(), 0);
+    bus.options().daemon().status().expect("the next one is found");
+}

@@ -566,7 +566,8 @@ impl Broker {
         }
     }
 
-    fn report(&self, now: Moment) -> Report {
+    /// The totals, as an inspector gets them.
+    pub fn report(&self, now: Moment) -> Report {
         let count =
             |wanted: fn(&State) -> bool| self.peers.iter().flatten().filter(|peer| wanted(&peer.state)).count() as u64;
         Report {

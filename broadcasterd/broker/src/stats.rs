@@ -21,7 +21,7 @@ pub struct Stats {
 }
 
 /// Most channels that are named for one connection in a [`Snapshot`].
-pub(crate) const CONN_CHANNELS_MAX: usize = 16;
+pub(crate) const CONN_CHANNELS_MAX: usize = 4;
 
 /// All that a broker knows at one moment, for people and programs that look at it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,7 +86,7 @@ pub struct ConnSnapshot {
     pub role: PeerRole,
     /// Since it was accepted.
     pub age: Duration,
-    /// Its channels, 16 at most, in no order.
+    /// Its channels, 4 at most, in no order.
     pub channels: Vec<ChannelName>,
     /// How many channels it has.
     pub channels_total: usize,

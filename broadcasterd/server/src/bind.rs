@@ -134,8 +134,19 @@ impl Bound {
 
     /// Removes the socket files that we made, so that new clients do not come here any more. The lock stays. Once only: when the lock
     /// is gone, a file of the same number can be the next daemon's.
-    pub(crate) fn unlink(&self) {
+    fn unlink(&self) {
         self.made.take().iter().for_each(|(path, id)| os::unlink_own_socket(path, *id));
+    }
+
+    /// Makes known that this daemon is on its way out: new clients find no socket of ours, and whoever only looks finds on the lock
+    /// file that nobody is there any more.
+    pub(crate) fn leave(&self) {
+        if let Some(lock) = self.lock.borrow().as_ref()
+            && let Err(error) = os::set_leaving(lock, true)
+        {
+            tracing::warn!(%error, "cannot write on the lock file");
+        }
+        self.unlink();
     }
 
     /// Lets the next daemon begin.
@@ -257,6 +268,7 @@ fn take_lock(path: &Path) -> Result<(OwnedFd, FileId), BindError> {
         if !os::lock_exclusive(&file).map_err(io("lock"))? {
             return Err(BindError::AlreadyRunning { lock: path.to_owned() });
         }
+        os::set_leaving(&file, false).map_err(io("write on"))?;
         if os::socket_file_id(path).map_err(io("look at"))?.is_some_and(|(now, _)| now == id) {
             return Ok((file, id));
         }

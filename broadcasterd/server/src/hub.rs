@@ -5,6 +5,7 @@ use crate::bind::Bound;
 use crate::conn::{self, Conn};
 use crate::os;
 use broadcaster_broker::{Broker, ConnId, Effect, Effects, Event, Limits, Moment, Snapshot};
+use broadcaster_protocol::control::Report;
 use broadcaster_protocol::{DecodeError, Decoder, Item};
 use bytes::{BufMut, BytesMut};
 use interprocess::local_socket::traits::tokio::Listener as _;
@@ -66,6 +67,14 @@ impl View {
         Some(hub.broker.snapshot(hub.now))
     }
 
+    /// The totals, without any channel or connection; `None` if the server has ended.
+    pub fn report(&self) -> Option<Report> {
+        let hub = self.hub.upgrade()?;
+        let mut hub = hub.borrow_mut();
+        hub.begin_turn();
+        Some(hub.broker.report(hub.now))
+    }
+
     /// Waits until the server has begun to stop, whoever asked for it. One task may wait at a time.
     pub async fn stopping(&self) {
         let stopping = self.hub.upgrade().map(|hub| Rc::clone(&hub.borrow().stopping));
@@ -119,7 +128,7 @@ pub(crate) async fn serve<F: Future<Output = ()> + 'static>(
     // New clients go elsewhere from here on; the lock stays ours until everything is said and done. The watch sees what we do
     // ourselves, too, and must not take it for somebody else's doing.
     end(watching).await;
-    bound.unlink();
+    bound.leave();
     end(accepting).await;
     hub.borrow_mut().read_what_was_sent();
     exit.notified().await;

@@ -42,15 +42,15 @@ pub(crate) struct Run {
 
 impl Run {
     pub(crate) fn run(&self, bus: &Bus) -> Result<(), Failure> {
-        let settings = Settings::load(&self.flags, Started::this(self.detached))?;
+        let inherited = activation::socket().map_err(|error| Failure::new(Code::Failed, error))?;
+        let activated = inherited.is_some();
+        let settings = Settings::load(&self.flags, Started::this(self.detached, activated))?;
         log::init(&settings.log.value, !self.detached)?;
         if self.detached {
             leave_caller()?;
         }
         raise_descriptor_limit();
         let options = bus.options()?;
-        let inherited = activation::socket().map_err(|error| Failure::new(Code::Failed, error))?;
-        let activated = inherited.is_some();
         let bound = match inherited {
             Some(socket) => Some(take_over(&socket, &options)?),
             None => become_the_daemon(&options)?,

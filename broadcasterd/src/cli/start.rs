@@ -41,7 +41,7 @@ pub(crate) fn run(bus: &Bus) -> Result<(), Failure> {
         // It has ended, and said why on stderr.
         let status = daemon.wait()?;
         let code = if status.code() == Some(Code::Usage as i32) { Code::Usage } else { Code::Unreachable };
-        return Err(Failure::new(code, format!("the daemon did not start ({status})")));
+        return Err(Failure::new(code, "the daemon did not start"));
     }
     io::stdout().write_all(said.as_bytes())?;
     Ok(())

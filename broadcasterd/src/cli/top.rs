@@ -58,7 +58,7 @@ impl Top {
             let (width, height) = self.size;
             let screen = once(&choice, self.sampler(bus)?, width, height).map_err(|missing| match missing {
                 Missing::NoDaemon => Failure::new(Code::NobodyThere, "no daemon runs, and top never starts one"),
-                Missing::Failed(why) => Failure::new(Code::Unreachable, why),
+                Missing::Failed(code, why) => Failure::new(code, why),
             })?;
             return Ok(io::stdout().lock().write_all(screen.as_bytes())?);
         }
@@ -85,7 +85,7 @@ fn live(bus: &Bus) -> Result<Sampler, Failure> {
     Ok(Box::new(move || {
         client.fetch().map_err(|failure| match failure.code() {
             Code::NobodyThere => Missing::NoDaemon,
-            _ => Missing::Failed(failure.to_string()),
+            code => Missing::Failed(code, failure.to_string()),
         })
     }))
 }
@@ -96,7 +96,8 @@ fn replay(path: &Path) -> io::Result<Sampler> {
         File::open(path).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
     let mut lines = BufReader::new(file).lines();
     Ok(Box::new(move || {
-        let failed = |error: &dyn std::fmt::Display| Missing::Failed(format!("the recording is odd: {error}"));
+        let failed =
+            |error: &dyn std::fmt::Display| Missing::Failed(Code::Failed, format!("the recording is odd: {error}"));
         let line = lines.next().ok_or(Missing::NoDaemon)?.map_err(|error| failed(&error))?;
         let sample: Option<Stats> = serde_json::from_str(&line).map_err(|error| failed(&error))?;
         sample.ok_or(Missing::NoDaemon)

@@ -327,7 +327,7 @@ mod tests {
                 "channels_max = 999999999999999999999 is out of range; use 1 to 1000000",
             ),
             ("payload_bytes_max = \"65 MiB\"", "payload_bytes_max = \"65 MiB\" is out of range; use 1 to 64 MiB"),
-            ("goodbye_within = \"0s\"", "goodbye_within = \"0s\" is out of range; use 10ms to 1m"),
+            ("goodbye_within = \"0s\"", "goodbye_within = \"0s\" is out of range; use 10ms to 2s"),
             ("handshake_within = \"1h\"", "handshake_within = \"1h\" is out of range; use 10ms to 1m"),
         ] {
             assert_eq!(wrong(&format!("[limits]\n{text}")).2, sentence);

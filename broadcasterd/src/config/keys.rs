@@ -131,7 +131,8 @@ pub(crate) const KEYS: [Key; 12] = [
         name: "goodbye_within",
         unit: Unit::Time,
         min: 10 * MILLISECOND,
-        max: 60 * SECOND,
+        // Twice that, for listeners and then for those who only look, and a service manager still does not kill the daemon.
+        max: 2 * SECOND,
         read: |limits| nanoseconds(limits.goodbye_within),
         write: |limits, value| limits.goodbye_within = Duration::from_nanos(value),
     },

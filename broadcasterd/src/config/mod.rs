@@ -4,7 +4,6 @@
 pub(crate) mod file;
 pub(crate) mod keys;
 
-use crate::activation;
 use crate::exit::{Code, Failure};
 use crate::log;
 use broadcaster_server::Limits;
@@ -44,11 +43,11 @@ impl Started {
     /// Every way, in the order in which they are told.
     pub(crate) const ALL: [Self; 3] = [Self::InForeground, Self::OnDemand, Self::Activated];
 
-    /// What this process was started by. To be asked before anybody takes the passed sockets.
-    pub(crate) fn this(detached: bool) -> Self {
+    /// What this process was started by: with `--detached`, or with a socket.
+    pub(crate) fn this(detached: bool, activated: bool) -> Self {
         if detached {
             Self::OnDemand
-        } else if activation::sockets_passed() > 0 {
+        } else if activated {
             Self::Activated
         } else {
             Self::InForeground

@@ -29,7 +29,7 @@ use tokio::time::Instant;
 pub(crate) const CONNECTIONS_MAX: usize = 16;
 
 /// Answers that are made or held in memory at once; a further request waits.
-const ANSWERS_MAX: usize = 4;
+const ANSWERS_MAX: usize = 2;
 
 /// How long a request waits while there are [`ANSWERS_MAX`] others.
 const ANSWERS_WAIT: Duration = Duration::from_secs(5);

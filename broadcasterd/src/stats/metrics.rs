@@ -43,9 +43,9 @@ impl Exposition {
     fn of(mut stats: Stats) -> Self {
         let roles = [Role::Greeting, Role::Sender, Role::Listener, Role::Inspector, Role::Monitor, Role::Leaving];
         let roles = roles.map(|role| (role, len(stats.connections.iter().filter(|other| other.role == role))));
-        let channels = len(&stats.channels);
+        let channels = stats.channels_omitted + len(&stats.channels);
         stats.channels.sort_by_key(|channel| Reverse(channel.messages_accepted));
-        let channels_omitted = len(stats.channels.iter().skip(CHANNELS_MAX));
+        let channels_omitted = stats.channels_omitted + len(stats.channels.iter().skip(CHANNELS_MAX));
         stats.channels.truncate(CHANNELS_MAX);
         stats.connections.retain(|connection| matches!(connection.role, Role::Listener | Role::Monitor));
         stats.connections.sort_by_key(|connection| Reverse((connection.queue_bytes, connection.messages_lost)));
@@ -148,7 +148,7 @@ impl Exposition {
 
     fn listeners(&self, page: &mut Page<'_>) -> fmt::Result {
         page.gauge(
-            "broadcaster_connections_omitted",
+            "broadcaster_listeners_omitted",
             "Listeners without numbers of their own here, because there are too many.",
             [(NONE, self.connections_omitted)],
         )?;
@@ -328,7 +328,7 @@ mod tests {
             ("broadcaster_queue_max_bytes", "4194304"),
             ("broadcaster_queue_messages_max", "65536"),
             ("broadcaster_channels_omitted", "0"),
-            ("broadcaster_connections_omitted", "0"),
+            ("broadcaster_listeners_omitted", "0"),
             (r#"broadcaster_channel_accepted_bytes_total{channel="com.example.sync"}"#, "700"),
         ] {
             assert_eq!(value_of(&text, name), Some(wanted), "{name}:\n{text}");
@@ -348,7 +348,7 @@ mod tests {
         assert_eq!(named("broadcaster_listener_queue_bytes{"), CONNECTIONS_MAX);
         assert_eq!(value_of(&text, "broadcaster_channels"), Some("1000"));
         assert_eq!(value_of(&text, "broadcaster_channels_omitted"), Some("800"));
-        assert_eq!(value_of(&text, "broadcaster_connections_omitted"), Some("800"));
+        assert_eq!(value_of(&text, "broadcaster_listeners_omitted"), Some("800"));
         assert!(text.contains(r#"{channel="news.800"}"#) && !text.contains(r#"{channel="news.799"}"#));
         assert!(text.contains(r#"{id="800","#) && !text.contains(r#"{id="799","#));
     }

@@ -10,12 +10,14 @@ pub(crate) mod sample;
 
 use broadcaster_protocol::limits::PROTOCOL_MAX;
 use broadcaster_server::{ChannelSnapshot, ConnSnapshot, Limits, PeerRole, Snapshot, View};
-use model::{CONNECTION_CHANNELS_MAX, Channel, Connection, Daemon, Role, SCHEMA, Stats};
+use model::{CONNECTION_CHANNELS_MAX, Channel, Connection, Daemon, ENTRIES_MAX, Role, SCHEMA, Stats};
 use std::cmp::Reverse;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+#[cfg(target_os = "linux")]
+use system_broadcaster::Report;
 
 /// Tells everybody who connects to `listener` what `view` shows, for as long as the server runs.
 pub(crate) async fn tell(listener: UnixListener, about: About, view: View) {
@@ -45,7 +47,13 @@ impl About {
         let count = |role| snapshot.connections.iter().filter(|connection| connection.role == role).count() as u64;
         let (totals, limits) = (&snapshot.stats, &self.limits);
         let mut connections: Vec<Connection> = snapshot.connections.iter().map(connection).collect();
+        connections.sort_by_key(|it| (Reverse(it.queue_bytes), Reverse(it.messages_lost), Reverse(it.age_ms)));
+        let connections_omitted = cut(&mut connections);
         connections.sort_by_key(|connection| Reverse(connection.age_ms));
+        let mut channels: Vec<&ChannelSnapshot> = snapshot.channels.iter().collect();
+        channels.sort_by_key(|channel| Reverse(channel.messages_accepted));
+        let channels_omitted = cut(&mut channels);
+        channels.sort_by(|one, other| one.name.cmp(&other.name));
         Stats {
             schema: SCHEMA,
             daemon: Daemon {
@@ -69,24 +77,32 @@ impl About {
                 connections_max: limits.connections_max as u64,
                 channels_max: limits.channels_max as u64,
             },
-            channels: snapshot.channels.iter().map(channel).collect(),
+            channels: channels.into_iter().map(channel).collect(),
+            channels_omitted,
             connections,
+            connections_omitted,
         }
     }
 }
 
+/// Keeps the first [`ENTRIES_MAX`], and tells how many there were beside them.
+fn cut<T>(entries: &mut Vec<T>) -> u64 {
+    let omitted = entries.len().saturating_sub(ENTRIES_MAX);
+    entries.truncate(ENTRIES_MAX);
+    omitted as u64
+}
+
 /// The bus in one line, for a service manager to show.
 #[cfg(target_os = "linux")]
-pub(crate) fn one_line(snapshot: &Snapshot) -> String {
-    let slow = snapshot.connections.iter().filter(|connection| connection.blocked.is_some()).count();
+pub(crate) fn one_line(report: &Report) -> String {
     format!(
-        "{} connections, {} channels, {} slow listeners; {} messages accepted, {} delivered, {} lost",
-        snapshot.connections.len(),
-        snapshot.channels.len(),
-        slow,
-        snapshot.stats.messages_accepted,
-        snapshot.stats.messages_delivered,
-        snapshot.stats.messages_lost
+        "{} senders, {} listeners, {} channels; {} messages accepted, {} delivered, {} lost",
+        report.senders,
+        report.listeners,
+        report.channels,
+        report.messages_accepted,
+        report.messages_delivered,
+        report.messages_lost
     )
 }
 

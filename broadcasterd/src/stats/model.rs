@@ -1,13 +1,23 @@
 //! What `GET /stats.json` says, as one set of types for the daemon that writes it and the command that reads it.
 //! `broadcasterd/STATS.md` describes every field for people.
 
+use crate::format::permille;
 use serde::{Deserialize, Serialize};
 
 /// Version of the schema. Fields may be added within it; readers ignore those that they do not know.
 pub(crate) const SCHEMA: u32 = 1;
 
 /// Most channels that are named for one connection.
-pub(crate) const CONNECTION_CHANNELS_MAX: usize = 16;
+pub(crate) const CONNECTION_CHANNELS_MAX: usize = 4;
+
+/// Most channels that are told of, and most connections.
+pub(crate) const ENTRIES_MAX: usize = 4096;
+
+/// Who has not taken all that waits for it for this long is slow. A shorter wait is an ordinary burst.
+pub(crate) const BLOCKED_SLOW_MS: u64 = 100;
+
+/// Whose queue is fuller than this is slow.
+const QUEUE_SLOW_PERMILLE: u16 = 500;
 
 /// All numbers of one daemon at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,10 +25,14 @@ pub(crate) struct Stats {
     /// [`SCHEMA`].
     pub(crate) schema: u32,
     pub(crate) daemon: Daemon,
-    /// In the order of their names.
+    /// In the order of their names: at most [`ENTRIES_MAX`], those with most messages accepted.
     pub(crate) channels: Vec<Channel>,
-    /// In the order in which they came.
+    /// How many there are beside them.
+    pub(crate) channels_omitted: u64,
+    /// In the order in which they came: at most [`ENTRIES_MAX`], those with most bytes waiting, then most lost.
     pub(crate) connections: Vec<Connection>,
+    /// How many there are beside them.
+    pub(crate) connections_omitted: u64,
 }
 
 /// The daemon as a whole. Counters count since it began.
@@ -121,6 +135,19 @@ pub(crate) struct Connection {
     pub(crate) queue_bytes: u64,
     /// For how long it has not taken all that waits for it; `null` if it has.
     pub(crate) blocked_ms: Option<u64>,
+}
+
+impl Connection {
+    /// How full its queue is, in thousandths of what may wait for it in this daemon.
+    pub(crate) fn queue_permille(&self, daemon: &Daemon) -> u16 {
+        permille(self.queue_messages, daemon.queue_messages_max).max(permille(self.queue_bytes, daemon.queue_bytes_max))
+    }
+
+    /// Whether it does not keep up at this moment: it is blocked for more than a burst, or its queue is more than half full.
+    pub(crate) fn is_slow(&self, daemon: &Daemon) -> bool {
+        self.queue_permille(daemon) > QUEUE_SLOW_PERMILLE
+            || self.blocked_ms.is_some_and(|blocked_ms| blocked_ms >= BLOCKED_SLOW_MS)
+    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ pub(crate) fn stats() -> Stats {
         connection(2, Role::Sender, &["com.example.sync", ODD_NAME]),
         connection(3, Role::Listener, &[ODD_NAME]),
     ];
-    Stats { schema: SCHEMA, daemon: daemon(), channels, connections }
+    Stats { schema: SCHEMA, daemon: daemon(), channels, channels_omitted: 0, connections, connections_omitted: 0 }
 }
 
 fn daemon() -> Daemon {

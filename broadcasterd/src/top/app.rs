@@ -2,6 +2,7 @@
 //! daemon.
 
 use super::rates::{ChannelRow, Measured, Meter, PeerRow};
+use crate::exit::Code;
 use crate::stats::model::Stats;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use std::cmp::{Ordering, Reverse};
@@ -33,7 +34,8 @@ pub(crate) enum Missing {
     /// No daemon runs.
     NoDaemon,
     /// There may be one, and this is what went wrong.
-    Failed(String),
+    /// Why, and how the command would end for it.
+    Failed(Code, String),
 }
 
 /// Which table.
@@ -707,7 +709,7 @@ mod tests {
         assert_eq!(app.link(), &Link::Waiting(Missing::NoDaemon));
         app.sampled(at(2), Ok(busy(1)));
         app.sampled(at(3), Ok(busy(2)));
-        app.sampled(at(4), Err(Missing::Failed("a reason".into())));
+        app.sampled(at(4), Err(Missing::Failed(Code::Failed, "a reason".into())));
         app.sampled(at(5), Err(Missing::NoDaemon));
         assert_eq!(app.link(), &Link::Gone { seen: at(3), why: Missing::NoDaemon });
         assert!(app.shown().is_some_and(|shown| shown.totals.is_some()));

@@ -1,7 +1,7 @@
 //! From two samples to rates: what is still the same, and by how much it has grown. It never sees a clock, and a counter
 //! that goes back is a new start, never a rate.
 
-use crate::format::{bytes, count, permille};
+use crate::format::{bytes, count};
 use crate::stats::model::{Channel, Connection, Daemon, Stats};
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -11,12 +11,6 @@ const START_TOLERANCE_MS: u64 = 100;
 
 /// A daemon's age grows as the time between samples does, but for how long the answers took.
 const UPTIME_TOLERANCE: Duration = Duration::from_secs(5);
-
-/// Who has not taken all that waits for it for this long is slow. A shorter wait is an ordinary burst.
-const BLOCKED_SLOW_MS: u64 = 100;
-
-/// Whose queue is fuller than this is slow.
-const QUEUE_SLOW_PERMILLE: u16 = 500;
 
 /// So many per second.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -120,11 +114,8 @@ impl Meter {
                 }
             };
             let rates = grown.zip(time).map(|(grown, time)| grown.per_second(time));
-            let queue_permille = permille(stats.queue_messages, next.daemon.queue_messages_max)
-                .max(permille(stats.queue_bytes, next.daemon.queue_bytes_max));
-            let slow = queue_permille > QUEUE_SLOW_PERMILLE
-                || stats.blocked_ms.is_some_and(|blocked_ms| blocked_ms >= BLOCKED_SLOW_MS)
-                || rates.is_some_and(|rates| rates.lost > Rate::default());
+            let queue_permille = stats.queue_permille(&next.daemon);
+            let slow = stats.is_slow(&next.daemon) || rates.is_some_and(|rates| rates.lost > Rate::default());
             if slow {
                 slow_channels.extend(stats.channels.iter().cloned());
             }
@@ -231,6 +222,7 @@ pub(super) fn byte_rate(rate: Option<Rate>) -> String {
 mod tests {
     use super::super::samples::{at, channel, connection, daemon, stats};
     use super::*;
+    use crate::stats::model::BLOCKED_SLOW_MS;
     use crate::stats::model::Role;
 
     #[test]

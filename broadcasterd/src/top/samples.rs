@@ -57,7 +57,7 @@ pub(crate) fn connection(id: u64, pid: u32, role: Role) -> Connection {
 }
 
 pub(crate) fn stats(daemon: Daemon, channels: Vec<Channel>, connections: Vec<Connection>) -> Stats {
-    Stats { schema: SCHEMA, daemon, channels, connections }
+    Stats { schema: SCHEMA, daemon, channels, channels_omitted: 0, connections, connections_omitted: 0 }
 }
 
 /// A busy bus after so many seconds of watching it: a listener that has stopped reading, one that falls behind, and others.
@@ -90,6 +90,8 @@ pub(crate) fn busy(second: u64) -> Stats {
     let monitor = peer(8, 5300, "broadcasterd", Role::Monitor, &[], 2_460, 700_000);
     Stats {
         schema: SCHEMA,
+        channels_omitted: 0,
+        connections_omitted: 0,
         daemon: Daemon {
             connections: 8,
             senders: 3,

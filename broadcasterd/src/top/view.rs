@@ -80,7 +80,7 @@ pub(crate) fn draw(app: &mut App, theme: Theme, area: Rect, buffer: &mut Buffer)
     } else {
         let sentence = match app.link() {
             Link::Waiting(Missing::NoDaemon) => "no daemon runs; waiting for one (top never starts one)".into(),
-            Link::Waiting(Missing::Failed(why)) => format!("no numbers: {}; trying again", fit(why, 400)),
+            Link::Waiting(Missing::Failed(_, why)) => format!("no numbers: {}; trying again", fit(why, 400)),
             Link::Connecting | Link::Up | Link::Gone { .. } => match app.overdue() {
                 Some(time) => format!("connecting; no answer for {} s", time.as_secs()),
                 None => "connecting".into(),
@@ -119,7 +119,7 @@ fn draw_numbers(app: &App, theme: Theme, rest: &mut Rect, buffer: &mut Buffer) {
     let state = match app.link() {
         _ if app.is_paused() => "PAUSED".into(),
         Link::Gone { why: Missing::NoDaemon, .. } => "GONE".into(),
-        Link::Gone { why: Missing::Failed(_), .. } => "NO NUMBERS".into(),
+        Link::Gone { why: Missing::Failed(..), .. } => "NO NUMBERS".into(),
         Link::Connecting | Link::Waiting(_) | Link::Up => match app.overdue() {
             Some(time) => format!("no answer for {} s", time.as_secs()),
             None => format!("every {}", humantime::format_duration(app.interval())),
@@ -197,7 +197,7 @@ fn draw_verdict(app: &App, shown: &Measured, theme: Theme, row: Rect, buffer: &m
             let ago = time(u64::try_from(app.ago(*seen).as_millis()).unwrap_or(u64::MAX));
             let sentence = match why {
                 Missing::NoDaemon => format!("{SLOW_SIGN} the daemon has gone, last seen {ago} ago; waiting for one"),
-                Missing::Failed(why) => format!("{SLOW_SIGN} no numbers for {ago}: {}", fit(why, 400)),
+                Missing::Failed(_, why) => format!("{SLOW_SIGN} no numbers for {ago}: {}", fit(why, 400)),
             };
             Line::styled(sentence, theme.slow())
         }
@@ -511,6 +511,7 @@ pub(crate) fn interval_limits() -> String {
 mod tests {
     use super::super::samples::{at, busy, busy_app, channel, connection, daemon, press, stats, type_in, watched_app};
     use super::*;
+    use crate::exit::Code;
     use crate::screens::assert_screen;
     use crate::stats::model::{Channel, Connection};
     use ratatui::Terminal;
@@ -620,7 +621,7 @@ mod tests {
         assert!(screen(&mut app, 80, 24).contains("connecting"));
         app.sampled(at(1), Err(Missing::NoDaemon));
         assert!(screen(&mut app, 80, 24).contains("no daemon runs; waiting for one (top never starts one)"));
-        app.sampled(at(2), Err(Missing::Failed("the socket \u{1b}[2J is odd".into())));
+        app.sampled(at(2), Err(Missing::Failed(Code::Failed, "the socket \u{1b}[2J is odd".into())));
         assert!(screen(&mut app, 80, 24).contains("no numbers: the socket \u{fffd}[2J is odd; trying again"));
 
         let mut app = busy_app(Table::Peers);

@@ -58,12 +58,15 @@ pub(crate) fn endpoint_env(socket: Option<PathBuf>) -> Env {
     }
 }
 
-/// Whether nobody holds this lock, or there is none to hold. It is held by us, shared, for the time of this call; a daemon that
+/// Whether nobody holds this lock, there is none to hold, or whoever holds it is on its way out and has written so. It is held by us, shared, for the time of this call; a daemon that
 /// comes up at this very moment tries again.
 pub(crate) fn is_unlocked(path: &Path) -> bool {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     match rustix::fs::open(path, flags, Mode::empty()) {
-        Ok(file) => rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_ok(),
+        Ok(file) => {
+            rustix::fs::fstat(&file).is_ok_and(|stat| stat.st_size > 0)
+                || rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_ok()
+        }
         Err(errno) => errno == Errno::NOENT,
     }
 }

@@ -237,6 +237,11 @@ pub(crate) fn lock_exclusive(file: &OwnedFd) -> io::Result<bool> {
     }
 }
 
+/// Writes on the lock file whether its holder is on its way out: one byte if it is, none if not.
+pub(crate) fn set_leaving(file: &OwnedFd, leaving: bool) -> io::Result<()> {
+    Ok(rustix::fs::ftruncate(file, u64::from(leaving))?)
+}
+
 /// The file at `path`, not followed through a link, and whether it is a socket; `None` if there is none.
 pub(crate) fn socket_file_id(path: &Path) -> io::Result<Option<(FileId, bool)>> {
     match rustix::fs::lstat(path) {
