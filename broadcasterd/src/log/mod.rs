@@ -5,7 +5,6 @@ mod os;
 mod stderr;
 
 use crate::exit::{Code, Failure};
-use std::io;
 use stderr::Stderr;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
@@ -24,7 +23,8 @@ pub(crate) fn init(directives: &str, keeps_stderr: bool) -> Result<(), Failure> 
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(Stderr::new(keeps_stderr))
         .log_internal_errors(false)
-        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()));
+        // The library is built without colours, and takes it amiss to be asked for them.
+        .with_ansi(false);
     registry.with(lines).init();
     Ok(())
 }
