@@ -50,29 +50,38 @@ fn passed() -> io::Result<(Option<UnixListener>, usize)> {
 }
 
 #[cfg(target_os = "linux")]
-pub(crate) use systemd::{beat, ready, stopping};
+pub(crate) use systemd::{keep_told, stopping};
 
 #[cfg(target_os = "linux")]
 mod systemd {
     use crate::stats;
     use broadcaster_server::View;
     use sd_notify::NotifyState;
+    use std::io;
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+    use std::time::Duration;
 
-    /// The daemon serves.
-    pub(crate) fn ready() {
-        tell(&[NotifyState::Ready, NotifyState::Status("ready")]);
-    }
+    /// How long to wait before telling again that the daemon is ready, to a manager that has no room for it.
+    const READY_PAUSE: Duration = Duration::from_millis(100);
+
+    /// No manager hears more often that the bus thread is alive, whatever it asks for.
+    const BEAT_MIN: Duration = Duration::from_millis(50);
 
     /// The daemon is on its way out, and delivers what it was sent.
     pub(crate) fn stopping() {
         tell(&[NotifyState::Stopping, NotifyState::Status("stopping: delivering what was sent")]);
     }
 
-    /// Tells the manager that the bus thread is alive, twice as often as it wants to hear it, and how the bus is doing. Without
-    /// a watchdog it ends at once, so that an idle daemon never wakes up.
-    pub(crate) async fn beat(view: View) {
+    /// Tells the manager that the daemon serves; then that the bus thread is alive, twice as often as it wants to hear it, and how
+    /// the bus is doing. Without a watchdog it ends after the first, so that an idle daemon never wakes up.
+    pub(crate) async fn keep_told(view: View) {
+        while !tell(&[NotifyState::Ready, NotifyState::Status("ready")]) {
+            tokio::time::sleep(READY_PAUSE).await;
+        }
         let Some(wanted) = sd_notify::watchdog_enabled().filter(|wanted| !wanted.is_zero()) else { return };
-        let mut beats = tokio::time::interval(wanted / 2);
+        let mut beats = tokio::time::interval((wanted / 2).max(BEAT_MIN));
         beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             beats.tick().await;
@@ -81,25 +90,42 @@ mod systemd {
         }
     }
 
-    fn tell(state: &[NotifyState<'_>]) {
-        // No manager listens to a daemon that was started by hand, and one that does not hear us will act by itself.
-        if let Err(error) = sd_notify::notify(state) {
-            tracing::debug!(%error, "the service manager does not hear");
+    /// Tells the manager, if there is one; `false` if it has no room for it now. Not through the library, which would wait for a
+    /// manager that hangs, and the bus with it.
+    fn tell(state: &[NotifyState<'_>]) -> bool {
+        let Some(address) = std::env::var_os("NOTIFY_SOCKET").filter(|address| !address.is_empty()) else {
+            return true;
+        };
+        let lines: Vec<String> = state.iter().map(ToString::to_string).collect();
+        let send = || -> io::Result<()> {
+            let address = match address.as_bytes() {
+                [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+                _ => SocketAddr::from_pathname(&address)?,
+            };
+            let socket = UnixDatagram::unbound()?;
+            socket.set_nonblocking(true)?;
+            socket.send_to_addr(lines.join("\n").as_bytes(), &address).map(drop)
+        };
+        match send() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            Err(error) => {
+                tracing::debug!(%error, "the service manager does not hear");
+                true
+            }
+            Ok(()) => true,
         }
     }
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(crate) use silence::{beat, ready, stopping};
+pub(crate) use silence::{keep_told, stopping};
 
 /// launchd asks for no word.
 #[cfg(not(target_os = "linux"))]
 mod silence {
     use broadcaster_server::View;
 
-    pub(crate) fn ready() {}
-
     pub(crate) fn stopping() {}
 
-    pub(crate) async fn beat(_: View) {}
+    pub(crate) async fn keep_told(_: View) {}
 }

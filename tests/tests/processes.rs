@@ -742,3 +742,35 @@ fn a_look_takes_a_daemon_that_is_leaving_for_gone() {
     assert_eq!(length(), 0);
     bus.options().daemon().status().expect("the next one is found");
 }
+
+#[test]
+fn service_manager_that_hangs_does_not_hold_up_the_bus() {
+    use std::os::unix::net::UnixDatagram;
+    let bus = Bus::new();
+    let path = bus.directory().join("manager");
+    let manager = UnixDatagram::bind(&path).expect("bound");
+    let filler = UnixDatagram::unbound().expect("a socket");
+    filler.set_nonblocking(true).expect("a flag");
+    let mut fillers = 0;
+    while filler.send_to(b"full", &path).is_ok() {
+        fillers += 1;
+    }
+    let mut command = bus.command(program(), &["run", "--log", "warn"]);
+    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "1000");
+    let mut daemon = Process::spawn(&mut command);
+    assert!(daemon.line().starts_with("listening on"));
+    bus.options().daemon().status().expect("it serves while its manager hears nothing");
+    // Once the manager listens again, it learns all that it must.
+    let mut said = [0; 512];
+    let mut next = || {
+        let len = manager.recv(&mut said).expect("a datagram");
+        String::from_utf8_lossy(&said[..len]).into_owned()
+    };
+    (0..fillers).for_each(|_| assert_eq!(next(), "full"));
+    assert_eq!(next(), "READY=1\nSTATUS=ready");
+    let beat = next();
+    assert!(beat.starts_with("WATCHDOG=1\nSTATUS=0 senders, 0 listeners, 0 channels; "), "{beat}");
+    daemon.signal(Signal::TERM);
+    while !next().starts_with("STOPPING=1") {}
+    assert_eq!(daemon.wait(), Some(0));
+}

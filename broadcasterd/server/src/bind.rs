@@ -202,6 +202,12 @@ pub fn adopt(listener: &UnixListener) -> Result<Bound, BindError> {
     let Some(socket) = address.as_pathname().filter(|path| path.is_absolute()) else {
         return Err(BindError::Occupied { path: "the inherited socket".into(), what: "without an absolute path" });
     };
+    if !os::listens(listener) {
+        return Err(BindError::Occupied {
+            path: socket.to_owned(),
+            what: "a socket that was passed on and does not listen",
+        });
+    }
     let (lock, lock_path, lock_id) = lock_directory_of(socket)?;
     let listener = os::adopt(listener.try_clone().map_err(io("duplicate"))?);
     bound(socket, listener, Vec::new(), (lock, lock_path, lock_id))

@@ -144,17 +144,22 @@ async fn end(task: JoinHandle<()>) {
 }
 
 async fn accept_all(hub: Rc<RefCell<Hub>>, listener: Listener) {
+    let mut failing = false;
     loop {
         match listener.accept().await.and_then(os::take_descriptor) {
             Ok((socket, pid, uid)) => {
+                failing = false;
                 if let Err(error) = hub.borrow_mut().welcome(socket, pid, uid) {
                     tracing::warn!(%error, pid, "a connection was lost on arrival");
                 }
             }
             Err(error) if is_about_one_peer(&error) => {}
             Err(error) => {
-                let open = hub.borrow().conns.len();
-                tracing::warn!(%error, open, "cannot accept; trying again in {DESCRIPTOR_PAUSE:?}");
+                // Once for each time that it begins: it can last.
+                if !std::mem::replace(&mut failing, true) {
+                    let open = hub.borrow().conns.len();
+                    tracing::warn!(%error, open, "cannot accept; trying again every {DESCRIPTOR_PAUSE:?}");
+                }
                 tokio::time::sleep(DESCRIPTOR_PAUSE).await;
             }
         }

@@ -78,17 +78,16 @@ impl Run {
             tracing::info!(socket = %about.socket.display(), activated, "ready");
             // Ready means that the next connect is served and the next signal is heeded. Nobody may be there to read it.
             let _ = writeln!(io::stdout(), "listening on {}", about.socket.display());
-            activation::ready();
             if detached && let Err(error) = drop_output() {
                 tracing::warn!(%error, "cannot let go of the caller's output");
             }
-            let beating = spawn_local(activation::beat(view.clone()));
+            let keeping_told = spawn_local(activation::keep_told(view.clone()));
             let telling = stats.map(|listener| spawn_local(stats::tell(listener, about, view.clone())));
             let mut asked = pin!(view.stopping());
             poll_fn(|cx| if asked.as_mut().poll(cx).is_ready() { Poll::Ready(()) } else { signals.poll_any(cx) }).await;
             tracing::info!("stopping");
             activation::stopping();
-            beating.abort();
+            keeping_told.abort();
             if let Some(telling) = telling {
                 telling.abort();
             }

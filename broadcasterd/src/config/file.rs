@@ -108,7 +108,7 @@ impl Document {
                         Some(_) => "it belongs below a line [limits]".to_owned(),
                         None => "there are log, idle_exit and the table [limits]".to_owned(),
                     };
-                    return Err(reader.wrong(&key.span(), format!("unknown key {name:?}; {remedy}")));
+                    return Err(reader.wrong(&key.span(), format!("unknown key {:?}; {remedy}", short(name))));
                 }
             }
         }
@@ -151,7 +151,7 @@ impl Reader<'_> {
                     "log" | "idle_exit" => "it belongs above the line [limits]".to_owned(),
                     _ => format!("there are {}", KEYS.map(|key| key.name).join(", ")),
                 };
-                let unknown = format!("unknown key {:?} in [limits]; {remedy}", name.get_ref());
+                let unknown = format!("unknown key {:?} in [limits]; {remedy}", short(name.get_ref()));
                 return Err(self.wrong(&name.span(), unknown));
             };
             limits[index] = Some(self.limit(index, value)?);
@@ -199,14 +199,17 @@ impl Reader<'_> {
 
     /// The value as it was written, on one line and not too long.
     fn shown(&self, span: &Range<usize>) -> String {
-        let value = self.text.get(span.clone()).unwrap_or_default();
-        let mut shown: String =
-            value.chars().take(SHOWN_CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
-        if value.chars().nth(SHOWN_CHARS_MAX).is_some() {
-            shown.push_str("...");
-        }
-        shown
+        short(self.text.get(span.clone()).unwrap_or_default())
     }
+}
+
+/// Text of the file on one line and not too long.
+fn short(text: &str) -> String {
+    let mut short: String = text.chars().take(SHOWN_CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if text.chars().nth(SHOWN_CHARS_MAX).is_some() {
+        short.push_str("...");
+    }
+    short
 }
 
 /// The entries in the order of the text, so that the first mistake is told first.

@@ -61,7 +61,13 @@ impl Steps {
     /// Removes the file at `path`, which is ours.
     pub(super) fn remove(&self, path: &Path) -> Result<(), Failure> {
         self.step(("remove", "removed"), &path.display().to_string(), || {
-            std::fs::remove_file(path).map_err(|error| failed(format!("cannot remove {}: {error}", path.display())))
+            match std::fs::remove_file(path) {
+                // Somebody else was faster, at the same thing.
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    Err(failed(format!("cannot remove {}: {error}", path.display())))
+                }
+                Ok(()) | Err(_) => Ok(()),
+            }
         })
     }
 

@@ -9,8 +9,8 @@ mod watch;
 
 pub use unix::raise_descriptor_limit;
 pub(crate) use unix::{
-    DirectoryProblem, FileId, accept_from, adopt, answers, duplicate, euid, listen, lock_exclusive, open_lock, pid,
-    plain, prepare_directory, read, register, set_leaving, shut_down, socket_file_id, stop_reading, take_descriptor,
-    unlink_own_socket, write, write_vectored,
+    DirectoryProblem, FileId, accept_from, adopt, answers, duplicate, euid, listen, listens, lock_exclusive, open_lock,
+    pid, plain, prepare_directory, read, register, set_leaving, shut_down, socket_file_id, stop_reading,
+    take_descriptor, unlink_own_socket, write, write_vectored,
 };
 pub(crate) use watch::Watch;

@@ -114,6 +114,11 @@ pub(crate) fn listen(options: ListenerOptions<'_>) -> io::Result<Listener> {
     }
 }
 
+/// Whether somebody can connect to the socket.
+pub(crate) fn listens(socket: impl AsFd) -> bool {
+    rustix::net::sockopt::socket_acceptconn(socket).unwrap_or(false)
+}
+
 /// A listening socket that somebody else made, as ours.
 pub(crate) fn adopt(listener: UnixListener) -> Listener {
     Listener::UdSocket(listener.into())
