@@ -26,7 +26,8 @@ pub(crate) fn socket() -> io::Result<Option<UnixListener>> {
 
 /// How many sockets systemd passed to this very process. The variables may as well be those of another one, whose they are to
 /// take: without `LISTEN_PID`, or with another number in it, nothing was passed. To be asked before [`socket`].
-pub(crate) fn sockets_passed() -> usize {
+#[cfg(not(target_os = "macos"))]
+fn sockets_passed() -> usize {
     let number = |name| std::env::var(name).ok().and_then(|value| value.parse::<u32>().ok());
     match number("LISTEN_PID") == Some(std::process::id()) {
         true => number("LISTEN_FDS").and_then(|count| usize::try_from(count).ok()).unwrap_or(0),

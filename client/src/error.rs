@@ -88,6 +88,16 @@ pub enum ConnectError {
         /// What it said.
         reason: String,
     },
+    /// No daemon can be had, and notifications do not come through either: nothing delivers them to this process. macOS does that in
+    /// the run loop of the main thread.
+    #[error(
+        "no broadcaster daemon can be had, and no notification arrives: for {after:?} the main thread of this program has run \
+         neither CFRunLoop nor NSApp"
+    )]
+    NoRunLoop {
+        /// For how long that was so.
+        after: Duration,
+    },
     /// The system refused.
     #[error("cannot {action} {}", path.display())]
     Io {

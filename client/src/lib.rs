@@ -10,6 +10,9 @@ mod error;
 mod listener;
 mod message;
 mod monitor;
+// Only a center fills an inbox, and only macOS has one: what is for it is tested everywhere.
+#[cfg_attr(not(target_os = "macos"), allow(dead_code))]
+mod native;
 mod options;
 mod os;
 mod sender;
@@ -24,6 +27,7 @@ pub use error::{ConnectError, Lag, RecvError, SendError};
 pub use listener::Listener;
 pub use message::{Message, MessageRef};
 pub use monitor::Monitor;
+pub use native::{Capabilities, Transport};
 pub use options::{DEADLINE_DEFAULT, NO_AUTOSTART_VARIABLE, Options};
 pub use sender::Sender;
 

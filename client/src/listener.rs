@@ -3,12 +3,13 @@
 use crate::core::{Ended, Heard, ListenerCore};
 use crate::error::{ConnectError, Lag, RecvError};
 use crate::message::{Message, MessageRef};
+use crate::native::{self, Capabilities, Ear, News, Transport};
 use crate::options::Options;
 use crate::os;
-use crate::transport::{Link, Plan, Step, Taken, Until, block_on};
+use crate::transport::{Link, Plan, Step, Taken, Until, Wait, block_on};
 use broadcaster_protocol::ChannelName;
 use broadcaster_protocol::control::Overflow;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 #[cfg(feature = "tokio")]
 use {
     crate::transport::{Awaiting, poll_on},
@@ -17,6 +18,12 @@ use {
     std::pin::Pin,
     std::task::{Context, Poll, ready},
 };
+
+/// How many times to look whether anything delivers notifications before that is an error.
+const DEAF_LOOKS: u32 = 8;
+
+/// How often to look for notifications while the daemon is there as well.
+const LOOK_INTO_INBOX_EVERY: Duration = Duration::from_millis(50);
 
 /// Gets every message that any process of this user sends on a channel.
 ///
@@ -60,6 +67,7 @@ pub struct Listener {
     link: Link,
     missed: u64,
     gaps: u64,
+    ear: Option<Box<Ear>>,
     #[cfg(feature = "tokio")]
     awaiting: Awaiting,
 }
@@ -78,6 +86,7 @@ impl Listener {
 
     pub(crate) fn connect(channel: ChannelName, overflow: Overflow, plan: Plan) -> Result<Self, ConnectError> {
         let mut listener = Self {
+            ear: plan.native.as_ref().map(|native| Box::new(Ear::new(native, &channel))),
             core: ListenerCore::new(channel, overflow, os::pid()),
             link: Link::new(plan)?,
             missed: 0,
@@ -85,8 +94,20 @@ impl Listener {
             #[cfg(feature = "tokio")]
             awaiting: Awaiting::default(),
         };
-        block_on(Until::Forever, || listener.link.ready(&mut listener.core))?;
+        match block_on(Until::Forever, || listener.way())? {
+            Some(Transport::Notifications) => listener.open_ear()?,
+            Some(Transport::Daemon) | None => {}
+        }
         Ok(listener)
+    }
+
+    /// What the way can do that messages take at present. It changes only for a handle with
+    /// [`Options::native_fallback`] or [`Options::compatible_with_0_1`].
+    pub fn capabilities(&self) -> Capabilities {
+        match &self.ear {
+            Some(ear) if ear.fallback.is_active() => ear.capabilities(),
+            _ => Capabilities::DAEMON,
+        }
     }
 
     /// The channel's name.
@@ -99,7 +120,7 @@ impl Listener {
         self.missed
     }
 
-    /// How many times the daemon was replaced, and messages may have been missed uncounted.
+    /// How many times messages may have been missed uncounted: the daemon was replaced, or notifications left something out.
     pub fn gaps(&self) -> u64 {
         self.gaps
     }
@@ -213,6 +234,9 @@ impl Listener {
     /// Finds the next message, as far as that goes without waiting; a `patient` caller lets the kernel wait in the read.
     #[inline]
     fn step(&mut self, patient: bool) -> Result<Step<()>, RecvError> {
+        if self.ear.is_some() {
+            return self.step_with_ear();
+        }
         loop {
             match self.core.hear() {
                 Ok(Heard::Frame) => return Ok(Step::Done(())),
@@ -231,6 +255,82 @@ impl Listener {
                 Taken::Wait(wait) => return Ok(Step::Wait(wait)),
             }
         }
+    }
+
+    /// Which way to go now, as far as that is clear without waiting.
+    fn way(&mut self) -> Result<Step<Transport>, ConnectError> {
+        match &mut self.ear {
+            None => Ok(match self.link.ready(&mut self.core)? {
+                Step::Done(()) => Step::Done(Transport::Daemon),
+                Step::Wait(wait) => Step::Wait(wait),
+            }),
+            Some(ear) => native::way(&mut ear.fallback, &mut self.link, &mut self.core, |_| false),
+        }
+    }
+
+    /// Hears notifications from now on. Whatever the daemon says later comes after a gap.
+    fn open_ear(&mut self) -> Result<(), ConnectError> {
+        let Some(ear) = &mut self.ear else { return Ok(()) };
+        self.core.heard_elsewhere();
+        let path = || "notifications of the system".into();
+        ear.open().map_err(|source| ConnectError::Io { action: "listen to", path: path(), source })
+    }
+
+    /// [`step`](Self::step) for a handle that may go by notifications.
+    #[cold]
+    fn step_with_ear(&mut self) -> Result<Step<()>, RecvError> {
+        loop {
+            let Some(ear) = &mut self.ear else { return Err(RecvError::Empty) };
+            let open = ear.joins_in();
+            match ear.hear(self.core.channel()) {
+                News::Message => return Ok(Step::Done(())),
+                News::Missing => return Err(self.lagged(None)),
+                News::Nothing => {}
+            }
+            match self.core.hear() {
+                Ok(Heard::Frame) if self.core.frame().is_some_and(|frame| !ear.is_news(frame)) => continue,
+                Ok(Heard::Frame) => return Ok(Step::Done(())),
+                Ok(Heard::Nothing) => {}
+                Ok(Heard::Lagged(count)) => return Err(self.lagged(count)),
+                Err(ended) => self.ended(ended)?,
+            }
+            if !self.link.is_up() {
+                let was_active = self.ear.as_ref().is_some_and(|ear| ear.fallback.is_active());
+                match self.way()? {
+                    Step::Wait(wait) => return Ok(Step::Wait(wait)),
+                    Step::Done(Transport::Daemon) => {}
+                    Step::Done(Transport::Notifications) => {
+                        self.open_ear()?;
+                        return if was_active { self.wait_for_notification() } else { Err(self.lagged(None)) };
+                    }
+                }
+                continue;
+            }
+            match self.link.read(&mut self.core, false) {
+                Taken::Bytes(_) | Taken::Lost => {}
+                Taken::Wait(wait) if open => {
+                    // Two descriptors, and one that can be waited for.
+                    let soon = Instant::now() + LOOK_INTO_INBOX_EVERY;
+                    return Ok(Step::Wait(Wait {
+                        until: Some(wait.until.map_or(soon, |until| until.min(soon))),
+                        ..wait
+                    }));
+                }
+                Taken::Wait(wait) => return Ok(Step::Wait(wait)),
+            }
+        }
+    }
+
+    fn wait_for_notification(&mut self) -> Result<Step<()>, RecvError> {
+        let patience = self.link.plan().deadline;
+        let Some(ear) = &mut self.ear else { return Err(RecvError::Empty) };
+        if ear.is_deaf(patience) {
+            return Err(ConnectError::NoRunLoop { after: patience }.into());
+        }
+        // A main thread that is busy for a moment is not in its run loop either: it is looked at several times before it is blamed.
+        let until = Instant::now().checked_add(patience / DEAF_LOOKS);
+        let until = [ear.fallback.look_at(), until].into_iter().flatten().min();
+        Ok(Step::Wait(Wait { fd: ear.readable(), writable: false, until }))
     }
 
     #[cold]
@@ -253,6 +353,9 @@ impl Listener {
     }
 
     fn message(&mut self) -> Result<Message, RecvError> {
+        if let Some((frame, payload)) = self.ear.as_ref().and_then(|ear| ear.found()) {
+            return Ok(Message::new(self.core.channel(), frame, payload.clone()));
+        }
         match (self.core.frame(), self.core.payload()) {
             (Some(frame), Some(payload)) => Ok(Message::new(self.core.channel(), frame, payload)),
             _ => Err(RecvError::Empty),
@@ -261,7 +364,8 @@ impl Listener {
 
     #[inline]
     fn message_ref(&self) -> Result<MessageRef<'_>, RecvError> {
-        let frame = self.core.frame().ok_or(RecvError::Empty)?;
+        let heard = self.ear.as_ref().and_then(|ear| ear.found());
+        let frame = heard.map(|(frame, _)| frame).or_else(|| self.core.frame()).ok_or(RecvError::Empty)?;
         Ok(MessageRef { channel: self.core.channel(), frame })
     }
 

@@ -42,7 +42,7 @@ impl Message {
     }
 
     /// The sender's process id, from the kernel's word to the daemon, not from the sender's; 0 where the kernel does not
-    /// tell.
+    /// tell. Of a message that came by [notification](crate::Options::native_fallback) it is the sender's own word.
     pub fn sender_pid(&self) -> u32 {
         self.sender.pid()
     }

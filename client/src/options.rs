@@ -3,6 +3,8 @@
 
 use crate::daemon::Daemon;
 use crate::error::ConnectError;
+use crate::native::Dialect;
+use crate::os;
 use crate::transport::Plan;
 use crate::{Listener, Sender};
 use broadcaster_protocol::ChannelName;
@@ -51,6 +53,7 @@ impl Options {
             autostart: !off,
             embedded: !off,
             activate: true,
+            native: None,
         };
         Self { plan, overflow: Overflow::default() }
     }
@@ -96,6 +99,45 @@ impl Options {
     #[must_use]
     pub fn embedded(mut self, embedded: bool) -> Self {
         self.plan.embedded = embedded;
+        self
+    }
+
+    /// Whether to go by notifications of the system if no daemon can be reached or started. Off, and only macOS has them: elsewhere
+    /// this changes nothing.
+    ///
+    /// It is off because such a message leaves what this library promises: any process of the session can read it and post
+    /// others like it under any name, nobody counts what is lost, and order is not kept. A program that is better off with that than
+    /// with an error, such as one in a sandbox, asks for it, and sees in [`Sender::capabilities`] and [`Listener::capabilities`]
+    /// which way its messages go.
+    ///
+    /// - Payloads have at most 4096 bytes. In an app sandbox macOS lets no payload pass: listeners are told of a gap, which says
+    ///   that something was sent and not what.
+    /// - [`Message::sender`](crate::Message::sender) is the sender's own word.
+    /// - A listener hears only while the main thread runs `CFRunLoop` or `NSApp`, which need not be the thread that receives. If it
+    ///   does not for as long as the handle's deadline, a receive fails with [`ConnectError::NoRunLoop`].
+    /// - Handles look for the daemon again, after a second and then ever more rarely, at least twice a minute. One that has found it
+    ///   goes both ways for a while; what a listener gets twice it is given once, and it is told of one gap without a count.
+    /// - It is no way around a daemon that answers and refuses.
+    #[must_use]
+    pub fn native_fallback(mut self, fallback: bool) -> Self {
+        self.plan.native = if fallback { os::notifications(Dialect::Current) } else { None };
+        self
+    }
+
+    #[cfg(test)]
+    pub(crate) fn with_native(mut self, native: crate::native::Native) -> Self {
+        self.plan.native = Some(native);
+        self
+    }
+
+    /// Whether to speak with programs that were built with `system-broadcaster` 0.1, in place of the daemon. Off, and for macOS only:
+    /// elsewhere this changes nothing. Overrides [`native_fallback`](Self::native_fallback), and is overridden by it.
+    ///
+    /// The notifications are those of 0.1, under the channel's own name: payloads of at most 1000 bytes, without sender and sequence
+    /// number (both are 0), unprotected, uncounted. Handles without this option do not hear them.
+    #[must_use]
+    pub fn compatible_with_0_1(mut self, compatible: bool) -> Self {
+        self.plan.native = if compatible { os::notifications(Dialect::V01) } else { None };
         self
     }
 

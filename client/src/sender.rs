@@ -2,6 +2,7 @@
 
 use crate::core::{Core, SenderCore, TooLarge};
 use crate::error::{ConnectError, SendError};
+use crate::native::{self, Capabilities, Transport, Voice};
 use crate::options::Options;
 use crate::os;
 use crate::transport::{Link, Plan, Step, Taken, Until, block_on};
@@ -57,6 +58,7 @@ pub struct Sender {
     link: Link,
     /// The frame under way, if it is small.
     small: Vec<u8>,
+    voice: Option<Box<Voice>>,
     #[cfg(feature = "tokio")]
     awaiting: Awaiting,
 }
@@ -75,14 +77,24 @@ impl Sender {
 
     pub(crate) fn connect(channel: ChannelName, plan: Plan) -> Result<Self, ConnectError> {
         let mut sender = Self {
+            voice: plan.native.as_ref().map(|native| Box::new(Voice::new(native, &channel))),
             core: SenderCore::new(channel, os::pid(), fastrand::u32(..)),
             link: Link::new(plan)?,
             small: Vec::new(),
             #[cfg(feature = "tokio")]
             awaiting: Awaiting::default(),
         };
-        block_on(Until::Forever, || sender.link.ready(&mut sender.core))?;
+        block_on(Until::Forever, || sender.way())?;
         Ok(sender)
+    }
+
+    /// What the way can do that messages take at present. It changes only for a handle with
+    /// [`Options::native_fallback`] or [`Options::compatible_with_0_1`].
+    pub fn capabilities(&self) -> Capabilities {
+        match &self.voice {
+            Some(voice) if voice.fallback.is_active() => voice.capabilities(),
+            _ => Capabilities::DAEMON,
+        }
     }
 
     /// The channel's name.
@@ -151,17 +163,25 @@ impl Sender {
     }
 
     /// Puts `payload` behind what was fed before, without writing it yet. When 64 KiB have gathered, they are written
-    /// first. Follow it with [`flush`](Self::flush): many small messages then go out in few writes.
+    /// first. A handle that goes by notifications posts it at once. Follow it with [`flush`](Self::flush): many small messages then go out in few writes.
     ///
     /// # Errors
     ///
     /// [`SendError`]; this message was not put there. What was fed before is kept.
     pub fn feed(&mut self, payload: &[u8]) -> Result<(), SendError> {
+        if self.voice.is_some() && self.goes_by_notifications()? {
+            return self.post(payload);
+        }
         let waiting = self.core.waiting_bytes();
         if waiting > 0 && waiting + HEADER_BYTES + payload.len() > BATCH_BYTES {
             self.flush()?;
         }
-        self.core.feed(payload).map_err(too_large)
+        let sequence = self.core.committed();
+        self.core.feed(payload).map_err(too_large)?;
+        if self.voice.is_some() {
+            self.join_in(sequence, payload);
+        }
+        Ok(())
     }
 
     /// Writes all that was fed, and waits until the daemon's socket has taken it.
@@ -206,10 +226,67 @@ impl Sender {
         flushed.ok_or(SendError::TimedOut { after: self.link.plan().deadline })
     }
 
+    /// Which way to go now, as far as that is clear without waiting.
+    #[inline]
+    fn way(&mut self) -> Result<Step<Transport>, ConnectError> {
+        match &mut self.voice {
+            None => Ok(match self.link.ready(&mut self.core)? {
+                Step::Done(()) => Step::Done(Transport::Daemon),
+                Step::Wait(wait) => Step::Wait(wait),
+            }),
+            Some(voice) => native::way(&mut voice.fallback, &mut self.link, &mut self.core, SenderCore::is_opening),
+        }
+    }
+
+    /// Whether messages go by notifications now; gets the connection up first, if there can be one.
+    #[cold]
+    fn goes_by_notifications(&mut self) -> Result<bool, SendError> {
+        let after = self.link.plan().deadline;
+        match block_on(Until::after(after), || self.way())? {
+            Some(transport) => Ok(transport == Transport::Notifications),
+            None => Err(SendError::TimedOut { after }),
+        }
+    }
+
+    /// Sends one message as a notification, behind those that were to go to the daemon.
+    #[cold]
+    fn post(&mut self, payload: &[u8]) -> Result<(), SendError> {
+        self.post_waiting()?;
+        let sequence = self.core.committed();
+        self.post_as(sequence, payload)?;
+        self.core.commit();
+        Ok(())
+    }
+
+    /// Sends what was to go to the daemon as notifications; what is too large for one is lost, and that is told.
+    fn post_waiting(&mut self) -> Result<(), SendError> {
+        let mut outcome = Ok(());
+        for (sequence, payload) in self.core.take_waiting() {
+            outcome = outcome.and(self.post_as(sequence, &payload));
+        }
+        outcome
+    }
+
+    fn post_as(&self, sequence: u64, payload: &[u8]) -> Result<(), SendError> {
+        let Some(voice) = &self.voice else { return Ok(()) };
+        let posted = voice.post(self.core.channel(), self.core.id(), sequence, payload);
+        posted.map_err(|native::TooLarge { max }| SendError::TooLarge { len: payload.len(), max })
+    }
+
+    /// The daemon has this message: listeners that have not found the daemon yet get it too.
+    #[cold]
+    fn join_in(&mut self, sequence: u64, payload: &[u8]) {
+        if self.voice.as_mut().is_some_and(|voice| voice.joins_in()) {
+            let _ = self.post_as(sequence, payload); // one that is too large has never been for them
+        }
+    }
+
     fn step_flush(&mut self) -> Result<Step<()>, SendError> {
         while self.core.waiting_bytes() > 0 {
-            if let Step::Wait(wait) = self.link.ready(&mut self.core)? {
-                return Ok(Step::Wait(wait));
+            match self.way()? {
+                Step::Wait(wait) => return Ok(Step::Wait(wait)),
+                Step::Done(Transport::Notifications) => return self.post_waiting().map(Step::Done),
+                Step::Done(Transport::Daemon) => {}
             }
             match self.link.write(self.core.outgoing(), &[]) {
                 Taken::Bytes(bytes) => self.core.sent(bytes),
@@ -254,8 +331,10 @@ impl<'a> Flight<'a> {
     #[inline]
     fn step(&mut self) -> Result<Step<()>, SendError> {
         loop {
-            if let Step::Wait(wait) = self.sender.link.ready(&mut self.sender.core)? {
-                return Ok(Step::Wait(wait));
+            match self.sender.way()? {
+                Step::Wait(wait) => return Ok(Step::Wait(wait)),
+                Step::Done(Transport::Notifications) => return self.sender.post(self.payload).map(Step::Done),
+                Step::Done(Transport::Daemon) => {}
             }
             if self.sender.core.waiting_bytes() > 0 {
                 if let Step::Wait(wait) = self.sender.step_flush()? {
@@ -279,6 +358,9 @@ impl<'a> Flight<'a> {
                     self.written += bytes;
                     if self.written == header.frame_bytes() {
                         self.written = 0;
+                        if self.sender.voice.is_some() {
+                            self.sender.join_in(header.sequence(), self.payload);
+                        }
                         self.sender.core.commit();
                         return Ok(Step::Done(()));
                     }

@@ -47,13 +47,15 @@ pub struct Env {
     pub euid: u32,
     /// Value of [`SOCKET_VARIABLE`], or a path that the program was told.
     pub socket: Option<PathBuf>,
-    /// `/run/user/<euid>`, if it exists and belongs to the user.
+    /// The system's own directory for this user, if it exists and belongs to the user: `/run/user/<euid>`, and on macOS
+    /// `/var/folders/../../0`.
     pub run_user_dir: Option<PathBuf>,
     /// Value of `XDG_RUNTIME_DIR`.
     pub xdg_runtime_dir: Option<PathBuf>,
     /// The user's state directory of this project.
     pub state_dir: Option<PathBuf>,
-    /// The system's directory for short paths, used only when the one in `state_dir` does not fit.
+    /// The system's directory for short paths, used only when the one in `state_dir` does not fit. None on macOS, where the user's
+    /// own directory is short.
     pub short_dir: Option<PathBuf>,
     /// Longest path of a socket, in bytes.
     pub path_bytes_max: usize,
@@ -64,7 +66,7 @@ pub struct Env {
 pub enum Origin {
     /// [`SOCKET_VARIABLE`], or a path that the program was told.
     Explicit,
-    /// `/run/user/<euid>`.
+    /// The system's own directory for this user.
     RunUser,
     /// `XDG_RUNTIME_DIR`.
     XdgRuntime,
@@ -248,6 +250,22 @@ mod tests {
         assert!(places[0].socket.starts_with("/tmp") && bytes_of(&places[0].socket) <= 103);
         let other = Env { state_dir: Some(format!("/home/{}", "v".repeat(100)).into()), ..env() };
         assert_ne!(candidates(&other).expect("short place"), places);
+    }
+
+    #[test]
+    fn the_place_on_macos_fits_its_socket_addresses() {
+        let user = "/var/folders/zz/zyxvpxvq6csfxvn_n0000000000000/0/";
+        let home = format!("/Users/{}/Library/Application Support/broadcaster", "u".repeat(60));
+        let env = Env {
+            run_user_dir: Some(user.into()),
+            state_dir: Some(home.into()),
+            short_dir: None,
+            path_bytes_max: 103,
+            ..env()
+        };
+        assert_eq!(sockets(&env), [format!("{user}broadcaster/bus.sock")], "the long home directory is no place");
+        let stats = stats_socket(Path::new(&sockets(&env)[0]));
+        assert!(bytes_of(&stats) <= 103);
     }
 
     #[test]

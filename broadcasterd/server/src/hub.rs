@@ -27,6 +27,10 @@ pub(crate) const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(50);
 /// The most slices of one write; the broker offers no more.
 const SLICES_MAX: usize = 64;
 
+/// How often a connection is read before it is closed towards us, where closing discards what is in it: several times what a
+/// socket holds.
+const READS_BEFORE_STOP_MAX: usize = 64;
+
 /// All state of a running server. Everything happens on one thread; no borrow of it lives across an await.
 #[derive(Debug)]
 pub(crate) struct Hub {
@@ -375,8 +379,14 @@ impl Hub {
     fn read_what_was_sent(&mut self) {
         let conns: Vec<_> = self.conns.iter().map(|(_, conn)| Rc::clone(conn)).collect();
         for conn in conns {
-            os::stop_reading(&conn.socket);
             conn.draining.set(true);
+            if !os::STOPPED_SOCKET_KEEPS_BYTES {
+                // Closing would discard what is there, so it is read before. What is left to chance is a frame that is written
+                // between the last of these reads and the next call; a sender that writes all the time must not hold up the stop.
+                let mut reads = 0..READS_BEFORE_STOP_MAX;
+                while !conn.gone.get() && reads.next().is_some() && matches!(self.read(&conn), Read::Some) {}
+            }
+            os::stop_reading(&conn.socket);
             while !conn.gone.get() && matches!(self.read(&conn), Read::Some) {}
         }
         self.happen(Event::Drained);

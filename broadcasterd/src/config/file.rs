@@ -376,7 +376,8 @@ mod tests {
         let is_directory = read(&directory).expect_err("a directory");
         assert!(is_directory.ends_with("it is a directory; a plain file of text is needed"), "{is_directory}");
         let pipe = directory.join("pipe");
-        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR).expect("a pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo"); // not every system has mkfifoat
+        assert!(made.success());
         let is_pipe = read(&pipe).expect_err("a pipe");
         assert!(is_pipe.ends_with("it is a pipe; a plain file of text is needed"), "{is_pipe}");
         assert_eq!(read(Path::new("/dev/null")), Ok(Some(String::new())));

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
-use system_broadcaster::{ConnectError, NO_AUTOSTART_VARIABLE, Options, Origin};
+use system_broadcaster::{Capabilities, ConnectError, NO_AUTOSTART_VARIABLE, Options, Origin};
 
 /// How long to look around; a file system or a tool that takes longer hangs.
 pub(crate) const LOOK_WITHIN: Duration = Duration::from_millis(2000);
@@ -56,6 +56,15 @@ pub(crate) struct Facts {
     pub(crate) limits: Limits,
     pub(crate) programs: Option<Programs>,
     pub(crate) environment: Option<Environment>,
+    /// What the system has in place of a daemon, for programs that ask for it.
+    pub(crate) notifications: Option<Notifications>,
+}
+
+/// What notifications of the system can do.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Notifications {
+    pub(crate) payload: bool,
+    pub(crate) payload_bytes_max: u32,
 }
 
 /// One place where the bus may be.
@@ -336,6 +345,8 @@ pub(crate) fn gather(options: &Options, socket_given: bool) -> Facts {
         },
         programs: programs.get(look_until),
         environment: environment.get(look_until),
+        notifications: Capabilities::of_notifications()
+            .map(|can| Notifications { payload: can.payload, payload_bytes_max: can.max_payload }),
     }
 }
 

@@ -41,6 +41,12 @@ impl ListenerCore {
         &self.channel
     }
 
+    /// It has heard the channel by another way than a daemon: joining leaves a gap.
+    pub fn heard_elsewhere(&mut self) {
+        self.joined = true;
+        self.gap = true;
+    }
+
     /// Moves on to what is next in the stream.
     ///
     /// # Errors

@@ -2,10 +2,11 @@
 
 use super::session::{Core, Ended, Phase, Session, out_of_place};
 use broadcaster_protocol::control::{Control, Open, Role};
+use broadcaster_protocol::frame::KIND_PUBLISH;
 use broadcaster_protocol::limits::{BATCH_BYTES_MAX, HEADER_BYTES, PAYLOAD_BYTES_MAX, RECORD_HEADER_BYTES};
 use broadcaster_protocol::{ChannelId, ChannelName, Header, Item, SenderId};
-use bytes::BytesMut;
 use bytes::buf::Limit;
+use bytes::{Buf, Bytes, BytesMut};
 
 /// Memory that a sender keeps for frames while none wait.
 const IDLE_BYTES_MAX: usize = 128 * 1024;
@@ -153,17 +154,37 @@ impl SenderCore {
         self.batch = None;
     }
 
+    /// Takes the messages that wait out of the connection's way, in order, each with its sequence number.
+    pub fn take_waiting(&mut self) -> Vec<(u64, Bytes)> {
+        let frames = Bytes::from(std::mem::take(&mut self.frames));
+        let places: Vec<usize> = waiting_headers(&frames, self.written).collect();
+        self.forget_waiting();
+        let mut messages = Vec::new();
+        for at in places {
+            let Some(header) = Header::peek(&frames[at..]) else { break };
+            let (mut sequence, mut body) = (header.sequence(), frames.slice(at..at + header.frame_bytes()));
+            body.advance(HEADER_BYTES);
+            if header.kind() == KIND_PUBLISH {
+                messages.push((sequence, body));
+                continue;
+            }
+            while body.len() >= RECORD_HEADER_BYTES {
+                let len = usize::try_from(body.get_u32_le()).expect("a batch has a few kilobytes");
+                messages.push((sequence, body.split_to(len)));
+                sequence += 1;
+            }
+        }
+        messages
+    }
+
+    /// Whether a daemon was told which sequence number comes next, and has not answered yet.
+    pub fn is_opening(&self) -> bool {
+        self.session.phase == Phase::Joining
+    }
+
     /// Where in `frames` each frame stands that is not written whole.
     fn waiting_headers(&self) -> impl Iterator<Item = usize> {
-        let (frames, written) = (&self.frames, self.written);
-        let mut at = 0;
-        std::iter::from_fn(move || {
-            let header = Header::peek(&frames[at..])?;
-            let start = at;
-            at += header.frame_bytes();
-            Some((start, at))
-        })
-        .filter_map(move |(start, end)| (end > written).then_some(start))
+        waiting_headers(&self.frames, self.written)
     }
 
     /// The new daemon knows the channel, and maybe the sender, by other numbers.
@@ -175,6 +196,18 @@ impl SenderCore {
             self.frames[at..at + HEADER_BYTES].copy_from_slice(new.as_bytes());
         }
     }
+}
+
+/// Where each frame stands that is not among the first `written` bytes.
+fn waiting_headers(frames: &[u8], written: usize) -> impl Iterator<Item = usize> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let header = Header::peek(&frames[at..])?;
+        let start = at;
+        at += header.frame_bytes();
+        Some((start, at))
+    })
+    .filter_map(move |(start, end)| (end > written).then_some(start))
 }
 
 impl Core for SenderCore {
@@ -239,5 +272,25 @@ impl Core for SenderCore {
 
     fn is_ready(&self) -> bool {
         self.session.phase == Phase::Ready
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_that_wait_are_taken_with_their_numbers() {
+        let channel = ChannelName::new("news").expect("a name");
+        let mut core = SenderCore::new(channel, 7, 1);
+        core.feed(b"a").expect("fed");
+        core.feed(b"").expect("fed");
+        core.feed(&[9; 5000]).expect("fed");
+        core.feed(b"b").expect("fed");
+        let taken = core.take_waiting();
+        let wanted = [(0, &b"a"[..]), (1, b""), (2, &[9; 5000]), (3, b"b")];
+        assert_eq!(taken, wanted.map(|(sequence, payload)| (sequence, Bytes::copy_from_slice(payload))));
+        assert_eq!((core.waiting_bytes(), core.committed()), (0, 4));
+        assert!(core.take_waiting().is_empty());
     }
 }

@@ -1,7 +1,7 @@
 //! The client's system calls on unix, through `rustix` and `interprocess`. Two `unsafe` blocks: telling a buffer how
 //! much was read into it, and registering a descriptor that we own.
 
-use broadcaster_protocol::endpoint::{Env, SOCKET_VARIABLE};
+use broadcaster_protocol::endpoint::{Env, SOCKET_VARIABLE, lock_file};
 use broadcaster_protocol::limits::{SOCKET_PATH_BYTES_MAX_BSD, SOCKET_PATH_BYTES_MAX_LINUX};
 use bytes::buf::Limit;
 use bytes::{BufMut, BytesMut};
@@ -21,6 +21,9 @@ use {std::sync::Arc, tokio::io::unix::AsyncFd};
 
 /// What we ask the system for as a socket's send buffer. `cargo bench --bench bus` has the figures.
 const SOCKET_BUFFER_BYTES: usize = 512 * 1024;
+
+/// Linux, with or without the rest of Android.
+const LINUX: bool = cfg!(any(target_os = "linux", target_os = "android"));
 
 /// Effective user id of this process.
 pub(crate) fn euid() -> u32 {
@@ -43,19 +46,30 @@ pub(crate) fn descriptors_max() -> usize {
 pub(crate) fn endpoint_env(socket: Option<PathBuf>) -> Env {
     let euid = euid();
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let run_user_dir = PathBuf::from(format!("/run/user/{euid}"));
-    let is_ours = rustix::fs::lstat(&run_user_dir).is_ok_and(|stat| stat.st_uid == euid);
+    let is_ours = |directory: &PathBuf| rustix::fs::lstat(directory).is_ok_and(|stat| stat.st_uid == euid);
+    let run_user_dir = user_directory(euid).filter(is_ours);
     let project = directories::ProjectDirs::from("", "", broadcaster_protocol::endpoint::DIRECTORY_NAME);
-    let linux = cfg!(any(target_os = "linux", target_os = "android"));
     Env {
         euid,
         socket: socket.or_else(|| variable(SOCKET_VARIABLE)),
-        run_user_dir: is_ours.then_some(run_user_dir),
+        // The user's directory on macOS is short itself, and what is in /tmp is removed there after some days.
+        short_dir: (cfg!(not(target_vendor = "apple")) || run_user_dir.is_none()).then(|| "/tmp".into()),
+        run_user_dir,
         xdg_runtime_dir: variable("XDG_RUNTIME_DIR"),
         state_dir: project.map(|dirs| dirs.state_dir().unwrap_or_else(|| dirs.data_local_dir()).to_owned()),
-        short_dir: Some("/tmp".into()),
-        path_bytes_max: if linux { SOCKET_PATH_BYTES_MAX_LINUX } else { SOCKET_PATH_BYTES_MAX_BSD },
+        path_bytes_max: if LINUX { SOCKET_PATH_BYTES_MAX_LINUX } else { SOCKET_PATH_BYTES_MAX_BSD },
     }
+}
+
+/// The system's own directory for this user, whatever the environment says.
+#[cfg(not(target_vendor = "apple"))]
+fn user_directory(euid: u32) -> Option<PathBuf> {
+    Some(PathBuf::from(format!("/run/user/{euid}")))
+}
+
+#[cfg(target_vendor = "apple")]
+fn user_directory(_: u32) -> Option<PathBuf> {
+    super::apple::user_directory()
 }
 
 /// Whether nobody holds this lock, there is none to hold, or whoever holds it is on its way out and has written so. It is held by us, shared, for the time of this call; a daemon that
@@ -92,6 +106,8 @@ pub(crate) fn connect(path: &Path) -> io::Result<Connected> {
         Ok(Stream::UdSocket(stream)) => stream,
         Err(error) => {
             return match error.kind() {
+                // Only Linux tells a full backlog from nobody there. Whoever holds the lock listens, or is about to.
+                io::ErrorKind::ConnectionRefused if !LINUX && !is_unlocked(&lock_file(path)) => Ok(Connected::Busy),
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Ok(Connected::Nobody),
                 io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(Connected::Busy),
                 _ => Err(error),
@@ -109,6 +125,7 @@ pub(crate) fn connect(path: &Path) -> io::Result<Connected> {
     if uid != euid() {
         return Ok(Connected::OtherUser(uid));
     }
+    restrain(&stream)?;
     // Fewer wake-ups for whoever sends much; the system may give less.
     let _ = rustix::net::sockopt::set_socket_send_buffer_size(&stream, SOCKET_BUFFER_BYTES);
     Ok(Connected::Yes(stream))
@@ -131,7 +148,23 @@ fn owner(socket: &OwnedFd) -> io::Result<u32> {
     uid.ok_or_else(|| io::Error::other("the kernel does not tell who serves the socket"))
 }
 
-/// Reads what is there into `target`; 0 is the end of the stream. Waits only if `patient`.
+/// The flags of each call are enough here.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[allow(clippy::unnecessary_wraps)]
+fn restrain(_: &impl AsFd) -> io::Result<()> {
+    Ok(())
+}
+
+/// Makes the socket one that never waits: macOS does not look at `MSG_DONTWAIT` when it sends. It has no `MSG_NOSIGNAL` either.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn restrain(socket: &impl AsFd) -> io::Result<()> {
+    #[cfg(target_vendor = "apple")]
+    rustix::net::sockopt::set_socket_nosigpipe(socket, true)?;
+    Ok(rustix::io::ioctl_fionbio(socket, true)?)
+}
+
+/// Reads what is there into `target`; 0 is the end of the stream. Waits only if `patient`, and only on Linux: a caller that is told
+/// to wait elsewhere waits for the descriptor.
 #[allow(unsafe_code)]
 pub(crate) fn read(socket: impl AsFd, target: &mut Limit<&mut BytesMut>, patient: bool) -> io::Result<usize> {
     let flags = if patient { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
@@ -151,9 +184,17 @@ pub(crate) fn read(socket: impl AsFd, target: &mut Limit<&mut BytesMut>, patient
     Ok(len)
 }
 
+/// Without waiting and without SIGPIPE.
+#[cfg(not(target_vendor = "apple"))]
+const SEND_FLAGS: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
+
+/// The socket itself is one that does not wait and raises no signal.
+#[cfg(target_vendor = "apple")]
+const SEND_FLAGS: SendFlags = SendFlags::DONTWAIT;
+
 /// Writes what the socket takes of the two parts, without waiting and without SIGPIPE.
 pub(crate) fn write(socket: impl AsFd, head: &[u8], body: &[u8]) -> io::Result<usize> {
-    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    let flags = SEND_FLAGS;
     loop {
         let sent = if body.is_empty() {
             rustix::net::send(&socket, head, flags)
@@ -168,11 +209,14 @@ pub(crate) fn write(socket: impl AsFd, head: &[u8], body: &[u8]) -> io::Result<u
     }
 }
 
-/// Waits until `fd` is readable, or writable, or has ended; at most for `timeout`. Without `fd`, waits for all of it.
+/// The longest wait at a time: macOS counts milliseconds, and has no number for more than 24 days of them.
+const WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Waits until `fd` is readable, or writable, or has ended; at most for `timeout`, and for a day. Without `fd`, waits for all of it.
 pub(crate) fn wait(fd: Option<&OwnedFd>, writable: bool, timeout: Option<Duration>) -> io::Result<()> {
     let interest = if writable { PollFlags::OUT } else { PollFlags::IN };
     let mut fds: Vec<PollFd<'_>> = fd.into_iter().map(|fd| PollFd::new(fd, interest)).collect();
-    let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+    let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout.min(WAIT_MAX)).ok());
     match rustix::event::poll(&mut fds, timeout.as_ref()) {
         Ok(_) | Err(Errno::INTR) => Ok(()),
         Err(errno) => Err(errno.into()),

@@ -5,6 +5,7 @@ use super::launch::{Launch, Progress, find_program};
 use super::wait::{Step, Wait};
 use crate::core::{Core, Ended};
 use crate::error::ConnectError;
+use crate::native::Native;
 use crate::os::{self, Connected};
 use broadcaster_protocol::control::RefusedCode;
 use broadcaster_protocol::endpoint::{Candidate, candidates, lock_file};
@@ -39,6 +40,8 @@ pub(crate) struct Plan {
     pub(crate) embedded: bool,
     /// Whether connecting may start one: a service manager that listens on the socket does that.
     pub(crate) activate: bool,
+    /// The notifications to go by if there is no daemon, if the program wants that and the system has them.
+    pub(crate) native: Option<Native>,
 }
 
 impl Plan {

@@ -8,4 +8,4 @@ mod wait;
 pub(crate) use link::{Link, Plan, Taken};
 #[cfg(feature = "tokio")]
 pub(crate) use wait::{Awaiting, poll_on};
-pub(crate) use wait::{Step, Until, block_on};
+pub(crate) use wait::{Step, Until, Wait, block_on};

@@ -23,6 +23,17 @@ use tokio::io::unix::AsyncFd;
 /// What we ask the system for as a socket's send buffer. `cargo bench --bench bus` has the figures.
 const SOCKET_BUFFER_BYTES: usize = 512 * 1024;
 
+/// Without waiting and without SIGPIPE.
+#[cfg(not(target_vendor = "apple"))]
+const SEND_FLAGS: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
+
+/// An accepted socket is one that does not wait and raises no signal.
+#[cfg(target_vendor = "apple")]
+const SEND_FLAGS: SendFlags = SendFlags::DONTWAIT;
+
+/// What was sent can still be read after [`stop_reading`].
+pub(crate) const STOPPED_SOCKET_KEEPS_BYTES: bool = cfg!(any(target_os = "linux", target_os = "android"));
+
 /// Effective user id of this process.
 pub(crate) fn euid() -> u32 {
     rustix::process::geteuid().as_raw()
@@ -54,13 +65,12 @@ pub(crate) fn read(socket: impl AsFd, target: &mut Limit<&mut BytesMut>) -> io::
 
 /// Writes what the socket takes of `bytes`, without waiting and without SIGPIPE.
 pub(crate) fn write(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
-    again_if_interrupted(|| rustix::net::send(&socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL))
+    again_if_interrupted(|| rustix::net::send(&socket, bytes, SEND_FLAGS))
 }
 
 /// Writes what the socket takes of `slices`, in order, without waiting and without SIGPIPE.
 pub(crate) fn write_vectored(socket: impl AsFd, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    again_if_interrupted(|| rustix::net::sendmsg(&socket, slices, &mut SendAncillaryBuffer::default(), flags))
+    again_if_interrupted(|| rustix::net::sendmsg(&socket, slices, &mut SendAncillaryBuffer::default(), SEND_FLAGS))
 }
 
 fn again_if_interrupted(mut call: impl FnMut() -> rustix::io::Result<usize>) -> io::Result<usize> {
@@ -91,7 +101,8 @@ pub(crate) fn shut_down(socket: impl AsFd) {
     let _ = rustix::net::shutdown(socket, Shutdown::Both);
 }
 
-/// Ends the direction towards us: the other end can write no more, what it has written can still be read.
+/// Ends the direction towards us: the other end can write no more. What it has written can still be read where
+/// [`STOPPED_SOCKET_KEEPS_BYTES`], and is discarded elsewhere.
 pub(crate) fn stop_reading(socket: impl AsFd) {
     let _ = rustix::net::shutdown(socket, Shutdown::Read);
 }
@@ -102,7 +113,7 @@ pub(crate) fn answers(path: &Path) -> bool {
     let options = ConnectOptions::new().name(name).wait_mode(ConnectWaitMode::Deferred);
     let Ok(Stream::UdSocket(stream)) = Stream::from_options(&options) else { return false };
     // With a full backlog Linux leaves the socket unconnected.
-    rustix::net::getpeername(&stream).is_ok() && peer(&OwnedFd::from(stream)).is_ok_and(|(_, uid)| uid == euid())
+    rustix::net::getpeername(&stream).is_ok() && is_ours(OwnedFd::from(stream))
 }
 
 /// A socket that listens for this user only, where the system can restrict a socket; the directory does it elsewhere.
@@ -114,7 +125,14 @@ pub(crate) fn listen(options: ListenerOptions<'_>) -> io::Result<Listener> {
     }
 }
 
+/// Whether somebody can connect to the socket. macOS does not tell: what launchd passes does listen.
+#[cfg(target_vendor = "apple")]
+pub(crate) fn listens(_: impl AsFd) -> bool {
+    true
+}
+
 /// Whether somebody can connect to the socket.
+#[cfg(not(target_vendor = "apple"))]
 pub(crate) fn listens(socket: impl AsFd) -> bool {
     rustix::net::sockopt::socket_acceptconn(socket).unwrap_or(false)
 }
@@ -138,10 +156,16 @@ pub(crate) fn accept_from(listener: Listener) -> io::Result<uds_local_socket::to
 
 /// The descriptor of an accepted stream, with pid and uid of the other end as the kernel tells them (pid 0: untold).
 pub(crate) fn take_descriptor(stream: uds_local_socket::tokio::Stream) -> io::Result<(OwnedFd, u32, u32)> {
-    let socket = OwnedFd::try_from(stream).map_err(io::Error::other)?;
-    let (pid, uid) = peer(&socket)?;
+    let (socket, pid, uid) = introduce(stream)?;
     // Fewer wake-ups per byte for a listener that gets much; the system may give less.
     let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, SOCKET_BUFFER_BYTES);
+    Ok((socket, pid, uid))
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn introduce(stream: uds_local_socket::tokio::Stream) -> io::Result<(OwnedFd, u32, u32)> {
+    let socket = OwnedFd::try_from(stream).map_err(io::Error::other)?;
+    let (pid, uid) = peer(&socket)?;
     Ok((socket, pid, uid))
 }
 
@@ -153,24 +177,53 @@ fn peer(socket: &OwnedFd) -> io::Result<(u32, u32)> {
     Ok((peer.pid().unsigned_abs(), peer.uid()))
 }
 
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[allow(clippy::needless_pass_by_value)] // elsewhere it is used up
+fn is_ours(socket: OwnedFd) -> bool {
+    peer(&socket).is_ok_and(|(_, uid)| uid == euid())
+}
+
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn peer(socket: &OwnedFd) -> io::Result<(u32, u32)> {
-    use interprocess::local_socket::traits::StreamCommon;
-    let stream = std::os::unix::net::UnixStream::from(socket.try_clone()?);
-    let creds = interprocess::os::unix::uds_local_socket::Stream::from(stream).peer_creds()?;
-    let uid = creds.euid().ok_or_else(|| io::Error::other("the kernel does not tell who connected"))?;
-    Ok((creds.pid().map_or(0, |pid| pid.unsigned_abs()), uid))
+fn is_ours(socket: OwnedFd) -> bool {
+    use interprocess::local_socket::traits::StreamCommon as _;
+    uds_local_socket::Stream::from(socket).peer_creds().is_ok_and(|peer| peer.euid() == Some(euid()))
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn introduce(stream: uds_local_socket::tokio::Stream) -> io::Result<(OwnedFd, u32, u32)> {
+    // These systems can no longer tell of a peer that has gone again, nor set anything for it, and each says so in its own way.
+    let gone = |_| io::Error::from(io::ErrorKind::ConnectionAborted);
+    let stream = tokio::net::UnixStream::from(stream);
+    let peer = stream.peer_cred().map_err(gone)?;
+    #[cfg(target_vendor = "apple")]
+    rustix::net::sockopt::set_socket_nosigpipe(&stream, true).map_err(io::Error::from).map_err(gone)?;
+    // It stays one that does not wait: macOS does not look at MSG_DONTWAIT when it sends.
+    let socket = OwnedFd::from(stream.into_std()?);
+    Ok((socket, peer.pid().map_or(0, i32::unsigned_abs), peer.uid()))
 }
 
 /// Raises the soft limit of open files to the hard one, as far as the kernel lets; returns the limit now in force.
 pub fn raise_descriptor_limit() -> Option<u64> {
     let Rlimit { current, maximum } = rustix::process::getrlimit(Resource::Nofile);
-    if current == maximum {
+    let wanted = wanted_descriptors(current, maximum, DESCRIPTORS_MAX);
+    if wanted == current {
         return current;
     }
-    match rustix::process::setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
-        Ok(()) => maximum,
+    match rustix::process::setrlimit(Resource::Nofile, Rlimit { current: wanted, maximum }) {
+        Ok(()) => wanted,
         Err(_) => current,
+    }
+}
+
+/// The most that the system lets anybody ask for, whatever the hard limit says: `OPEN_MAX`.
+const DESCRIPTORS_MAX: Option<u64> = if cfg!(target_vendor = "apple") { Some(10_240) } else { None };
+
+/// The limit to ask for; `None` is no limit. It is never lower than what is in force.
+fn wanted_descriptors(current: Option<u64>, hard: Option<u64>, most: Option<u64>) -> Option<u64> {
+    let wanted = [hard, most].into_iter().flatten().min();
+    match (wanted, current) {
+        (Some(wanted), Some(current)) => Some(wanted.max(current)),
+        (Some(_), None) | (None, _) => None,
     }
 }
 
@@ -263,5 +316,21 @@ pub(crate) fn unlink_own_socket(path: &Path, own: FileId) {
     {
         // If it can not be removed, the next daemon finds it stale and removes it under the lock.
         let _ = rustix::fs::unlink(path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::wanted_descriptors;
+
+    #[test]
+    fn the_soft_limit_is_raised_to_the_hard_one_as_far_as_the_system_goes() {
+        let most = Some(10_240);
+        assert_eq!(wanted_descriptors(Some(256), Some(4096), None), Some(4096));
+        assert_eq!(wanted_descriptors(Some(256), None, None), None);
+        assert_eq!(wanted_descriptors(Some(256), None, most), Some(10_240), "no hard limit is not asked for");
+        assert_eq!(wanted_descriptors(Some(256), Some(4096), most), Some(4096));
+        assert_eq!(wanted_descriptors(Some(20_000), None, most), Some(20_000), "never lowered");
+        assert_eq!(wanted_descriptors(None, None, most), None);
     }
 }

@@ -103,6 +103,23 @@ fn directory_without_trouble(directory: &Path, look: &Look) -> Finding {
     }
 }
 
+/// What programs that ask for it have while there is no daemon, where the system has such a thing.
+pub(super) fn notifications(facts: &Facts, place: &Place) -> Option<Finding> {
+    let can = facts.notifications?;
+    if let Asked::Answered { .. } = place.asked {
+        return None;
+    }
+    let payload = match can.payload {
+        true => format!("with payloads of at most {} bytes", can.payload_bytes_max),
+        false => "without payloads".to_owned(),
+    };
+    let finding = format!(
+        "without a daemon, programs with `native_fallback` go by notifications of the system: {payload}, not counted, not in order, \
+         open to every process of the session"
+    );
+    Some(Finding::new(Check::Daemon, Level::Note, finding, "nothing to do: they return to the daemon by themselves"))
+}
+
 /// Why no daemon can serve in this directory, and the remedy.
 pub(super) fn trouble_with_directory(directory: &Path, look: &Look, euid: u32) -> Option<(String, String)> {
     let (path, argument) = (shown(directory), quoted(directory));

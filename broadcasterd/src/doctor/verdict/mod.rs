@@ -43,6 +43,7 @@ pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
                     findings.push(bus::lock(&lock_file(&place.socket), look));
                     findings.push(bus::file(facts, place, look));
                     findings.extend(bus::daemon(facts, place, look));
+                    findings.extend(bus::notifications(facts, place));
                     findings.extend(bus::stats(place, look));
                 }
             }

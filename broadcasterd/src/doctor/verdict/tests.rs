@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::doctor::facts::{
-    Disk, Environment, FileId, InPath, Limits, PROGRAM_NAME, ProgramFile, Programs, Service, Stats, Trouble,
+    Disk, Environment, FileId, InPath, Limits, Notifications, PROGRAM_NAME, ProgramFile, Programs, Service, Stats,
+    Trouble,
 };
 use crate::doctor::parse::{Login, Unit};
 use std::path::PathBuf;
@@ -100,6 +101,7 @@ pub(in crate::doctor) fn healthy() -> Facts {
             sudo_user: None,
             walls: vec![],
         }),
+        notifications: None,
     }
 }
 
@@ -372,6 +374,19 @@ fn a_replaced_program_and_another_namespace_are_noted() {
     let mut facts = healthy();
     look(&mut facts).lock = Lock::Unknown("permission denied".to_owned());
     assert_finds(&facts, Check::Lock, Level::Warning, &["permission denied"]);
+}
+
+#[test]
+fn what_programs_have_without_a_daemon_is_said_when_there_is_none() {
+    let mut facts = stopped();
+    assert!(!findings(&facts).iter().any(|found| found.finding.contains("notifications")));
+    facts.notifications = Some(Notifications { payload: true, payload_bytes_max: 4096 });
+    let said = |facts: &Facts| findings(facts).iter().any(|found| found.finding.contains("notifications"));
+    assert!(said(&facts) && findings(&facts).iter().any(|found| found.finding.contains("4096 bytes")));
+    facts.notifications = Some(Notifications { payload: false, payload_bytes_max: 4096 });
+    assert!(findings(&facts).iter().any(|found| found.finding.contains("without payloads")));
+    facts.places = healthy().places;
+    assert!(!said(&facts), "with a daemon nobody goes by them");
 }
 
 #[test]
