@@ -1,12 +1,9 @@
 //! What a service manager gives to the daemon that it starts, and what it wants to hear of it. Without a manager nothing here
 //! does anything.
 
+use crate::os;
+use broadcaster_server::Beside;
 use std::io;
-use std::os::unix::net::UnixListener;
-
-#[cfg(target_os = "macos")]
-#[path = "os/launchd.rs"]
-mod launchd;
 
 /// The bus socket that the manager listens on, if it started this process for it (systemd: `LISTEN_FDS`, with `LISTEN_PID`
 /// naming this process; launchd: the socket called `bus`).
@@ -14,8 +11,8 @@ mod launchd;
 /// # Errors
 ///
 /// If what was passed is not one listening unix socket.
-pub(crate) fn socket() -> io::Result<Option<UnixListener>> {
-    let (socket, count) = passed()?;
+pub(crate) fn socket() -> io::Result<Option<Beside>> {
+    let (socket, count) = os::inherited_socket()?;
     match count {
         0 | 1 => Ok(socket),
         more => Err(io::Error::other(format!(
@@ -27,27 +24,13 @@ pub(crate) fn socket() -> io::Result<Option<UnixListener>> {
 /// How many sockets systemd passed to this very process. The variables may as well be those of another one, whose they are to
 /// take: without `LISTEN_PID`, or with another number in it, nothing was passed. To be asked before [`socket`].
 #[cfg(not(target_os = "macos"))]
-fn sockets_passed() -> usize {
+#[cfg_attr(windows, allow(dead_code))]
+pub(crate) fn sockets_passed() -> usize {
     let number = |name| std::env::var(name).ok().and_then(|value| value.parse::<u32>().ok());
     match number("LISTEN_PID") == Some(std::process::id()) {
         true => number("LISTEN_FDS").and_then(|count| usize::try_from(count).ok()).unwrap_or(0),
         false => 0,
     }
-}
-
-/// The first socket that was passed, and how many there were.
-#[cfg(not(target_os = "macos"))]
-fn passed() -> io::Result<(Option<UnixListener>, usize)> {
-    // The library takes sockets without `LISTEN_PID`, too, and makes room for any number of them.
-    let count = sockets_passed();
-    Ok((if count == 1 { listenfd::ListenFd::from_env().take_unix_listener(0)? } else { None }, count))
-}
-
-#[cfg(target_os = "macos")]
-fn passed() -> io::Result<(Option<UnixListener>, usize)> {
-    let mut passed = launchd::sockets(c"bus")?;
-    let count = passed.len();
-    Ok((passed.pop().map(UnixListener::from), count))
 }
 
 #[cfg(target_os = "linux")]
@@ -121,7 +104,7 @@ mod systemd {
 #[cfg(not(target_os = "linux"))]
 pub(crate) use silence::{keep_told, stopping};
 
-/// launchd asks for no word.
+/// launchd asks for no word, and Windows knows nothing of us.
 #[cfg(not(target_os = "linux"))]
 mod silence {
     use broadcaster_server::View;

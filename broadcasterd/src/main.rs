@@ -8,6 +8,7 @@ mod doctor;
 mod exit;
 mod format;
 mod log;
+mod os;
 #[cfg(test)]
 mod screens;
 mod service;

@@ -58,7 +58,8 @@ impl Options {
         Self { plan, overflow: Overflow::default() }
     }
 
-    /// Uses the bus at this socket and no other: an absolute path of at most 107 bytes (103 on macOS and the BSDs). The
+    /// Uses the bus at this socket and no other: an absolute path of at most 107 bytes (103 on macOS and the BSDs), on Windows
+    /// a pipe `\\.\pipe\NAME`. The
     /// same as the variable `BROADCASTER_SOCKET`, which it overrides.
     #[must_use]
     pub fn socket(mut self, path: impl Into<PathBuf>) -> Self {
@@ -124,7 +125,7 @@ impl Options {
         self
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, unix))]
     pub(crate) fn with_native(mut self, native: crate::native::Native) -> Self {
         self.plan.native = Some(native);
         self

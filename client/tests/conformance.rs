@@ -1,11 +1,14 @@
-//! What every colour of the client must do, each behaviour once. The broker is hosted by the test's own process, on a bus
-//! of its own.
+//! What every colour of the client must do, each behaviour once, on a bus of its own. The broker is hosted by the test's own
+//! process; or, if `BROADCASTER_TEST_PROGRAM` names a `broadcasterd`, by a daemon that runs it.
 
 #![cfg(all(feature = "embedded", feature = "tokio"))]
 #![allow(clippy::unwrap_used)]
 
 use futures_util::{FutureExt, StreamExt};
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::pin::pin;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use system_broadcaster::{Listener, Message, NameError, Options, Overflow, RecvError, SendError, Sender};
 use tempfile::TempDir;
@@ -83,17 +86,52 @@ fn in_every_colour(behaviour: impl Fn(&dyn Colour, &Options)) {
     let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let colours: [&dyn Colour; 4] = [&Blocking, &Timed, &Async(runtime()), &Async(threads)];
     for colour in colours {
-        let (_directory, options) = bus();
+        let (_host, options) = bus();
         behaviour(colour, &options);
     }
 }
 
-fn bus() -> (TempDir, Options) {
+/// Keeps the bus alive, and ends it.
+struct Host {
+    _directory: TempDir,
+    daemon: Option<Child>,
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if let Some(daemon) = &mut self.daemon {
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+        }
+    }
+}
+
+/// A socket that nobody else has: in a directory of its own, or a pipe that is named after it.
+fn socket(directory: &TempDir) -> PathBuf {
+    if cfg!(windows) {
+        let name = directory.path().file_name().unwrap();
+        format!(r"\\.\pipe\broadcaster-test{}", name.to_str().unwrap()).into()
+    } else {
+        directory.path().join("bus.sock")
+    }
+}
+
+fn bus() -> (Host, Options) {
     let directory = tempfile::tempdir().unwrap();
-    let options = Options::new().socket(directory.path().join("bus.sock")).autostart(false).embedded(true);
+    let options = Options::new().socket(socket(&directory)).autostart(false);
+    let daemon = std::env::var_os("BROADCASTER_TEST_PROGRAM").map(|program| {
+        let mut command = Command::new(program);
+        command.arg("--socket").arg(socket(&directory)).args(["run", "--log", "warn"]);
+        let mut daemon = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(daemon.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.starts_with("listening on"), "it says {line:?}");
+        daemon
+    });
+    let options = options.embedded(daemon.is_none());
     // A host that nobody is connected to for a minute ends; within a test that does not happen.
     options.listener("host").unwrap();
-    (directory, options)
+    (Host { _directory: directory, daemon }, options)
 }
 
 #[test]
@@ -242,7 +280,7 @@ fn latest_keeps_the_newest_only() {
 
 #[test]
 fn a_handle_may_move_between_runtimes_and_colours() {
-    let (_directory, options) = bus();
+    let (_host, options) = bus();
     let mut listener = options.listener("news").unwrap();
     let mut sender = options.sender("news").unwrap();
     for n in 0..3_u8 {
@@ -260,7 +298,7 @@ fn a_handle_may_move_between_runtimes_and_colours() {
 
 #[test]
 fn handles_can_be_made_inside_a_runtime() {
-    let (_directory, options) = bus();
+    let (_host, options) = bus();
     runtime().block_on(async {
         let mut listener = options.listener("com.example.sync").unwrap();
         let mut stream = pin!(listener.listen());
@@ -272,7 +310,7 @@ fn handles_can_be_made_inside_a_runtime() {
 
 #[test]
 fn streams_yield_messages_with_lag_in_place() {
-    let (_directory, options) = bus();
+    let (_host, options) = bus();
     runtime().block_on(async {
         let mut listener = options.listener("news").unwrap();
         let mut sender = options.sender("news").unwrap();
@@ -300,7 +338,7 @@ fn streams_yield_messages_with_lag_in_place() {
 
 #[test]
 fn dropped_receive_loses_no_message() {
-    let (_directory, options) = bus();
+    let (_host, options) = bus();
     runtime().block_on(async {
         let mut listener = options.listener("news").unwrap();
         let mut sender = options.sender("news").unwrap();
@@ -314,7 +352,7 @@ fn dropped_receive_loses_no_message() {
 
 #[test]
 fn dropped_send_is_whole_or_not_at_all() {
-    let (_directory, options) = bus();
+    let (_host, options) = bus();
     runtime().block_on(async {
         let mut listener = options.listener("news").unwrap();
         let mut sender = options.sender("news").unwrap();
@@ -339,10 +377,10 @@ fn dropped_send_is_whole_or_not_at_all() {
 #[test]
 fn deadline_of_zero_never_waits_for_a_daemon() {
     let directory = tempfile::tempdir().unwrap();
-    let nobody = Options::new().socket(directory.path().join("bus.sock")).autostart(false).embedded(false);
+    let nobody = Options::new().socket(socket(&directory)).autostart(false).embedded(false);
     let error = nobody.deadline(Duration::ZERO).listener("news").unwrap_err();
     let text = error.to_string();
-    assert!(text.contains("bus.sock") && text.contains("broadcasterd start"), "{text}");
+    assert!(text.contains(&socket(&directory).display().to_string()) && text.contains("broadcasterd start"), "{text}");
 }
 
 #[test]
@@ -354,7 +392,7 @@ fn bad_names_are_refused_before_anything_is_tried() {
 
 #[test]
 fn lent_messages_are_the_same_messages() {
-    let (_directory, options) = bus();
+    let (_host, options) = bus();
     let mut listener = options.listener("news").unwrap();
     let mut sender = options.sender("news").unwrap();
     for n in 0..1000_u32 {

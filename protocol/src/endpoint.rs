@@ -1,5 +1,9 @@
 //! Where the bus is, as a pure function of facts that somebody else has gathered. It never touches the file system.
 
+mod pipe;
+
+pub use pipe::{PIPE_NAME_UNITS_MAX, PIPE_PREFIX, pipe_lock_file};
+
 use std::path::{Path, PathBuf};
 
 /// Environment variable that names the socket, and with that switches every other candidate off.
@@ -24,9 +28,9 @@ pub fn lock_file(socket: &Path) -> PathBuf {
 }
 
 /// The stats socket that belongs to a bus socket, in the same directory: `stats.sock` for `bus.sock`, `NAME.stats` for any
-/// other `NAME`.
+/// other `NAME`. For a pipe it is the pipe `NAME-stats`.
 pub fn stats_socket(socket: &Path) -> PathBuf {
-    beside(socket, STATS_NAME, ".stats")
+    pipe::stats(socket).unwrap_or_else(|| beside(socket, STATS_NAME, ".stats"))
 }
 
 fn beside(socket: &Path, usual: &str, suffix: &str) -> PathBuf {
@@ -45,6 +49,9 @@ fn beside(socket: &Path, usual: &str, suffix: &str) -> PathBuf {
 pub struct Env {
     /// Effective user id.
     pub euid: u32,
+    /// The user's security identifier, on Windows. If it is known, the bus is a named pipe, and of the other facts only `socket`
+    /// counts.
+    pub user_sid: Option<String>,
     /// Value of [`SOCKET_VARIABLE`], or a path that the program was told.
     pub socket: Option<PathBuf>,
     /// The system's own directory for this user, if it exists and belongs to the user: `/run/user/<euid>`, and on macOS
@@ -74,6 +81,8 @@ pub enum Origin {
     State,
     /// A hashed name in the short directory, because the path in the state directory is too long.
     Short,
+    /// The pipe that is named after the user, on Windows.
+    Pipe,
 }
 
 /// One place where the bus may be.
@@ -102,6 +111,15 @@ pub enum EndpointError {
     /// The path was given and is relative or has no directory and file name.
     #[error("the socket path {path:?} must be absolute and name a file, such as /run/user/1000/broadcaster/bus.sock")]
     NotAFilePath {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The path was given, on Windows, and is no name of a pipe.
+    #[error(
+        "the socket \"{}\" must be {PIPE_PREFIX}NAME, with a NAME of 1 to {PIPE_NAME_UNITS_MAX} characters without any of \\ / : * ? \" < > |",
+        path.display()
+    )]
+    NotAPipe {
         /// The path.
         path: PathBuf,
     },
@@ -141,6 +159,9 @@ pub enum EndpointError {
 /// # Ok::<(), broadcaster_protocol::endpoint::EndpointError>(())
 /// ```
 pub fn candidates(env: &Env) -> Result<Vec<Candidate>, EndpointError> {
+    if let Some(sid) = &env.user_sid {
+        return pipe::candidates(env, sid);
+    }
     if let Some(path) = &env.socket {
         if !path.is_absolute() || path.file_name().is_none() {
             return Err(EndpointError::NotAFilePath { path: path.clone() });
@@ -185,7 +206,8 @@ fn fnv1a(bytes: &[u8]) -> u32 {
     bytes.iter().fold(0x811c_9dc5, |hash, &byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
-#[cfg(test)]
+/// The rule for sockets, with the paths of the systems that have it.
+#[cfg(all(test, unix))]
 mod tests {
     use super::*;
 

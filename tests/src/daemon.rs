@@ -14,7 +14,8 @@ use tempfile::TempDir;
 /// How long a process test may take before it is taken for hung.
 const WATCHDOG: Duration = Duration::from_secs(240);
 
-/// The `broadcasterd` of this build, built if it is not.
+/// The `broadcasterd` of this build, built if it is not; or the one that `BROADCASTER_TEST_PROGRAM` names, where a test can not
+/// build anything.
 ///
 /// # Panics
 ///
@@ -22,6 +23,9 @@ const WATCHDOG: Duration = Duration::from_secs(240);
 pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
+        if let Some(program) = std::env::var_os("BROADCASTER_TEST_PROGRAM") {
+            return std::path::absolute(program).expect("a path");
+        }
         // A test runs as <target>/<profile>/deps/<name>.
         let test = std::env::current_exe().expect("a test is a program");
         let profile = test.ancestors().nth(2).expect("cargo's layout").to_owned();
@@ -66,8 +70,17 @@ impl Bus {
         self.directory.path()
     }
 
-    /// The socket.
+    /// The socket, or the pipe that is named after the directory.
+    ///
+    /// # Panics
+    ///
+    /// If the directory's name is no text.
     pub fn socket(&self) -> PathBuf {
+        if cfg!(windows) {
+            let name =
+                self.directory().file_name().and_then(OsStr::to_str).expect("a temporary directory has a plain name");
+            return format!(r"\\.\pipe\broadcaster-test-{name}").into();
+        }
         self.directory().join("bus.sock")
     }
 
@@ -202,11 +215,22 @@ impl Process {
         self.child.id()
     }
 
+    /// Kills it, and waits until it has ended.
+    ///
+    /// # Panics
+    ///
+    /// If it can not be waited for.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        self.child.wait().expect("it is our child");
+    }
+
     /// Sends it a signal.
     ///
     /// # Panics
     ///
     /// If it is gone.
+    #[cfg(unix)]
     pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = i32::try_from(self.pid()).ok().and_then(rustix::process::Pid::from_raw).expect("a process id");
         rustix::process::kill_process(pid, signal).expect("the process is there");

@@ -1,5 +1,7 @@
 //! `broadcasterd doctor` beside real daemons, real signals and tools that hang. It must start nothing.
 
+#![cfg(unix)]
+
 use broadcaster_tests::daemon::{Bus, Process, program};
 use rustix::process::{Pid, Signal, WaitOptions, waitpid};
 use serde_json::Value;

@@ -1,5 +1,7 @@
 //! Real daemons, real clients, real signals. Each test has a bus of its own.
 
+#![cfg(unix)]
+
 use broadcaster_tests::daemon::{Bus, Process, program};
 use rustix::process::Signal;
 use std::time::{Duration, Instant};

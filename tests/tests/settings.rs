@@ -1,5 +1,7 @@
 //! The settings and the log of real daemons, each on a bus of its own with a config directory of its own.
 
+#![cfg(unix)]
+
 use broadcaster_tests::daemon::{Bus, Process, program};
 use std::fs::File;
 use std::io::{PipeReader, PipeWriter, Read, Write};

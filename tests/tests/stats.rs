@@ -1,5 +1,7 @@
 //! What a real daemon tells about itself, beside what really happened. Each test has a bus of its own.
 
+#![cfg(unix)]
+
 use broadcaster_protocol::limits::HEADER_BYTES;
 use broadcaster_tests::daemon::{Bus, Process};
 use rustix::process::Signal;

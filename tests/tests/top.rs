@@ -1,6 +1,8 @@
 //! `broadcasterd top` as a process: without a terminal, on a terminal of its own, and how it leaves that. What it shows is
 //! tested where it is drawn, never here.
 
+#![cfg(unix)]
+
 use broadcaster_tests::daemon::{Bus, program};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};

@@ -2,17 +2,11 @@
 //! socket, not a refused connection.
 
 use crate::hub::{View, serve};
-use crate::os::{self, DirectoryProblem, FileId};
+use crate::os::{self, Beside, Listener, Seat};
 use broadcaster_broker::Limits;
-use broadcaster_protocol::endpoint::{Candidate, lock_file};
-use interprocess::ConnectWaitMode;
-use interprocess::local_socket::traits::Stream as _;
-use interprocess::local_socket::{ConnectOptions, GenericFilePath, Listener, ListenerOptions, Stream, ToFsName};
-use std::cell::RefCell;
+use broadcaster_protocol::endpoint::Candidate;
 use std::future::Future;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use tokio::runtime::LocalOptions;
@@ -79,13 +73,8 @@ pub enum BindError {
 #[derive(Debug)]
 pub struct Bound {
     socket: PathBuf,
-    id: FileId,
     listener: Option<Listener>,
-    /// The socket files that are ours to remove, until they are. One that a service manager made is not.
-    made: RefCell<Vec<(PathBuf, FileId)>>,
-    lock_path: PathBuf,
-    lock_id: FileId,
-    lock: RefCell<Option<OwnedFd>>,
+    seat: Seat,
 }
 
 impl Bound {
@@ -100,11 +89,8 @@ impl Bound {
     /// # Errors
     ///
     /// If the system refuses, or there is something at `path` that must not be removed.
-    pub fn listen_beside(&mut self, path: &Path) -> Result<UnixListener, BindError> {
-        make_way(path)?;
-        let (listener, id) = listen(path)?;
-        self.made.get_mut().push((path.to_owned(), id));
-        Ok(os::plain(listener))
+    pub fn listen_beside(&mut self, path: &Path) -> Result<Beside, BindError> {
+        self.seat.listen_beside(path)
     }
 
     /// Serves on this thread until the future that `beside` makes is ready, or the limits' idle time is over; then stops in
@@ -128,22 +114,18 @@ impl Bound {
 
     /// Whether a client still finds our socket, and a would-be daemon our lock.
     pub(crate) fn is_in_place(&self) -> bool {
-        let is = |path, own| matches!(os::socket_file_id(path), Ok(Some((id, _))) if id == own);
-        is(&self.socket, self.id) && is(&self.lock_path, self.lock_id)
+        self.seat.is_in_place()
     }
 
-    /// Removes the socket files that we made, so that new clients do not come here any more. The lock stays. Once only: when the lock
-    /// is gone, a file of the same number can be the next daemon's.
+    /// Removes the socket files that we made. The lock stays.
     fn unlink(&self) {
-        self.made.take().iter().for_each(|(path, id)| os::unlink_own_socket(path, *id));
+        self.seat.unlink();
     }
 
     /// Makes known that this daemon is on its way out: new clients find no socket of ours, and whoever only looks finds on the lock
     /// file that nobody is there any more.
     pub(crate) fn leave(&self) {
-        if let Some(lock) = self.lock.borrow().as_ref()
-            && let Err(error) = os::set_leaving(lock, true)
-        {
+        if let Err(error) = self.seat.set_leaving() {
             tracing::warn!(%error, "cannot write on the lock file");
         }
         self.unlink();
@@ -151,8 +133,7 @@ impl Bound {
 
     /// Lets the next daemon begin.
     pub(crate) fn release(&self) {
-        self.unlink();
-        self.lock.take();
+        self.seat.release();
     }
 }
 
@@ -175,12 +156,12 @@ pub fn bind(candidates: &[Candidate]) -> Result<Bound, BindError> {
         if let Some(other) = elsewhere {
             return Err(BindError::AlreadyRunning { lock: other.socket.clone() });
         }
-        match bind_one(&candidate.socket) {
-            Ok(bound) => {
+        match Seat::take(&candidate.socket) {
+            Ok((seat, listener)) => {
                 for (socket, error) in &problems {
                     tracing::warn!(socket = %socket.display(), %error, "cannot serve here");
                 }
-                return Ok(bound);
+                return Ok(Bound { socket: candidate.socket.clone(), listener: Some(listener), seat });
             }
             Err(error @ BindError::AlreadyRunning { .. }) => return Err(error),
             Err(error) => problems.push((&candidate.socket, error)),
@@ -195,111 +176,8 @@ pub fn bind(candidates: &[Candidate]) -> Result<Bound, BindError> {
 /// # Errors
 ///
 /// [`BindError::AlreadyRunning`] if another process has the lock; an error too if the socket has no path or its directory can
-/// not be trusted.
-pub fn adopt(listener: &UnixListener) -> Result<Bound, BindError> {
-    let io = |action| move |source| BindError::Io { action, path: "the inherited socket".into(), source };
-    let address = listener.local_addr().map_err(io("look at"))?;
-    let Some(socket) = address.as_pathname().filter(|path| path.is_absolute()) else {
-        return Err(BindError::Occupied { path: "the inherited socket".into(), what: "without an absolute path" });
-    };
-    if !os::listens(listener) {
-        return Err(BindError::Occupied {
-            path: socket.to_owned(),
-            what: "a socket that was passed on and does not listen",
-        });
-    }
-    let (lock, lock_path, lock_id) = lock_directory_of(socket)?;
-    let listener = os::adopt(listener.try_clone().map_err(io("duplicate"))?);
-    bound(socket, listener, Vec::new(), (lock, lock_path, lock_id))
-}
-
-fn bind_one(socket: &Path) -> Result<Bound, BindError> {
-    let lock = lock_directory_of(socket)?;
-    make_way(socket)?;
-    let (listener, id) = listen(socket)?;
-    bound(socket, listener, vec![(socket.to_owned(), id)], lock)
-}
-
-fn bound(
-    socket: &Path,
-    listener: Listener,
-    made: Vec<(PathBuf, FileId)>,
-    (lock, lock_path, lock_id): (OwnedFd, PathBuf, FileId),
-) -> Result<Bound, BindError> {
-    let id = made_id(socket)?;
-    let (made, lock) = (RefCell::new(made), RefCell::new(Some(lock)));
-    Ok(Bound { socket: socket.to_owned(), id, listener: Some(listener), made, lock_path, lock_id, lock })
-}
-
-/// Sees that the directory can be trusted, and takes the lock in it.
-fn lock_directory_of(socket: &Path) -> Result<(OwnedFd, PathBuf, FileId), BindError> {
-    let directory = socket.parent().unwrap_or(Path::new("/"));
-    os::prepare_directory(directory).map_err(|problem| {
-        let path = directory.to_owned();
-        match problem {
-            DirectoryProblem::NotADirectory => BindError::NotADirectory { path },
-            DirectoryProblem::OtherOwner(owner) => BindError::OtherOwner { path, owner, uid: os::euid() },
-            DirectoryProblem::Loose(mode) => BindError::Loose { path, mode },
-            DirectoryProblem::Io(source) => BindError::Io { action: "make the directory", path, source },
-        }
-    })?;
-    let lock_path = lock_file(socket);
-    let (lock, lock_id) = take_lock(&lock_path)?;
-    Ok((lock, lock_path, lock_id))
-}
-
-/// Listens at `socket`, where nothing is.
-fn listen(socket: &Path) -> Result<(Listener, FileId), BindError> {
-    let io = |action| move |source| BindError::Io { action, path: socket.to_owned(), source };
-    let name = socket.to_fs_name::<GenericFilePath>().map_err(io("name the socket"))?;
-    let options = ListenerOptions::new().name(name).reclaim_name(false);
-    let listener = os::listen(options).map_err(io("listen on"))?;
-    Ok((listener, made_id(socket)?))
-}
-
-/// Which file the socket is that was made at this path.
-fn made_id(socket: &Path) -> Result<FileId, BindError> {
-    let io = |source| BindError::Io { action: "look at", path: socket.to_owned(), source };
-    match os::socket_file_id(socket).map_err(io)? {
-        Some((id, true)) => Ok(id),
-        _ => Err(BindError::Occupied { path: socket.to_owned(), what: "not the socket that was made there" }),
-    }
-}
-
-fn take_lock(path: &Path) -> Result<(OwnedFd, FileId), BindError> {
-    let io = |action| move |source| BindError::Io { action, path: path.to_owned(), source };
-    // The file may be removed by others between open and lock: then the lock is on a file that nobody else will see.
-    for _ in 0..16 {
-        let (file, id) = os::open_lock(path).map_err(io("open the lock file"))?;
-        if !os::lock_exclusive(&file).map_err(io("lock"))? {
-            return Err(BindError::AlreadyRunning { lock: path.to_owned() });
-        }
-        os::set_leaving(&file, false).map_err(io("write on"))?;
-        if os::socket_file_id(path).map_err(io("look at"))?.is_some_and(|(now, _)| now == id) {
-            return Ok((file, id));
-        }
-    }
-    Err(BindError::Occupied { path: path.to_owned(), what: "removed by somebody again and again" })
-}
-
-/// Under the lock: removes the socket that a dead daemon has left, and nothing else.
-fn make_way(socket: &Path) -> Result<(), BindError> {
-    let io = |action| move |source| BindError::Io { action, path: socket.to_owned(), source };
-    match os::socket_file_id(socket).map_err(io("look at"))? {
-        None => Ok(()),
-        Some((_, false)) => Err(BindError::Occupied { path: socket.to_owned(), what: "not a socket" }),
-        Some((id, true)) => {
-            let name = socket.to_fs_name::<GenericFilePath>().map_err(io("name the socket"))?;
-            let probe = ConnectOptions::new().name(name).wait_mode(ConnectWaitMode::Deferred);
-            let what = match Stream::from_options(&probe) {
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                    os::unlink_own_socket(socket, id);
-                    return Ok(());
-                }
-                Err(_) => "a socket that another program made",
-                Ok(_) => "the socket of a program that does not hold our lock",
-            };
-            Err(BindError::Occupied { path: socket.to_owned(), what })
-        }
-    }
+/// not be trusted. On Windows always: a pipe is served by whoever made it.
+pub fn adopt(listener: &Beside) -> Result<Bound, BindError> {
+    let (socket, seat, listener) = Seat::adopt(listener)?;
+    Ok(Bound { socket, listener: Some(listener), seat })
 }

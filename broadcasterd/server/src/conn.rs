@@ -2,21 +2,18 @@
 //! full. An idle connection costs one task and one registration for reading, and no buffer.
 
 use crate::hub::{DESCRIPTOR_PAUSE, Hub, Read, Write};
-use crate::os;
+use crate::os::{self, Readable, Socket};
 use broadcaster_broker::ConnId;
 use broadcaster_protocol::Decoder;
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 #[derive(Debug)]
 pub(crate) struct Conn {
     pub(crate) id: ConnId,
-    pub(crate) socket: Rc<OwnedFd>,
+    pub(crate) socket: Rc<Socket>,
     pub(crate) decoder: RefCell<Decoder>,
     /// What the broker knows that the decoder holds.
     pub(crate) held_bytes: Cell<usize>,
@@ -27,11 +24,10 @@ pub(crate) struct Conn {
 }
 
 impl Conn {
-    /// The connection, and its registration for reading. Only for reading: a socket that is registered for writing wakes
-    /// the server each time that its peer has read something.
-    pub(crate) fn new(id: ConnId, socket: OwnedFd, decoder: Decoder) -> io::Result<(Self, AsyncFd<Rc<OwnedFd>>)> {
+    /// The connection, and its registration for reading.
+    pub(crate) fn new(id: ConnId, socket: Socket, decoder: Decoder) -> io::Result<(Self, Readable)> {
         let socket = Rc::new(socket);
-        let readable = os::register(Rc::clone(&socket), Interest::READABLE)?;
+        let readable = os::readable(&socket)?;
         let conn = Self {
             id,
             socket,
@@ -45,7 +41,7 @@ impl Conn {
 }
 
 /// Reads from the connection until it ends.
-pub(crate) async fn read_all(hub: Rc<RefCell<Hub>>, conn: Rc<Conn>, readable: AsyncFd<Rc<OwnedFd>>) {
+pub(crate) async fn read_all(hub: Rc<RefCell<Hub>>, conn: Rc<Conn>, readable: Readable) {
     while let Ok(mut ready) = poll_fn(|cx| readable.poll_read_ready(cx)).await {
         loop {
             if conn.gone.get() || conn.draining.get() {
@@ -64,10 +60,8 @@ pub(crate) async fn read_all(hub: Rc<RefCell<Hub>>, conn: Rc<Conn>, readable: As
 
 /// Writes to a connection whose socket is full, until nothing is left.
 pub(crate) async fn write_all(hub: Rc<RefCell<Hub>>, conn: Rc<Conn>) {
-    // A descriptor of its own, so that the registration for writing comes and goes with this task.
-    let register = || os::duplicate(&conn.socket).and_then(|fd| os::register(fd, Interest::WRITABLE));
     let writable = loop {
-        match register() {
+        match os::writable(&conn.socket) {
             Ok(writable) => break writable,
             Err(error) => {
                 tracing::warn!(conn = conn.id.0, %error, "cannot wait for a slow listener; trying again");

@@ -3,13 +3,11 @@
 
 use crate::bind::Bound;
 use crate::conn::{self, Conn};
-use crate::os;
+use crate::os::{self, Acceptor, Socket};
 use broadcaster_broker::{Broker, ConnId, Effect, Effects, Event, Limits, Moment, Snapshot};
 use broadcaster_protocol::control::Report;
 use broadcaster_protocol::{DecodeError, Decoder, Item};
 use bytes::{BufMut, BytesMut};
-use interprocess::local_socket::traits::tokio::Listener as _;
-use interprocess::os::unix::uds_local_socket::tokio::Listener;
 use slab::Slab;
 use std::cell::RefCell;
 use std::future::Future;
@@ -91,12 +89,12 @@ impl View {
 /// Serves `bound` until the broker says that it is over.
 pub(crate) async fn serve<F: Future<Output = ()> + 'static>(
     bound: &Rc<Bound>,
-    listener: interprocess::local_socket::Listener,
+    listener: os::Listener,
     limits: Limits,
     version: &str,
     beside: impl FnOnce(View) -> F,
 ) -> io::Result<()> {
-    let listener = os::accept_from(listener)?;
+    let acceptor = Acceptor::new(listener)?;
     let (timer, drain, exit) = (Rc::new(Notify::new()), Rc::new(Notify::new()), Rc::new(Notify::new()));
     let hub = Rc::new_cyclic(|myself| {
         RefCell::new(Hub {
@@ -116,7 +114,7 @@ pub(crate) async fn serve<F: Future<Output = ()> + 'static>(
             exit: Rc::clone(&exit),
         })
     });
-    let accepting = spawn_local(accept_all(Rc::clone(&hub), listener));
+    let accepting = spawn_local(accept_all(Rc::clone(&hub), acceptor));
     let ticking = spawn_local(tick(Rc::clone(&hub), timer));
     let stop = beside(View { hub: Rc::downgrade(&hub) });
     let stopping = spawn_local({
@@ -147,10 +145,10 @@ async fn end(task: JoinHandle<()>) {
     let _ = task.await;
 }
 
-async fn accept_all(hub: Rc<RefCell<Hub>>, listener: Listener) {
+async fn accept_all(hub: Rc<RefCell<Hub>>, mut acceptor: Acceptor) {
     let mut failing = false;
     loop {
-        match listener.accept().await.and_then(os::take_descriptor) {
+        match acceptor.accept().await {
             Ok((socket, pid, uid)) => {
                 failing = false;
                 if let Err(error) = hub.borrow_mut().welcome(socket, pid, uid) {
@@ -208,7 +206,7 @@ async fn tick(hub: Rc<RefCell<Hub>>, timer: Rc<Notify>) {
 
 impl Hub {
     /// Takes an accepted connection in.
-    fn welcome(&mut self, socket: std::os::fd::OwnedFd, pid: u32, uid: u32) -> io::Result<()> {
+    fn welcome(&mut self, socket: Socket, pid: u32, uid: u32) -> io::Result<()> {
         let Some(myself) = self.myself.upgrade() else { return Ok(()) };
         let entry = self.conns.vacant_entry();
         let id = ConnId(entry.key());

@@ -18,9 +18,6 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-#[cfg(not(unix))]
-compile_error!("broadcaster-server has no transport for this platform yet: it needs unix domain sockets");
-
 mod bind;
 mod conn;
 mod hub;
@@ -29,4 +26,4 @@ mod os;
 pub use bind::{BindError, Bound, adopt, bind};
 pub use broadcaster_broker::{ChannelSnapshot, ConnSnapshot, Limits, PeerRole, Snapshot, Stats};
 pub use hub::View;
-pub use os::raise_descriptor_limit;
+pub use os::{Beside, raise_descriptor_limit};

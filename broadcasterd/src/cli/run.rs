@@ -5,20 +5,17 @@ use crate::activation;
 use crate::config::{Flags, Settings, Started};
 use crate::exit::{Code, Failure};
 use crate::log;
+use crate::os;
 use crate::stats::{self, About};
 use broadcaster_protocol::endpoint::{Origin, stats_socket};
-use broadcaster_server::{BindError, Bound, View, adopt, bind, raise_descriptor_limit};
+use broadcaster_server::{Beside, BindError, Bound, View, adopt, bind, raise_descriptor_limit};
 use clap::Args;
-use rustix::fs::Mode;
-use std::fs::File;
 use std::future::{Future, poll_fn};
 use std::io::{self, Write};
-use std::os::unix::net::UnixListener;
 use std::pin::pin;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 use system_broadcaster::{ConnectError, Options};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::spawn_local;
 
 /// A daemon that holds the lock and does not answer is stopping, and gone within this time, or hangs.
@@ -47,7 +44,7 @@ impl Run {
         let settings = Settings::load(&self.flags, Started::this(self.detached, activated))?;
         log::init(&settings.log.value, !self.detached)?;
         if self.detached {
-            leave_caller()?;
+            os::leave_caller()?;
         }
         raise_descriptor_limit();
         let options = bus.options()?;
@@ -71,14 +68,14 @@ impl Run {
         let about = About { socket: bound.socket().to_owned(), limits: limits.clone() };
         let detached = self.detached;
         let until_signal = |view: View| async move {
-            let mut signals = match Signals::catch() {
+            let mut signals = match os::Ends::catch() {
                 Ok(signals) => signals,
                 Err(error) => return tracing::error!(%error, "cannot catch signals"),
             };
             tracing::info!(socket = %about.socket.display(), activated, "ready");
             // Ready means that the next connect is served and the next signal is heeded. Nobody may be there to read it.
             let _ = writeln!(io::stdout(), "listening on {}", about.socket.display());
-            if detached && let Err(error) = drop_output() {
+            if detached && let Err(error) = os::drop_output() {
                 tracing::warn!(%error, "cannot let go of the caller's output");
             }
             let keeping_told = spawn_local(activation::keep_told(view.clone()));
@@ -118,7 +115,7 @@ fn become_the_daemon(options: &Options) -> Result<Option<Bound>, Failure> {
 
 /// The right to serve on a socket that a service manager has made. Whoever served before makes way: on the same path, since it has
 /// lost its socket; at another candidate, since it is asked to. Clients that wait on the socket are served after that.
-fn take_over(socket: &UnixListener, options: &Options) -> Result<Bound, Failure> {
+fn take_over(socket: &Beside, options: &Options) -> Result<Bound, Failure> {
     let give_up_at = Instant::now() + PREDECESSOR_ENDS_WITHIN;
     let bound = loop {
         match adopt(socket) {
@@ -137,46 +134,4 @@ fn take_over(socket: &UnixListener, options: &Options) -> Result<Bound, Failure>
         }
     }
     Ok(bound)
-}
-
-/// The signals that ask for an orderly stop.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hang_up: Signal,
-}
-
-impl Signals {
-    fn catch() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hang_up: signal(SignalKind::hangup())?,
-        })
-    }
-
-    fn poll_any(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let signals = [&mut self.terminate, &mut self.interrupt, &mut self.hang_up];
-        match signals.into_iter().any(|signal| signal.poll_recv(cx).is_ready()) {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
-        }
-    }
-}
-
-/// A daemon outlives its first client: it keeps neither its session and terminal nor its directory and umask. (Open files,
-/// variables and the signal mask were left behind by `broadcasterd start`.)
-fn leave_caller() -> io::Result<()> {
-    // Fails only for a leader of a process group, which a freshly started child is not.
-    rustix::process::setsid()?;
-    rustix::process::umask(Mode::from_raw_mode(0o077));
-    std::env::set_current_dir("/")
-}
-
-/// The caller reads stdout to its end to learn that the daemon is ready, and stderr to learn why it is not.
-fn drop_output() -> io::Result<()> {
-    let null = File::options().read(true).write(true).open("/dev/null")?;
-    rustix::stdio::dup2_stdout(&null)?;
-    rustix::stdio::dup2_stderr(&null)?;
-    Ok(())
 }

@@ -3,8 +3,9 @@
 
 use super::Bus;
 use crate::exit::{Code, Failure};
-use std::io::{self, Read, Write};
-use std::process::{Command, Stdio};
+use crate::os;
+use std::ffi::OsString;
+use std::io::{self, Write};
 
 /// The only variables that the daemon inherits: it outlives its first client and serves others.
 const INHERITED: [&str; 12] = [
@@ -23,20 +24,14 @@ const INHERITED: [&str; 12] = [
 ];
 
 pub(crate) fn run(bus: &Bus) -> Result<(), Failure> {
-    // Whatever the caller had open would stay open for as long as the daemon lives.
-    close_fds::set_fds_cloexec(3, &[]);
-    let mut command = Command::new(std::env::current_exe()?);
-    command.args(["run", "--detached"]);
-    command.env_clear().envs(INHERITED.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+    let mut arguments = vec![OsString::from("run"), OsString::from("--detached")];
     if let Some(socket) = bus.socket()? {
-        command.arg("--socket").arg(socket);
+        arguments.extend(["--socket".into(), socket.into()]);
     }
-    // The standard library gives the child an empty signal mask.
-    let mut daemon = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
-    let mut said = String::new();
-    if let Some(mut stdout) = daemon.stdout.take() {
-        stdout.read_to_string(&mut said)?;
-    }
+    let inherited = INHERITED.iter().chain(&os::INHERITED);
+    let variables: Vec<_> = inherited.filter_map(|name| Some((*name, std::env::var_os(name)?))).collect();
+    let mut daemon = os::Started::new(&std::env::current_exe()?, &arguments, &variables)?;
+    let said = daemon.output()?;
     if said.is_empty() {
         // It has ended, and said why on stderr.
         let status = daemon.wait()?;

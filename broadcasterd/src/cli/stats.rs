@@ -5,6 +5,7 @@ use super::Bus;
 use super::table::{Column, Table};
 use crate::exit::Failure;
 use crate::format::{count, size, time};
+use crate::os;
 use crate::stats::fetch::{self, Client};
 use crate::stats::http::Route;
 use crate::stats::model::{Channel, Connection, Stats};
@@ -81,7 +82,7 @@ fn terminal_width() -> Option<usize> {
     if !stdout.is_terminal() {
         return None;
     }
-    let width = rustix::termios::tcgetwinsize(&stdout).map_or(0, |size| size.ws_col);
+    let width = os::terminal_width();
     Some(if width == 0 { 80 } else { usize::from(width) })
 }
 

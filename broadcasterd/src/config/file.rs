@@ -4,11 +4,10 @@
 use super::IdleExit;
 use super::keys::{KEYS, Unit, position};
 use crate::log;
+use crate::os;
 use directories::ProjectDirs;
-use std::fs::{File, Metadata};
 use std::io::{ErrorKind, Read};
 use std::ops::Range;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -31,16 +30,13 @@ pub(crate) fn default_path() -> Option<PathBuf> {
 pub(crate) fn read(path: &Path) -> Result<Option<String>, String> {
     let shown = path.display();
     let cannot = |error: &dyn std::fmt::Display| format!("cannot read the config file {shown}: {error}");
-    // Opening a pipe that nobody writes to would wait without end.
-    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
-    let flags = i32::try_from(flags.bits()).map_err(|error| cannot(&error))?;
-    let file = match File::options().read(true).custom_flags(flags).open(path) {
+    let file = match os::open_without_waiting(path) {
         Ok(file) => file,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
         Err(error) => return Err(cannot(&error)),
     };
     let metadata = file.metadata().map_err(|error| cannot(&error))?;
-    if let Some(what) = not_text(&metadata) {
+    if let Some(what) = os::not_text(&metadata) {
         return Err(cannot(&format_args!("it is {what}; a plain file of text is needed")));
     }
     let mut bytes = Vec::new();
@@ -53,20 +49,6 @@ pub(crate) fn read(path: &Path) -> Result<Option<String>, String> {
         let line = 1 + error.as_bytes()[..good].iter().filter(|&&byte| byte == b'\n').count();
         format!("{shown}:{line}: a byte that is not UTF-8; save the file as UTF-8 text")
     })
-}
-
-/// What it is, if no settings can be in it. A device such as `/dev/null` is fine.
-fn not_text(metadata: &Metadata) -> Option<&'static str> {
-    let kind = metadata.file_type();
-    if kind.is_file() || kind.is_char_device() {
-        None
-    } else if kind.is_dir() {
-        Some("a directory")
-    } else if kind.is_fifo() {
-        Some("a pipe")
-    } else {
-        Some("no file")
-    }
 }
 
 /// What the text sets, and where.
@@ -359,8 +341,8 @@ mod tests {
 
     #[test]
     fn files_that_cannot_be_settings_are_named() {
-        let directory = std::env::temp_dir().join(format!("broadcasterd-config-{}", std::process::id()));
-        std::fs::create_dir(&directory).expect("a directory");
+        let holder = tempfile::tempdir().expect("a directory");
+        let directory = holder.path().to_owned();
         let of = |name: &str, bytes: &[u8]| {
             let path = directory.join(name);
             std::fs::write(&path, bytes).expect("written");
@@ -375,6 +357,13 @@ mod tests {
         assert!(not_text.ends_with("bytes:2: a byte that is not UTF-8; save the file as UTF-8 text"), "{not_text}");
         let is_directory = read(&directory).expect_err("a directory");
         assert!(is_directory.ends_with("it is a directory; a plain file of text is needed"), "{is_directory}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn neither_a_pipe_nor_a_device_without_end_is_waited_for() {
+        let directory = std::env::temp_dir().join(format!("broadcasterd-pipe-{}", std::process::id()));
+        std::fs::create_dir(&directory).expect("a directory");
         let pipe = directory.join("pipe");
         let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo"); // not every system has mkfifoat
         assert!(made.success());

@@ -447,7 +447,10 @@ mod tests {
             wrong.starts_with("the variable BROADCASTERD_IDLE_EXIT cannot be used: \"soon\" is no time"),
             "{wrong}"
         );
+        #[cfg(unix)]
         let bytes = std::os::unix::ffi::OsStringExt::from_vec(vec![0xff]);
+        #[cfg(windows)]
+        let bytes = std::os::windows::ffi::OsStringExt::from_wide(&[0xd800]);
         let wrong = with(None, Some(bytes));
         assert_eq!(wrong, "the variable BROADCASTERD_IDLE_EXIT is not UTF-8; set it to text, or unset it");
     }

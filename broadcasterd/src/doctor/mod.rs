@@ -7,18 +7,29 @@
 //! | `verdict` | what follows from it: pure |
 //! | `parse` | the texts of the system as values: pure |
 //! | `system` | what only one system tells |
+//! | `windows` | all of it on Windows |
 
+#[cfg(unix)]
 mod facts;
+#[cfg(unix)]
 #[cfg_attr(not(any(test, target_os = "linux", target_os = "android")), allow(dead_code))]
 mod parse;
+#[cfg(unix)]
 #[cfg_attr(any(target_os = "linux", target_os = "android"), path = "linux.rs")]
 #[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "elsewhere.rs")]
 mod system;
+#[cfg(unix)]
 mod verdict;
+#[cfg(windows)]
+mod windows;
+
+#[cfg(windows)]
+pub(crate) use windows::examine;
 
 use crate::config::{Flags, Settings, Started};
 use serde::Serialize;
 use std::fmt::Write;
+#[cfg(unix)]
 use system_broadcaster::Options;
 
 /// Version of the JSON. Fields and checks may be added within it; readers ignore those that they do not know.
@@ -30,6 +41,7 @@ const NAME_COLUMNS: usize = 12;
 /// What is looked at, in the order in which it is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(windows, allow(dead_code))]
 pub(crate) enum Check {
     Socket,
     Directory,
@@ -129,6 +141,7 @@ pub(crate) struct Report {
 }
 
 impl Report {
+    #[cfg(unix)]
     fn new(facts: &facts::Facts, config: Option<Finding>) -> Self {
         let mut findings = verdict::findings(facts);
         findings.extend(config);
@@ -161,6 +174,7 @@ impl Report {
 }
 
 /// Looks at everything. `socket_given`: the socket of `options` is an argument of the command.
+#[cfg(unix)]
 pub(crate) fn examine(options: &Options, socket_given: bool) -> Report {
     Report::new(&facts::gather(options, socket_given), config_check())
 }
@@ -190,7 +204,7 @@ fn clean(text: &str) -> String {
     cleaned
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     use super::*;
 

@@ -2,7 +2,6 @@
 //! behaves for others who share it.
 
 use super::os;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Write};
@@ -48,19 +47,10 @@ impl Stderr {
     fn write_now(&self, line: &[u8]) -> bool {
         let written = match &self.own {
             Some(own) => (&*own).write(line).ok(),
-            // XXX: who shares the pipe may take the room between these two calls; then this waits until somebody reads.
-            None if has_room() => rustix::io::write(io::stderr(), line).ok(),
-            None => None,
+            None => os::write_shared(line),
         };
         written == Some(line.len())
     }
-}
-
-fn has_room() -> bool {
-    let stderr = io::stderr();
-    let mut asked = [PollFd::new(&stderr, PollFlags::OUT)];
-    let ready = poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
-    ready.is_ok() && asked[0].revents().contains(PollFlags::OUT)
 }
 
 /// A line that is too long for a pipe to take at once loses its end, but not its line end.
@@ -94,8 +84,10 @@ impl<'a> MakeWriter<'a> for Stderr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(unix)]
     use std::io::Read;
 
+    #[cfg(unix)]
     #[test]
     fn lost_lines_are_counted_and_told_before_the_next_line() {
         let (mut reader, writer) = io::pipe().expect("a pipe");

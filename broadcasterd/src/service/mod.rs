@@ -1,9 +1,12 @@
 //! The daemon as a service of the user's own service manager: systemd on Linux, launchd on macOS. It never replaces or removes a
 //! file that `broadcasterd install` did not write.
 
+#[cfg(unix)]
 #[cfg_attr(not(target_os = "macos"), allow(dead_code))]
 mod launchd;
+#[cfg(unix)]
 mod steps;
+#[cfg(unix)]
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 mod systemd;
 
@@ -41,10 +44,12 @@ mod manager {
 
 use crate::exit::{Code, Failure, say};
 use std::path::{Path, PathBuf};
+#[cfg(unix)]
 use steps::Steps;
 use system_broadcaster::Options;
 
 /// What was asked for: how to reach a running daemon, and whether to act or only to say.
+#[cfg_attr(not(unix), allow(dead_code))]
 pub(crate) struct Order<'a> {
     pub(crate) options: &'a Options,
     /// Whether the bus was named, by an argument or a variable, so that it may be another one than the service's.
@@ -53,17 +58,20 @@ pub(crate) struct Order<'a> {
 }
 
 impl Order<'_> {
+    #[cfg(unix)]
     fn steps(&self) -> Steps {
         Steps::new(self.dry_run)
     }
 
     /// The process of the running daemon, if there is one.
+    #[cfg(unix)]
     fn running(&self) -> Option<u32> {
         self.options.daemon().status().ok().map(|status| status.pid)
     }
 }
 
 /// What to install.
+#[cfg_attr(not(unix), allow(dead_code))]
 struct Wanted {
     /// This very program.
     program: PathBuf,

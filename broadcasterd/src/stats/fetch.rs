@@ -4,6 +4,7 @@
 use super::http::Route;
 use super::model::{SCHEMA, Stats};
 use crate::exit::{Code, Failure};
+use crate::os::{self, StatsClient};
 use broadcaster_protocol::endpoint::{Candidate, stats_socket};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::{Body, Bytes};
@@ -17,7 +18,6 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use system_broadcaster::{ConnectError, Options};
-use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 
@@ -140,7 +140,7 @@ impl fmt::Display for AskError {
         match &self.trouble {
             Trouble::Nobody => write!(out, "nobody listens at {socket}"),
             Trouble::OtherUser { owner } => {
-                let uid = rustix::process::geteuid().as_raw();
+                let uid = os::uid();
                 write!(out, "{socket} is served by uid {owner}, not by uid {uid}: it is not used")
             }
             Trouble::TimedOut(after) => {
@@ -174,8 +174,8 @@ async fn ask_within(deadline: Duration, socket: &Path, route: Route) -> Result<S
 
 async fn ask(socket: &Path, route: Route) -> Result<String, Trouble> {
     let stream = connect(socket).await?;
-    let owner = stream.peer_cred().map_err(Trouble::Connect)?.uid();
-    if owner != rustix::process::geteuid().as_raw() {
+    let owner = os::stats_owner(&stream).map_err(Trouble::Connect)?;
+    if owner != os::uid() {
         return Err(Trouble::OtherUser { owner });
     }
     let http = |error: hyper::Error| Trouble::Http(error.into());
@@ -201,9 +201,9 @@ async fn ask(socket: &Path, route: Route) -> Result<String, Trouble> {
 }
 
 /// Connects, or finds that nobody listens. The caller has the deadline.
-async fn connect(socket: &Path) -> Result<UnixStream, Trouble> {
+async fn connect(socket: &Path) -> Result<StatsClient, Trouble> {
     loop {
-        match UnixStream::connect(socket).await {
+        match os::connect_stats(socket).await {
             Ok(stream) => return Ok(stream),
             Err(error) => match error.kind() {
                 // A path that is too long for a socket is none.
@@ -217,7 +217,7 @@ async fn connect(socket: &Path) -> Result<UnixStream, Trouble> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     use super::*;
     use crate::stats::{http, sample};

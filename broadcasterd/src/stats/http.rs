@@ -3,6 +3,7 @@
 
 use super::model::Stats;
 use super::{metrics, process};
+use crate::os::{self, StatsConn, StatsListener, is_ours};
 use http_body_util::Full;
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
@@ -20,7 +21,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
-use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -89,7 +89,7 @@ impl Route {
 ///
 /// `source` is called on this thread, once for each answer; it takes a picture, or none if the daemon is at its end. What it
 /// gives back makes the numbers of that, on another thread. Must run on a `LocalRuntime`.
-pub(crate) async fn serve_all<S, P>(listener: UnixListener, source: S)
+pub(crate) async fn serve_all<S, P>(mut listener: StatsListener, source: S)
 where
     S: Fn() -> Option<P> + Clone + 'static,
     P: FnOnce() -> Stats + Send + 'static,
@@ -97,7 +97,7 @@ where
     let answers = Arc::new(Semaphore::new(ANSWERS_MAX));
     let mut connections = JoinSet::new();
     loop {
-        match accept(&listener, &mut connections).await {
+        match accept(&mut listener, &mut connections).await {
             Ok(stream) if !is_ours(&stream) => tracing::warn!("a stats connection of another user was refused"),
             Ok(stream) if connections.len() >= CONNECTIONS_MAX => {
                 // It takes what fits at once, which is all: nothing was written before.
@@ -115,20 +115,16 @@ where
 }
 
 /// The next connection; meanwhile those that have ended are let go of.
-async fn accept(listener: &UnixListener, connections: &mut JoinSet<()>) -> io::Result<UnixStream> {
+async fn accept(listener: &mut StatsListener, connections: &mut JoinSet<()>) -> io::Result<StatsConn> {
     poll_fn(|cx| {
         while let Poll::Ready(Some(_)) = connections.poll_join_next(cx) {}
-        listener.poll_accept(cx).map_ok(|(stream, _)| stream)
+        os::poll_accept_stats(listener, cx)
     })
     .await
 }
 
-fn is_ours(stream: &UnixStream) -> bool {
-    stream.peer_cred().is_ok_and(|peer| peer.uid() == rustix::process::geteuid().as_raw())
-}
-
 /// Answers one connection until it ends or has taken too long.
-async fn serve<S, P>(stream: UnixStream, source: S, answers: Arc<Semaphore>)
+async fn serve<S, P>(stream: StatsConn, source: S, answers: Arc<Semaphore>)
 where
     S: Fn() -> Option<P>,
     P: FnOnce() -> Stats + Send + 'static,
@@ -248,11 +244,12 @@ fn failed(why: &dyn Error) -> Response<Full<Bytes>> {
     plain(StatusCode::INTERNAL_SERVER_ERROR, format!("the numbers could not be told: {why}\n"))
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     use super::*;
     use crate::stats::sample;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{UnixListener, UnixStream};
     use tokio::runtime::{Builder, LocalOptions};
     use tokio::task::JoinHandle;
 

@@ -8,11 +8,11 @@ mod process;
 #[cfg(test)]
 pub(crate) mod sample;
 
+use crate::os;
 use broadcaster_protocol::limits::PROTOCOL_MAX;
-use broadcaster_server::{ChannelSnapshot, ConnSnapshot, Limits, PeerRole, Snapshot, View};
+use broadcaster_server::{Beside, ChannelSnapshot, ConnSnapshot, Limits, PeerRole, Snapshot, View};
 use model::{CONNECTION_CHANNELS_MAX, Channel, Connection, Daemon, ENTRIES_MAX, Role, SCHEMA, Stats};
 use std::cmp::Reverse;
-use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,9 +20,8 @@ use std::time::Duration;
 use system_broadcaster::Report;
 
 /// Tells everybody who connects to `listener` what `view` shows, for as long as the server runs.
-pub(crate) async fn tell(listener: UnixListener, about: About, view: View) {
-    let listener = listener.set_nonblocking(true).and_then(|()| tokio::net::UnixListener::from_std(listener));
-    let listener = match listener {
+pub(crate) async fn tell(listener: Beside, about: About, view: View) {
+    let listener = match os::stats_listener(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::warn!(%error, "the numbers are not told"),
     };

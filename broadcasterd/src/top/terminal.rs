@@ -4,6 +4,7 @@
 use super::app::{Action, App, Missing};
 use super::view::{Theme, draw};
 use super::{Choice, Sampler};
+use crate::os::{self, Wake, Wakes};
 use crate::stats::model::Stats;
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
@@ -12,16 +13,13 @@ use ratatui::crossterm::event::{self, KeyEvent, KeyEventKind};
 use ratatui::crossterm::execute;
 use ratatui::crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode};
 use ratatui::layout::{Position, Rect};
-use rustix::process::{Signal, kill_current_process_group};
 use std::io::{self, BufWriter, Stdout};
 use std::panic;
 use std::process;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
-use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
-use tokio::signal::unix::{SignalKind, signal};
 
 /// A frame goes out with one write.
 const SCREEN_BYTES: usize = 64 * 1024;
@@ -111,9 +109,7 @@ impl Screen {
                 Action::Quit => return Ok(true),
                 Action::Suspend => {
                     leave();
-                    // The whole job stops, as it does for everything else that runs in a shell. Without a shell that could
-                    // go on with it, the system ignores this.
-                    kill_current_process_group(Signal::TSTP)?;
+                    os::suspend()?;
                     self.enter()?;
                 }
             },
@@ -198,24 +194,13 @@ fn start_reader(events: Sender<Event>) -> io::Result<()> {
 /// Turns signals into events.
 fn watch_signals(events: Sender<Event>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-    let mut signals = {
+    let mut wakes = {
         let _entered = runtime.enter();
-        [
-            (signal(SignalKind::terminate())?, true),
-            (signal(SignalKind::interrupt())?, true),
-            (signal(SignalKind::hangup())?, true),
-            (signal(SignalKind::from_raw(Signal::CONT.as_raw()))?, false),
-        ]
+        Wakes::catch()?
     };
     let watch = move || {
         loop {
-            let ended = runtime.block_on(std::future::poll_fn(|cx| {
-                let mut signals = signals.iter_mut();
-                match signals.find_map(|(signal, ends)| signal.poll_recv(cx).is_ready().then_some(*ends)) {
-                    Some(ends) => Poll::Ready(ends),
-                    None => Poll::Pending,
-                }
-            }));
+            let ended = runtime.block_on(wakes.next()) == Wake::End;
             let event = if ended { Event::Ended } else { Event::Continued };
             if events.send(event).is_err() {
                 return;

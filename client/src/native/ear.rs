@@ -5,10 +5,10 @@ use super::fallback::Fallback;
 use super::inbox::{Found, Inbox};
 use super::window::{Heard, Places};
 use super::{Capabilities, Native, Observation};
+use crate::os::Socket;
 use broadcaster_protocol::{ChannelName, Frame, SenderId};
 use bytes::Bytes;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -83,7 +83,7 @@ impl Ear {
     }
 
     /// Readable while something waits.
-    pub(crate) fn readable(&self) -> Option<Arc<OwnedFd>> {
+    pub(crate) fn readable(&self) -> Option<Arc<Socket>> {
         self.observing.as_ref().map(|(_, inbox)| inbox.readable())
     }
 

@@ -2,10 +2,9 @@
 //! a descriptor, as it does for a connection.
 
 use super::envelope::Info;
-use crate::os::Bell;
+use crate::os::{Bell, Socket};
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// How many notifications wait for a handle.
@@ -78,7 +77,7 @@ impl Inbox {
     }
 
     /// Readable while something waits.
-    pub(super) fn readable(&self) -> Arc<OwnedFd> {
+    pub(super) fn readable(&self) -> Arc<Socket> {
         self.bell.readable()
     }
 

@@ -176,5 +176,5 @@ fn means_no_daemon(error: &ConnectError) -> bool {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests;

@@ -15,8 +15,8 @@ impl Bell {
     pub(crate) fn new() -> io::Result<Self> {
         let (reader, writer) = io::pipe()?;
         let bell = Self { reader: Arc::new(reader.into()), writer: writer.into() };
-        super::set_nonblocking(&bell.reader)?;
-        super::set_nonblocking(&bell.writer)?;
+        rustix::io::ioctl_fionbio(&bell.reader, true)?;
+        rustix::io::ioctl_fionbio(&bell.writer, true)?;
         Ok(bell)
     }
 

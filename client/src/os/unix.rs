@@ -15,9 +15,17 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 use std::time::Duration;
 #[cfg(feature = "tokio")]
 use {std::sync::Arc, tokio::io::unix::AsyncFd};
+
+/// A connection, or the output of a program that was started.
+pub(crate) type Socket = OwnedFd;
+
+/// A registration with a runtime.
+#[cfg(feature = "tokio")]
+pub(crate) type Registration = AsyncFd<Arc<OwnedFd>>;
 
 /// What we ask the system for as a socket's send buffer. `cargo bench --bench bus` has the figures.
 const SOCKET_BUFFER_BYTES: usize = 512 * 1024;
@@ -51,6 +59,7 @@ pub(crate) fn endpoint_env(socket: Option<PathBuf>) -> Env {
     let project = directories::ProjectDirs::from("", "", broadcaster_protocol::endpoint::DIRECTORY_NAME);
     Env {
         euid,
+        user_sid: None,
         socket: socket.or_else(|| variable(SOCKET_VARIABLE)),
         // The user's directory on macOS is short itself, and what is in /tmp is removed there after some days.
         short_dir: (cfg!(not(target_vendor = "apple")) || run_user_dir.is_none()).then(|| "/tmp".into()),
@@ -232,12 +241,26 @@ pub(crate) fn register(fd: Arc<OwnedFd>, interest: tokio::io::Interest) -> io::R
     Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
 }
 
-/// Makes reads from a pipe of ours return instead of waiting.
-pub(crate) fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
-    Ok(rustix::io::ioctl_fionbio(fd, true)?)
+/// A pipe for the output of a program that is about to be started: our end, which does not wait, and the program's.
+pub(crate) fn output_pipe() -> io::Result<(Socket, OwnedFd)> {
+    let (reader, writer) = io::pipe()?;
+    let reader = OwnedFd::from(reader);
+    rustix::io::ioctl_fionbio(&reader, true)?;
+    Ok((reader, writer.into()))
 }
 
-/// Reads what is in a pipe without waiting; 0 when its writers are gone.
-pub(crate) fn read_pipe(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
-    Ok(rustix::io::read(fd, buffer)?)
+/// There is nothing to see to before a program is started.
+pub(crate) fn prepare(_: &mut Command) {}
+
+/// Ends a program that nobody waits for any more: no zombie may stay in the caller's process.
+pub(crate) fn abandon(child: &mut Child) {
+    if let Ok(None) = child.try_wait() {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+/// Reads what is in a program's output without waiting; 0 when its writers are gone.
+pub(crate) fn read_output(output: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(rustix::io::read(output, buffer)?)
 }

@@ -3,10 +3,9 @@
 
 use super::wait::Wait;
 use crate::error::ConnectError;
-use crate::os;
+use crate::os::{self, Socket};
 use broadcaster_protocol::endpoint::SOCKET_VARIABLE;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -42,7 +41,7 @@ pub(super) fn find_program() -> Result<Option<PathBuf>, ConnectError> {
 pub(super) struct Launch {
     program: PathBuf,
     child: Child,
-    output: Arc<OwnedFd>,
+    output: Arc<Socket>,
     complaint: Vec<u8>,
 }
 
@@ -59,14 +58,13 @@ impl Launch {
     /// Runs `program start`, which sees to it that the daemon inherits nothing of this process; `socket` is passed on if
     /// the caller named it.
     pub(super) fn begin(program: PathBuf, socket: Option<&Path>) -> Result<Self, ConnectError> {
-        let begin = || -> io::Result<(Child, OwnedFd)> {
-            let (reader, writer) = io::pipe()?;
-            let output = OwnedFd::from(reader);
-            os::set_nonblocking(&output)?;
+        let begin = || -> io::Result<(Child, Socket)> {
+            let (output, writer) = os::output_pipe()?;
             let mut command = Command::new(&program);
             command.arg("start");
             command.envs(socket.map(|socket| (SOCKET_VARIABLE, socket)));
             command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
+            os::prepare(&mut command);
             Ok((command.spawn()?, output))
         };
         match begin() {
@@ -79,7 +77,7 @@ impl Launch {
     pub(super) fn poll(&mut self) -> Result<Progress, ConnectError> {
         let mut buffer = [0; 512];
         loop {
-            match os::read_pipe(&self.output, &mut buffer) {
+            match os::read_output(&self.output, &mut buffer) {
                 Ok(0) => break,
                 Ok(read) => {
                     let room = COMPLAINT_BYTES_MAX.saturating_sub(self.complaint.len());
@@ -116,12 +114,9 @@ impl Launch {
     }
 }
 
+/// Given up on.
 impl Drop for Launch {
     fn drop(&mut self) {
-        if let Ok(None) = self.child.try_wait() {
-            // Given up on: no zombie may stay in the caller's process.
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-        }
+        os::abandon(&mut self.child);
     }
 }

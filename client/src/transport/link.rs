@@ -6,11 +6,10 @@ use super::wait::{Step, Wait};
 use crate::core::{Core, Ended};
 use crate::error::ConnectError;
 use crate::native::Native;
-use crate::os::{self, Connected};
+use crate::os::{self, Connected, Socket};
 use broadcaster_protocol::control::RefusedCode;
 use broadcaster_protocol::endpoint::{Candidate, candidates, lock_file};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -77,8 +76,8 @@ enum State {
     Down,
     Paused(Instant),
     Launching(Launch),
-    Greeting(Arc<OwnedFd>, PathBuf),
-    Up(Arc<OwnedFd>, PathBuf),
+    Greeting(Arc<Socket>, PathBuf),
+    Up(Arc<Socket>, PathBuf),
 }
 
 /// What a read or a write came to.
@@ -258,7 +257,7 @@ impl Link {
     }
 
     /// Goes on with the handshake.
-    fn greet(&mut self, core: &mut impl Core, fd: Arc<OwnedFd>, path: &Path) -> Result<Option<Wait>, ConnectError> {
+    fn greet(&mut self, core: &mut impl Core, fd: Arc<Socket>, path: &Path) -> Result<Option<Wait>, ConnectError> {
         while !core.is_ready() && !core.outgoing().is_empty() {
             match os::write(&fd, core.outgoing(), &[]) {
                 Ok(bytes) => core.sent(bytes),

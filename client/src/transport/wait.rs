@@ -1,9 +1,8 @@
 //! The two colours: what a step waits for, and how a thread or a task waits for it. All else is the same code for both.
 
 use crate::error::ConnectError;
-use crate::os;
+use crate::os::{self, Socket};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,7 +19,7 @@ pub(crate) enum Step<T> {
 #[derive(Debug)]
 pub(crate) struct Wait {
     /// This descriptor is ready.
-    pub(crate) fd: Option<Arc<OwnedFd>>,
+    pub(crate) fd: Option<Arc<Socket>>,
     /// Ready for writing, not for reading.
     pub(crate) writable: bool,
     /// Or this time has come.
@@ -92,14 +91,13 @@ pub(crate) use asynchronous::{Awaiting, poll_on};
 
 #[cfg(feature = "tokio")]
 mod asynchronous {
-    use super::{Arc, Instant, OwnedFd, Step, Until, Wait};
+    use super::{Arc, Instant, Socket, Step, Until, Wait};
     use crate::error::ConnectError;
-    use crate::os;
+    use crate::os::{self, Registration};
     use std::io;
     use std::pin::Pin;
     use std::task::{Context, Poll, ready};
     use tokio::io::Interest;
-    use tokio::io::unix::AsyncFd;
     use tokio::runtime::{Handle, Id};
     use tokio::time::Sleep;
 
@@ -115,12 +113,12 @@ mod asynchronous {
     struct Registered {
         runtime: Id,
         interest: Interest,
-        fd: AsyncFd<Arc<OwnedFd>>,
+        fd: Registration,
     }
 
     impl Awaiting {
         /// Ready when the descriptor is, in the runtime that this is called in.
-        fn poll_ready(&mut self, cx: &mut Context<'_>, fd: Arc<OwnedFd>, interest: Interest) -> Poll<io::Result<()>> {
+        fn poll_ready(&mut self, cx: &mut Context<'_>, fd: Arc<Socket>, interest: Interest) -> Poll<io::Result<()>> {
             let runtime = Handle::current().id();
             let fits = |have: &Registered| {
                 have.runtime == runtime && have.interest == interest && Arc::ptr_eq(have.fd.get_ref(), &fd)

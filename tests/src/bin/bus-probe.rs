@@ -10,7 +10,10 @@
 //! - `bus-probe stats PATH`: asks the stats socket for PATH without looking who serves it, and says what it is answered.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, Write, stdin, stdout};
+use std::io::{self, BufRead, Write, stdin, stdout};
+#[cfg(unix)]
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -137,7 +140,7 @@ fn careless() -> Outcome {
     use broadcaster_protocol::control::{Control, Role};
     use std::io::Read;
     let socket = std::env::var_os("BROADCASTER_SOCKET").ok_or("no BROADCASTER_SOCKET")?;
-    let mut stream = std::os::unix::net::UnixStream::connect(socket)?;
+    let mut stream = open(socket.as_ref())?;
     let mut hello = Vec::new();
     Control::Hello(broadcaster_protocol::handshake::hello(Role::Listener, "careless", 1, 1)).encode(&mut hello)?;
     // It may be refused before it is read.
@@ -152,11 +155,22 @@ fn stats(path: &str) -> Outcome {
     use std::io::Read;
     let bus = std::env::var_os("BROADCASTER_SOCKET").ok_or("no BROADCASTER_SOCKET")?;
     let socket = broadcaster_protocol::endpoint::stats_socket(bus.as_ref());
-    let mut stream = std::os::unix::net::UnixStream::connect(socket)?;
+    let mut stream = open(socket.as_ref())?;
     let mut answer = String::new();
     // It may be closed before it is read.
     let _ = write!(stream, "GET {path} HTTP/1.1\r\nconnection: close\r\n\r\n");
     let _ = stream.read_to_string(&mut answer);
     say(&format!("answered {answer}"));
     Ok(())
+}
+
+#[cfg(unix)]
+fn open(socket: &Path) -> io::Result<UnixStream> {
+    UnixStream::connect(socket)
+}
+
+/// A pipe is opened like a file.
+#[cfg(windows)]
+fn open(pipe: &Path) -> io::Result<std::fs::File> {
+    std::fs::File::options().read(true).write(true).open(pipe)
 }

@@ -1,10 +1,15 @@
 //! The server's system calls on unix, through `rustix`. Two `unsafe` blocks: telling a
 //! buffer how much was read into it, and registering a descriptor that we own.
 
+mod seat;
+
+pub(crate) use seat::Seat;
+
 use bytes::buf::Limit;
 use bytes::{BufMut, BytesMut};
 use interprocess::local_socket::traits::Stream as _;
-use interprocess::local_socket::{ConnectOptions, GenericFilePath, Listener, ListenerOptions, Stream, ToFsName};
+use interprocess::local_socket::traits::tokio::Listener as _;
+use interprocess::local_socket::{ConnectOptions, GenericFilePath, ListenerOptions, Stream, ToFsName};
 use interprocess::os::unix::local_socket::ListenerOptionsExt;
 use interprocess::os::unix::uds_local_socket;
 use interprocess::{ConnectWaitMode, TryClone};
@@ -19,6 +24,20 @@ use std::path::Path;
 use std::rc::Rc;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+pub(crate) use interprocess::local_socket::Listener;
+
+/// A connected socket.
+pub(crate) type Socket = OwnedFd;
+
+/// A registration for reading.
+pub(crate) type Readable = AsyncFd<Rc<OwnedFd>>;
+
+/// A registration for writing.
+pub(crate) type Writable = AsyncFd<Rc<OwnedFd>>;
+
+/// A socket beside the bus, as the standard library has it.
+pub type Beside = UnixListener;
 
 /// What we ask the system for as a socket's send buffer. `cargo bench --bench bus` has the figures.
 const SOCKET_BUFFER_BYTES: usize = 512 * 1024;
@@ -82,9 +101,15 @@ fn again_if_interrupted(mut call: impl FnMut() -> rustix::io::Result<usize>) -> 
     }
 }
 
-/// Another descriptor for the same socket.
-pub(crate) fn duplicate(socket: &OwnedFd) -> io::Result<Rc<OwnedFd>> {
-    socket.try_clone().map(Rc::new)
+/// Registers the socket for reading. Only for reading: a socket that is registered for writing wakes the server each time that its
+/// peer has read something.
+pub(crate) fn readable(socket: &Rc<OwnedFd>) -> io::Result<Readable> {
+    register(Rc::clone(socket), Interest::READABLE)
+}
+
+/// Registers another descriptor of the same socket for writing, so that the registration comes and goes by itself.
+pub(crate) fn writable(socket: &Rc<OwnedFd>) -> io::Result<Writable> {
+    register(OwnedFd::try_clone(socket).map(Rc::new)?, Interest::WRITABLE)
 }
 
 /// Registers the descriptor with this runtime, for one direction only.
@@ -117,7 +142,7 @@ pub(crate) fn answers(path: &Path) -> bool {
 }
 
 /// A socket that listens for this user only, where the system can restrict a socket; the directory does it elsewhere.
-pub(crate) fn listen(options: ListenerOptions<'_>) -> io::Result<Listener> {
+fn listen(options: ListenerOptions<'_>) -> io::Result<Listener> {
     let plain = options.try_clone()?;
     match options.mode(0o600).create_sync() {
         Err(error) if error.kind() == io::ErrorKind::Unsupported => plain.create_sync(),
@@ -127,35 +152,45 @@ pub(crate) fn listen(options: ListenerOptions<'_>) -> io::Result<Listener> {
 
 /// Whether somebody can connect to the socket. macOS does not tell: what launchd passes does listen.
 #[cfg(target_vendor = "apple")]
-pub(crate) fn listens(_: impl AsFd) -> bool {
+fn listens(_: impl AsFd) -> bool {
     true
 }
 
 /// Whether somebody can connect to the socket.
 #[cfg(not(target_vendor = "apple"))]
-pub(crate) fn listens(socket: impl AsFd) -> bool {
+fn listens(socket: impl AsFd) -> bool {
     rustix::net::sockopt::socket_acceptconn(socket).unwrap_or(false)
 }
 
 /// A listening socket that somebody else made, as ours.
-pub(crate) fn adopt(listener: UnixListener) -> Listener {
+fn adopt(listener: UnixListener) -> Listener {
     Listener::UdSocket(listener.into())
 }
 
 /// The same socket as the standard library's type.
-pub(crate) fn plain(listener: Listener) -> UnixListener {
+fn plain(listener: Listener) -> UnixListener {
     let Listener::UdSocket(listener) = listener;
     OwnedFd::from(listener).into()
 }
 
-/// The same socket, to accept from in this runtime.
-pub(crate) fn accept_from(listener: Listener) -> io::Result<uds_local_socket::tokio::Listener> {
-    let Listener::UdSocket(listener) = listener;
-    uds_local_socket::tokio::Listener::try_from(listener)
+/// A socket that listens, to accept from in this runtime.
+#[derive(Debug)]
+pub(crate) struct Acceptor(uds_local_socket::tokio::Listener);
+
+impl Acceptor {
+    pub(crate) fn new(listener: Listener) -> io::Result<Self> {
+        let Listener::UdSocket(listener) = listener;
+        uds_local_socket::tokio::Listener::try_from(listener).map(Self)
+    }
+
+    /// The next who connects, with pid and uid of the other end as the kernel tells them (pid 0: untold).
+    pub(crate) async fn accept(&mut self) -> io::Result<(Socket, u32, u32)> {
+        self.0.accept().await.and_then(take_descriptor)
+    }
 }
 
 /// The descriptor of an accepted stream, with pid and uid of the other end as the kernel tells them (pid 0: untold).
-pub(crate) fn take_descriptor(stream: uds_local_socket::tokio::Stream) -> io::Result<(OwnedFd, u32, u32)> {
+fn take_descriptor(stream: uds_local_socket::tokio::Stream) -> io::Result<(OwnedFd, u32, u32)> {
     let (socket, pid, uid) = introduce(stream)?;
     // Fewer wake-ups per byte for a listener that gets much; the system may give less.
     let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, SOCKET_BUFFER_BYTES);
@@ -229,7 +264,7 @@ fn wanted_descriptors(current: Option<u64>, hard: Option<u64>, most: Option<u64>
 
 /// Which file it is, whatever its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct FileId {
+struct FileId {
     device: u64,
     inode: u64,
 }
@@ -243,7 +278,7 @@ impl FileId {
 
 /// What is wrong with a directory.
 #[derive(Debug)]
-pub(crate) enum DirectoryProblem {
+enum DirectoryProblem {
     NotADirectory,
     OtherOwner(u32),
     Loose(u32),
@@ -251,7 +286,7 @@ pub(crate) enum DirectoryProblem {
 }
 
 /// Makes the directory, 0700, unless it is there; then it must be a real one, ours, and writable by us alone.
-pub(crate) fn prepare_directory(path: &Path) -> Result<(), DirectoryProblem> {
+fn prepare_directory(path: &Path) -> Result<(), DirectoryProblem> {
     let io = |errno: Errno| DirectoryProblem::Io(errno.into());
     let stat = match rustix::fs::lstat(path) {
         Ok(stat) => stat,
@@ -279,7 +314,7 @@ pub(crate) fn prepare_directory(path: &Path) -> Result<(), DirectoryProblem> {
 }
 
 /// Opens the lock file, which is made if it is not there and never followed through a link.
-pub(crate) fn open_lock(path: &Path) -> io::Result<(OwnedFd, FileId)> {
+fn open_lock(path: &Path) -> io::Result<(OwnedFd, FileId)> {
     let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?;
     let id = FileId::of(&rustix::fs::fstat(&file)?);
@@ -287,7 +322,7 @@ pub(crate) fn open_lock(path: &Path) -> io::Result<(OwnedFd, FileId)> {
 }
 
 /// Takes the kernel's lock on the file; `false` if somebody else has it.
-pub(crate) fn lock_exclusive(file: &OwnedFd) -> io::Result<bool> {
+fn lock_exclusive(file: &OwnedFd) -> io::Result<bool> {
     match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(true),
         Err(Errno::WOULDBLOCK) => Ok(false),
@@ -296,12 +331,12 @@ pub(crate) fn lock_exclusive(file: &OwnedFd) -> io::Result<bool> {
 }
 
 /// Writes on the lock file whether its holder is on its way out: one byte if it is, none if not.
-pub(crate) fn set_leaving(file: &OwnedFd, leaving: bool) -> io::Result<()> {
+fn set_leaving(file: &OwnedFd, leaving: bool) -> io::Result<()> {
     Ok(rustix::fs::ftruncate(file, u64::from(leaving))?)
 }
 
 /// The file at `path`, not followed through a link, and whether it is a socket; `None` if there is none.
-pub(crate) fn socket_file_id(path: &Path) -> io::Result<Option<(FileId, bool)>> {
+fn socket_file_id(path: &Path) -> io::Result<Option<(FileId, bool)>> {
     match rustix::fs::lstat(path) {
         Ok(stat) => Ok(Some((FileId::of(&stat), FileType::from_raw_mode(stat.st_mode) == FileType::Socket))),
         Err(Errno::NOENT) => Ok(None),
@@ -310,7 +345,7 @@ pub(crate) fn socket_file_id(path: &Path) -> io::Result<Option<(FileId, bool)>> 
 }
 
 /// Removes the socket file if it is still the one that we made.
-pub(crate) fn unlink_own_socket(path: &Path, own: FileId) {
+fn unlink_own_socket(path: &Path, own: FileId) {
     if let Ok(Some((id, true))) = socket_file_id(path)
         && id == own
     {

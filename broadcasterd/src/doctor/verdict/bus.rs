@@ -21,6 +21,7 @@ pub(super) fn socket(facts: &Facts, places: &[Place], used: usize) -> Finding {
         Origin::XdgRuntime => "from XDG_RUNTIME_DIR",
         Origin::State => "in the state directory",
         Origin::Short => "a short path, since the one in the state directory is too long for a socket",
+        Origin::Pipe => "the pipe that is named after the user",
     };
     let path = shown(&place.socket);
     let bytes = place.socket.as_os_str().len();
