@@ -86,7 +86,7 @@ impl Inbox {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     use super::super::envelope::Value;
     use super::*;
