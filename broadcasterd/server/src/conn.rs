@@ -60,11 +60,15 @@ pub(crate) async fn read_all(hub: Rc<RefCell<Hub>>, conn: Rc<Conn>, readable: Re
 
 /// Writes to a connection whose socket is full, until nothing is left.
 pub(crate) async fn write_all(hub: Rc<RefCell<Hub>>, conn: Rc<Conn>) {
+    let mut failing = false;
     let writable = loop {
         match os::writable(&conn.socket) {
             Ok(writable) => break writable,
             Err(error) => {
-                tracing::warn!(conn = conn.id.0, %error, "cannot wait for a slow listener; trying again");
+                // Once: it can last.
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(conn = conn.id.0, %error, "cannot wait for a slow listener; trying again every {DESCRIPTOR_PAUSE:?}");
+                }
                 tokio::time::sleep(DESCRIPTOR_PAUSE).await;
             }
         }

@@ -89,7 +89,7 @@ impl Run {
                 telling.abort();
             }
         };
-        Ok(bound.run(settings.limits(), env!("CARGO_PKG_VERSION"), until_signal)?)
+        Ok(bound.run(limits, env!("CARGO_PKG_VERSION"), until_signal)?)
     }
 }
 

@@ -3,6 +3,7 @@
 
 use super::parse::{self, Login, Unit};
 use super::system;
+use crate::service::LAUNCHD_LABEL;
 use broadcaster_protocol::endpoint::{lock_file, stats_socket};
 use rustix::fs::{Access, AtFlags, FileType, FlockOperation, Mode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
@@ -656,7 +657,7 @@ fn ask_systemd(until: Instant) -> Service {
 }
 
 fn ask_launchd(euid: u32, until: Instant) -> Service {
-    let job = format!("gui/{euid}/{PROGRAM_NAME}");
+    let job = format!("gui/{euid}/{LAUNCHD_LABEL}");
     match tool(Path::new("/bin/launchctl"), &["print", &job], true, until) {
         Ok(printed) => {
             let service = parse::launchd_job(&printed);
@@ -685,7 +686,7 @@ fn service_files() -> Vec<PathBuf> {
     let names = ["broadcasterd.socket", "broadcasterd.service"];
     let files = directories.iter().flat_map(|directory| names.iter().map(|name| directory.join(name)));
     let mut files: Vec<_> = files.filter(|file| file.symlink_metadata().is_ok()).collect();
-    files.extend(below("HOME", "Library/LaunchAgents/broadcasterd.plist").filter(|file| file.exists()));
+    files.extend(below("HOME", &format!("Library/LaunchAgents/{LAUNCHD_LABEL}.plist")).filter(|file| file.exists()));
     files
 }
 

@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const LABEL: &str = "com.system-broadcaster.broadcasterd";
+pub(crate) const LABEL: &str = "com.system-broadcaster.broadcasterd";
 
 const TEMPLATE: &str = include_str!("../../packaging/launchd/com.system-broadcaster.broadcasterd.plist");
 

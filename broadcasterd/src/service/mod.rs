@@ -10,6 +10,10 @@ mod steps;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 mod systemd;
 
+/// What launchd knows the agent by, and what its file is called.
+#[cfg(unix)]
+pub(crate) use launchd::LABEL as LAUNCHD_LABEL;
+
 #[cfg(target_os = "linux")]
 use systemd as manager;
 
