@@ -2,7 +2,7 @@
 //! does anything.
 
 use crate::os;
-use broadcaster_server::Beside;
+use broadcaster_server::AuxiliaryListener;
 use std::io;
 
 /// The bus socket that the manager listens on, if it started this process for it (systemd: `LISTEN_FDS`, with `LISTEN_PID`
@@ -11,7 +11,7 @@ use std::io;
 /// # Errors
 ///
 /// If what was passed is not one listening unix socket.
-pub(crate) fn socket() -> io::Result<Option<Beside>> {
+pub(crate) fn socket() -> io::Result<Option<AuxiliaryListener>> {
     let (socket, count) = os::inherited_socket()?;
     match count {
         0 | 1 => Ok(socket),

@@ -3,7 +3,6 @@
 use crate::core::{Ended, InspectorCore};
 use crate::error::ConnectError;
 use crate::monitor::Monitor;
-use crate::os;
 use crate::transport::{Link, Plan, Step, Taken, Until, block_on};
 use broadcaster_protocol::ChannelName;
 use broadcaster_protocol::control::Report;
@@ -39,7 +38,7 @@ impl Daemon {
     ///
     /// [`ConnectError::NotRunning`] if there is none; [`ConnectError::TimedOut`] if it does not answer.
     pub fn status(&self) -> Result<Status, ConnectError> {
-        let mut core = InspectorCore::inspect(os::pid());
+        let mut core = InspectorCore::inspect(broadcaster_local::pid());
         let mut link = Link::new(self.plan.clone())?;
         block_on(Until::Forever, || link.ready(&mut core))?;
         let (welcome, report) = (core.welcome().cloned(), core.report().cloned());
@@ -69,7 +68,7 @@ impl Daemon {
     ///
     /// [`ConnectError::NotRunning`] if there is none; [`ConnectError::TimedOut`] if it does not answer.
     pub fn stop(&self) -> Result<(), ConnectError> {
-        let mut core = InspectorCore::stop(os::pid());
+        let mut core = InspectorCore::stop(broadcaster_local::pid());
         let mut link = Link::new(self.plan.clone())?;
         // The goodbye to whoever asked is the daemon's last word; what is left is that it lets go of its lock.
         match block_on(Until::Forever, || link.ready(&mut core)) {

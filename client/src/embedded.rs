@@ -2,8 +2,9 @@
 //! none can be started.
 
 use crate::error::ConnectError;
+use broadcaster_local::descriptors_max;
 use broadcaster_protocol::endpoint::Candidate;
-use broadcaster_server::{BindError, Limits, bind};
+use broadcaster_server::{BindError, Limits, bind, serve};
 use std::time::Duration;
 
 /// Without any connection for this long, the host thread ends.
@@ -21,11 +22,11 @@ pub(crate) fn host(candidates: &[Candidate]) -> Result<bool, ConnectError> {
     let mut limits = Limits::default();
     limits.idle_exit_after = Some(IDLE_EXIT_AFTER);
     // The descriptors are the program's: the bus takes a quarter of them at most.
-    limits.connections_max = limits.connections_max.min(crate::os::descriptors_max() / 4).max(1);
+    limits.connections_max = limits.connections_max.min(descriptors_max() / 4).max(1);
     // The socket listens already: clients may connect before the thread runs.
     std::thread::Builder::new()
         .name("broadcaster-host".to_owned())
-        .spawn(move || bound.run(limits, env!("CARGO_PKG_VERSION"), |_| std::future::pending()))
+        .spawn(move || serve(bound, limits, env!("CARGO_PKG_VERSION"), |_| std::future::pending()))
         .map_err(|error| failed(error.to_string()))?;
     Ok(true)
 }

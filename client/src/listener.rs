@@ -5,7 +5,6 @@ use crate::error::{ConnectError, Lag, RecvError};
 use crate::message::{Message, MessageRef};
 use crate::native::{self, Capabilities, Ear, News, Transport};
 use crate::options::Options;
-use crate::os;
 use crate::transport::{Link, Plan, Step, Taken, Until, Wait, block_on};
 use broadcaster_protocol::ChannelName;
 use broadcaster_protocol::control::Overflow;
@@ -87,7 +86,7 @@ impl Listener {
     pub(crate) fn connect(channel: ChannelName, overflow: Overflow, plan: Plan) -> Result<Self, ConnectError> {
         let mut listener = Self {
             ear: plan.native.as_ref().map(|native| Box::new(Ear::new(native, &channel))),
-            core: ListenerCore::new(channel, overflow, os::pid()),
+            core: ListenerCore::new(channel, overflow, broadcaster_local::pid()),
             link: Link::new(plan)?,
             missed: 0,
             gaps: 0,

@@ -3,7 +3,6 @@
 use crate::core::{Ended, Heard, MonitorCore};
 use crate::error::{ConnectError, Lag, RecvError};
 use crate::message::Message;
-use crate::os;
 use crate::transport::{Link, Plan, Step, Taken, Until, block_on};
 use broadcaster_protocol::ChannelName;
 use std::time::Duration;
@@ -33,7 +32,7 @@ pub struct Monitor {
 
 impl Monitor {
     pub(crate) fn connect(channels: Vec<ChannelName>, plan: Plan) -> Result<Self, ConnectError> {
-        let mut monitor = Self { core: MonitorCore::new(channels, os::pid()), link: Link::new(plan)? };
+        let mut monitor = Self { core: MonitorCore::new(channels, broadcaster_local::pid()), link: Link::new(plan)? };
         block_on(Until::Forever, || monitor.link.ready(&mut monitor.core))?;
         Ok(monitor)
     }

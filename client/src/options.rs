@@ -3,8 +3,7 @@
 
 use crate::daemon::Daemon;
 use crate::error::ConnectError;
-use crate::native::Dialect;
-use crate::os;
+use crate::native::{self, Dialect};
 use crate::transport::Plan;
 use crate::{Listener, Sender};
 use broadcaster_protocol::ChannelName;
@@ -121,7 +120,7 @@ impl Options {
     /// - It is no way around a daemon that answers and refuses.
     #[must_use]
     pub fn native_fallback(mut self, fallback: bool) -> Self {
-        self.plan.native = if fallback { os::notifications(Dialect::Current) } else { None };
+        self.plan.native = if fallback { native::notifications(Dialect::Current) } else { None };
         self
     }
 
@@ -138,7 +137,7 @@ impl Options {
     /// number (both are 0), unprotected, uncounted. Handles without this option do not hear them.
     #[must_use]
     pub fn compatible_with_0_1(mut self, compatible: bool) -> Self {
-        self.plan.native = if compatible { os::notifications(Dialect::V01) } else { None };
+        self.plan.native = if compatible { native::notifications(Dialect::V01) } else { None };
         self
     }
 

@@ -4,7 +4,6 @@ use crate::core::{Core, SenderCore, TooLarge};
 use crate::error::{ConnectError, SendError};
 use crate::native::{self, Capabilities, Transport, Voice};
 use crate::options::Options;
-use crate::os;
 use crate::transport::{Link, Plan, Step, Taken, Until, block_on};
 use broadcaster_protocol::limits::HEADER_BYTES;
 use broadcaster_protocol::{ChannelName, Header, SenderId};
@@ -78,7 +77,7 @@ impl Sender {
     pub(crate) fn connect(channel: ChannelName, plan: Plan) -> Result<Self, ConnectError> {
         let mut sender = Self {
             voice: plan.native.as_ref().map(|native| Box::new(Voice::new(native, &channel))),
-            core: SenderCore::new(channel, os::pid(), fastrand::u32(..)),
+            core: SenderCore::new(channel, broadcaster_local::pid(), fastrand::u32(..)),
             link: Link::new(plan)?,
             small: Vec::new(),
             #[cfg(feature = "tokio")]

@@ -2,7 +2,7 @@
 //! be asked for in the very moment after they were sent; no bus of the user is touched.
 
 use broadcaster_protocol::endpoint::{Candidate, Origin};
-use broadcaster_server::{Limits, bind};
+use broadcaster_server::{Limits, bind, serve};
 use std::time::Duration;
 use system_broadcaster::Options;
 
@@ -14,7 +14,7 @@ fn stop_delivers_what_is_still_in_the_sockets() {
     let (hand_over, sender) = tokio::sync::oneshot::channel::<system_broadcaster::Sender>();
     let (back, kept) = std::sync::mpsc::channel();
     let server = std::thread::spawn(move || {
-        bound.run(Limits::default(), "test", |_| async move {
+        serve(bound, Limits::default(), "test", |_| async move {
             let mut sender = sender.await.expect("a sender");
             // The server can not read in between, since this is its own thread, nor all of it with one read after that.
             for number in 0..60_u8 {

@@ -4,8 +4,8 @@
 #![cfg(windows)]
 #![allow(clippy::unwrap_used)]
 
+use broadcaster_local::windows::{Server, instance};
 use broadcaster_tests::daemon::{Bus, Process};
-use broadcaster_windows::{Server, instance};
 use std::time::{Duration, Instant};
 use system_broadcaster::{ConnectError, RecvError};
 

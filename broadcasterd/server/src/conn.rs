@@ -2,13 +2,14 @@
 //! full. An idle connection costs one task and one registration for reading, and no buffer.
 
 use crate::hub::{DESCRIPTOR_PAUSE, Hub, Read, Write};
-use crate::os::{self, Readable, Socket};
 use broadcaster_broker::ConnId;
+use broadcaster_local::{Registration, Socket, register, register_again};
 use broadcaster_protocol::Decoder;
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
+use tokio::io::Interest;
 
 #[derive(Debug)]
 pub(crate) struct Conn {
@@ -25,9 +26,9 @@ pub(crate) struct Conn {
 
 impl Conn {
     /// The connection, and its registration for reading.
-    pub(crate) fn new(id: ConnId, socket: Socket, decoder: Decoder) -> io::Result<(Self, Readable)> {
+    pub(crate) fn new(id: ConnId, socket: Socket, decoder: Decoder) -> io::Result<(Self, Registration<Rc<Socket>>)> {
         let socket = Rc::new(socket);
-        let readable = os::readable(&socket)?;
+        let readable = register(Rc::clone(&socket), Interest::READABLE)?;
         let conn = Self {
             id,
             socket,
@@ -41,7 +42,7 @@ impl Conn {
 }
 
 /// Reads from the connection until it ends.
-pub(crate) async fn read_all(hub: Rc<RefCell<Hub>>, conn: Rc<Conn>, readable: Readable) {
+pub(crate) async fn read_all(hub: Rc<RefCell<Hub>>, conn: Rc<Conn>, readable: Registration<Rc<Socket>>) {
     while let Ok(mut ready) = poll_fn(|cx| readable.poll_read_ready(cx)).await {
         loop {
             if conn.gone.get() || conn.draining.get() {
@@ -62,7 +63,7 @@ pub(crate) async fn read_all(hub: Rc<RefCell<Hub>>, conn: Rc<Conn>, readable: Re
 pub(crate) async fn write_all(hub: Rc<RefCell<Hub>>, conn: Rc<Conn>) {
     let mut failing = false;
     let writable = loop {
-        match os::writable(&conn.socket) {
+        match register_again(&conn.socket, Interest::WRITABLE) {
             Ok(writable) => break writable,
             Err(error) => {
                 // Once: it can last.

@@ -1,10 +1,10 @@
 //! The broker with its connections and its clock: what was read becomes events, and effects become system calls. It
 //! decides nothing about frames.
 
-use crate::bind::Bound;
 use crate::conn::{self, Conn};
-use crate::os::{self, Acceptor, Socket};
+use crate::lock::Bound;
 use broadcaster_broker::{Broker, ConnId, Effect, Effects, Event, Limits, Moment, Snapshot};
+use broadcaster_local::{self as local, Acceptor, Listener, Peer, Socket, Watch};
 use broadcaster_protocol::control::Report;
 use broadcaster_protocol::{DecodeError, Decoder, Item};
 use bytes::{BufMut, BytesMut};
@@ -15,6 +15,7 @@ use std::io::{self, IoSlice};
 use std::path::Path;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
+use tokio::runtime::LocalOptions;
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::Instant;
@@ -86,10 +87,29 @@ impl View {
     }
 }
 
+/// Serves on this thread until the future that `beside` makes is ready, or the limits' idle time is over. Then it stops in an orderly way: no
+/// new connection, everything that clients had sent is read and delivered, and every client receives a goodbye.
+///
+/// That future runs in the server's own runtime, where it may spawn further local tasks, and may look at the server through the [`View`]. It
+/// must not block: the bus waits for it.
+///
+/// # Errors
+///
+/// If the runtime or the socket cannot be set up. What happens to single connections is never an error here.
+pub fn serve<F>(mut bound: Bound, limits: Limits, version: &str, beside: impl FnOnce(View) -> F) -> io::Result<()>
+where
+    F: Future<Output = ()> + 'static,
+{
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_io().enable_time().build_local(LocalOptions::default())?;
+    let Some(listener) = bound.take_listener() else { return Ok(()) };
+    runtime.block_on(serve_until_exit(&Rc::new(bound), listener, limits, version, beside))
+}
+
 /// Serves `bound` until the broker says that it is over.
-pub(crate) async fn serve<F: Future<Output = ()> + 'static>(
+async fn serve_until_exit<F: Future<Output = ()> + 'static>(
     bound: &Rc<Bound>,
-    listener: os::Listener,
+    listener: Listener,
     limits: Limits,
     version: &str,
     beside: impl FnOnce(View) -> F,
@@ -100,7 +120,7 @@ pub(crate) async fn serve<F: Future<Output = ()> + 'static>(
         RefCell::new(Hub {
             myself: myself.clone(),
             bound: Rc::clone(bound),
-            broker: Broker::new(limits, os::euid(), os::pid(), version, Moment::default()),
+            broker: Broker::new(limits, local::euid(), local::pid(), version, Moment::default()),
             conns: Slab::new(),
             chunk: BytesMut::new(),
             effects: Effects::new(),
@@ -145,11 +165,11 @@ async fn end(task: JoinHandle<()>) {
     let _ = task.await;
 }
 
-async fn accept_all(hub: Rc<RefCell<Hub>>, mut acceptor: Acceptor) {
+async fn accept_all(hub: Rc<RefCell<Hub>>, acceptor: Acceptor) {
     let mut failing = false;
     loop {
         match acceptor.accept().await {
-            Ok((socket, pid, uid)) => {
+            Ok((socket, Peer { pid, uid })) => {
                 failing = false;
                 if let Err(error) = hub.borrow_mut().welcome(socket, pid, uid) {
                     tracing::warn!(%error, pid, "a connection was lost on arrival");
@@ -172,7 +192,7 @@ async fn accept_all(hub: Rc<RefCell<Hub>>, mut acceptor: Acceptor) {
 /// find us any more, and clients find the way to the next daemon.
 async fn watch(hub: Rc<RefCell<Hub>>, bound: Rc<Bound>) {
     let directory = bound.socket().parent().unwrap_or(Path::new("/"));
-    let watch = match os::Watch::new(directory) {
+    let watch = match Watch::new(directory) {
         Ok(watch) => watch,
         Err(error) => return tracing::warn!(%error, "cannot watch the directory of the socket"),
     };
@@ -226,7 +246,7 @@ impl Hub {
         decoder.set_payload_bytes_max(self.broker.payload_bytes_max(conn.id));
         let mut target = decoder.target(&mut self.chunk);
         let room = target.remaining_mut();
-        let read = match os::read(&conn.socket, &mut target) {
+        let read = match local::read(&conn.socket, &mut target) {
             Ok(0) => Read::End,
             Ok(read) if read < room => Read::All,
             Ok(_) => Read::Some,
@@ -314,7 +334,7 @@ impl Hub {
     /// of many connections is a loop and no recursion.
     fn close(&mut self, conn: &Conn) {
         if !conn.gone.replace(true) {
-            os::shut_down(&conn.socket);
+            local::shutdown(&conn.socket);
             self.conns.remove(conn.id.0);
             tracing::debug!(conn = conn.id.0, "closed");
             self.apply(Event::Closed { conn: conn.id });
@@ -378,13 +398,13 @@ impl Hub {
         let conns: Vec<_> = self.conns.iter().map(|(_, conn)| Rc::clone(conn)).collect();
         for conn in conns {
             conn.draining.set(true);
-            if !os::STOPPED_SOCKET_KEEPS_BYTES {
+            if !local::STOPPED_SOCKET_KEEPS_BYTES {
                 // Closing would discard what is there, so it is read before. What is left to chance is a frame that is written
                 // between the last of these reads and the next call; a sender that writes all the time must not hold up the stop.
                 let mut reads = 0..READS_BEFORE_STOP_MAX;
                 while !conn.gone.get() && reads.next().is_some() && matches!(self.read(&conn), Read::Some) {}
             }
-            os::stop_reading(&conn.socket);
+            local::stop_reading(&conn.socket);
             while !conn.gone.get() && matches!(self.read(&conn), Read::Some) {}
         }
         self.happen(Event::Drained);
@@ -394,7 +414,7 @@ impl Hub {
 /// Writes the slices to the connection, as one; returns how many bytes they are, and how many it took.
 fn offer<'a>(conn: &Conn, mut outgoing: impl Iterator<Item = &'a [u8]>) -> (usize, io::Result<usize>) {
     let Some(first) = outgoing.next() else { return (0, Ok(0)) };
-    let Some(second) = outgoing.next() else { return (first.len(), os::write(&conn.socket, first)) };
+    let Some(second) = outgoing.next() else { return (first.len(), local::write(&conn.socket, first)) };
     let mut slices = [IoSlice::new(&[]); SLICES_MAX];
     let mut offered = 0;
     let mut count = 0;
@@ -403,7 +423,7 @@ fn offer<'a>(conn: &Conn, mut outgoing: impl Iterator<Item = &'a [u8]>) -> (usiz
         offered += slice.len();
         count += 1;
     }
-    (offered, os::write_vectored(&conn.socket, &slices[..count]))
+    (offered, local::write_vectored(&conn.socket, &slices[..count]))
 }
 
 /// What one read gave.

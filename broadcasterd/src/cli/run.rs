@@ -8,7 +8,7 @@ use crate::log;
 use crate::os;
 use crate::stats::{self, About};
 use broadcaster_protocol::endpoint::{Origin, stats_socket};
-use broadcaster_server::{Beside, BindError, Bound, View, adopt, bind, raise_descriptor_limit};
+use broadcaster_server::{AuxiliaryListener, BindError, Bound, View, adopt, bind, raise_descriptor_limit, serve};
 use clap::Args;
 use std::future::{Future, poll_fn};
 use std::io::{self, Write};
@@ -57,7 +57,7 @@ impl Run {
             writeln!(io::stdout(), "already running")?;
             return Ok(());
         };
-        let stats = match bound.listen_beside(&stats_socket(bound.socket())) {
+        let stats = match bound.listen_auxiliary(&stats_socket(bound.socket())) {
             Ok(stats) => Some(stats),
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "the bus serves without a stats socket");
@@ -89,7 +89,7 @@ impl Run {
                 telling.abort();
             }
         };
-        Ok(bound.run(limits, env!("CARGO_PKG_VERSION"), until_signal)?)
+        Ok(serve(bound, limits, env!("CARGO_PKG_VERSION"), until_signal)?)
     }
 }
 
@@ -115,7 +115,7 @@ fn become_the_daemon(options: &Options) -> Result<Option<Bound>, Failure> {
 
 /// The right to serve on a socket that a service manager has made. Whoever served before makes way: on the same path, since it has
 /// lost its socket; at another candidate, since it is asked to. Clients that wait on the socket are served after that.
-fn take_over(socket: &Beside, options: &Options) -> Result<Bound, Failure> {
+fn take_over(socket: &AuxiliaryListener, options: &Options) -> Result<Bound, Failure> {
     let give_up_at = Instant::now() + PREDECESSOR_ENDS_WITHIN;
     let bound = loop {
         match adopt(socket) {

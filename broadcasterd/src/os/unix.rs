@@ -2,7 +2,7 @@
 
 #[cfg(not(target_os = "macos"))]
 use crate::activation::sockets_passed;
-use broadcaster_server::Beside;
+use broadcaster_server::AuxiliaryListener;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Signal as SignalNumber, kill_current_process_group};
 use std::ffi::OsString;
@@ -160,9 +160,9 @@ pub(crate) type StatsConn = UnixStream;
 pub(crate) type StatsClient = UnixStream;
 
 /// The stats socket, in this runtime.
-pub(crate) fn stats_listener(beside: Beside) -> io::Result<StatsListener> {
-    beside.set_nonblocking(true)?;
-    StatsListener::from_std(beside)
+pub(crate) fn stats_listener(listener: AuxiliaryListener) -> io::Result<StatsListener> {
+    listener.set_nonblocking(true)?;
+    StatsListener::from_std(listener)
 }
 
 /// The next who connects.

@@ -1,8 +1,8 @@
-//! The command's system calls on Windows, through `broadcaster-windows` and tokio.
+//! The command's system calls on Windows, through `broadcaster-local` and tokio.
 
-use broadcaster_server::Beside;
-use broadcaster_windows::process::{self, Detached};
-use broadcaster_windows::user;
+use broadcaster_local::windows::process::{self, Detached};
+use broadcaster_local::windows::user;
+use broadcaster_server::AuxiliaryListener;
 use std::ffi::OsString;
 use std::fs::{File, Metadata};
 use std::future::poll_fn;
@@ -31,7 +31,7 @@ const FILE_FLAG_BACKUP_SEMANTICS: u32 = 0x0200_0000;
 const SECURITY_IDENTIFICATION: u32 = 0x0001_0000;
 
 /// No service manager passes pipes on.
-pub(crate) fn inherited_socket() -> io::Result<(Option<Beside>, usize)> {
+pub(crate) fn inherited_socket() -> io::Result<(Option<AuxiliaryListener>, usize)> {
     Ok((None, 0))
 }
 
@@ -135,7 +135,7 @@ pub(crate) fn uid() -> u32 {
 }
 
 /// The stats pipe.
-pub(crate) type StatsListener = Beside;
+pub(crate) type StatsListener = AuxiliaryListener;
 
 /// Somebody who asks at the stats pipe.
 pub(crate) type StatsConn = NamedPipeServer;
@@ -145,8 +145,8 @@ pub(crate) type StatsClient = NamedPipeClient;
 
 /// The stats pipe.
 #[allow(clippy::unnecessary_wraps)]
-pub(crate) fn stats_listener(beside: Beside) -> io::Result<StatsListener> {
-    Ok(beside)
+pub(crate) fn stats_listener(listener: AuxiliaryListener) -> io::Result<StatsListener> {
+    Ok(listener)
 }
 
 /// The next who connects.
@@ -170,7 +170,7 @@ pub(crate) async fn connect_stats(socket: &Path) -> io::Result<StatsClient> {
 
 /// Whose process serves the stats pipe.
 pub(crate) fn stats_owner(pipe: &NamedPipeClient) -> io::Result<u32> {
-    Ok(user::owner(pipe)?.number_beside(&user::current()?))
+    Ok(user::owner(pipe)?.number_unlike(&user::current()?))
 }
 
 /// Opens a file, or a directory, to be told that it is one.

@@ -10,7 +10,7 @@ pub(crate) mod sample;
 
 use crate::os;
 use broadcaster_protocol::limits::PROTOCOL_MAX;
-use broadcaster_server::{Beside, ChannelSnapshot, ConnSnapshot, Limits, PeerRole, Snapshot, View};
+use broadcaster_server::{AuxiliaryListener, ChannelSnapshot, ConnSnapshot, Limits, PeerRole, Snapshot, View};
 use model::{CONNECTION_CHANNELS_MAX, Channel, Connection, Daemon, ENTRIES_MAX, Role, SCHEMA, Stats};
 use std::cmp::Reverse;
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ use std::time::Duration;
 use system_broadcaster::Report;
 
 /// Tells everybody who connects to `listener` what `view` shows, for as long as the server runs.
-pub(crate) async fn tell(listener: Beside, about: About, view: View) {
+pub(crate) async fn tell(listener: AuxiliaryListener, about: About, view: View) {
     let listener = match os::stats_listener(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::warn!(%error, "the numbers are not told"),

@@ -5,7 +5,7 @@ use super::fallback::Fallback;
 use super::inbox::{Found, Inbox};
 use super::window::{Heard, Places};
 use super::{Capabilities, Native, Observation};
-use crate::os::Socket;
+use broadcaster_local::Socket;
 use broadcaster_protocol::{ChannelName, Frame, SenderId};
 use bytes::Bytes;
 use std::io;

@@ -2,7 +2,7 @@
 //! a descriptor, as it does for a connection.
 
 use super::envelope::Info;
-use crate::os::{Bell, Socket};
+use broadcaster_local::{Bell, Socket};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -90,12 +90,12 @@ impl Inbox {
 mod tests {
     use super::super::envelope::Value;
     use super::*;
-    use crate::os;
+    use broadcaster_local::{Interest, wait};
     use std::time::{Duration, Instant};
 
     fn is_readable(inbox: &Inbox) -> bool {
         let begun = Instant::now();
-        os::wait(Some(&inbox.readable()), false, Some(Duration::from_millis(300))).expect("waited");
+        wait(&[Interest::readable(&inbox.readable())], Some(Duration::from_millis(300))).expect("waited");
         begun.elapsed() < Duration::from_millis(300)
     }
 

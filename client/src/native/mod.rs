@@ -9,8 +9,10 @@
 //! | `inbox` | notifications on their way to a handle |
 //! | `voice`, `ear` | the part of a sender and of a listener |
 //!
-//! All of it is the same on every system; the notifications themselves are a [`Center`], which `os` has on macOS only.
+//! All of it is the same on every system; the notifications themselves are a [`Center`], which only macOS has (`center`).
 
+#[cfg(target_os = "macos")]
+mod center;
 mod ear;
 mod envelope;
 mod fallback;
@@ -18,12 +20,12 @@ mod inbox;
 mod voice;
 mod window;
 
+#[cfg(target_os = "macos")]
+pub(crate) use center::notifications;
 pub(crate) use ear::{Ear, News};
 pub(crate) use envelope::{Dialect, Info};
 pub(crate) use inbox::Inbox;
 pub(crate) use voice::{TooLarge, Voice};
-#[cfg(target_os = "macos")]
-pub(crate) use {envelope::ENTRIES_MAX, envelope::PAYLOAD_BYTES_MAX, envelope::TEXT_BYTES_MAX, envelope::Value};
 
 use crate::core::Core;
 use crate::error::ConnectError;
@@ -33,6 +35,12 @@ use fallback::Fallback;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Instant;
+
+/// The system's notifications, where it has them.
+#[cfg(not(target_os = "macos"))]
+pub(crate) fn notifications(_: Dialect) -> Option<Native> {
+    None
+}
 
 /// Where notifications are posted and observed.
 pub(crate) trait Center: Debug + Send + Sync {
@@ -107,7 +115,7 @@ impl Capabilities {
     /// What notifications of the system can do for this process; `None` where the system has none. See
     /// [`Options::native_fallback`](crate::Options::native_fallback).
     pub fn of_notifications() -> Option<Self> {
-        let native = crate::os::notifications(Dialect::Current)?;
+        let native = notifications(Dialect::Current)?;
         Some(Self::notifications(native.dialect, native.center.takes_payloads()))
     }
 

@@ -213,7 +213,8 @@ fn when_the_daemon_comes_back_nothing_is_heard_twice() {
     let candidate = Candidate { socket: place.socket(), origin: Origin::Explicit };
     let bound = broadcaster_server::bind(&[candidate]).expect("bound");
     let daemon = std::thread::spawn(move || {
-        bound.run(broadcaster_server::Limits::default(), "test", |_| std::future::pending()).expect("served");
+        broadcaster_server::serve(bound, broadcaster_server::Limits::default(), "test", |_| std::future::pending())
+            .expect("served");
     });
     let is_up = |capabilities: Capabilities| capabilities == Capabilities::DAEMON;
     let (mut sent, mut heard, mut gaps) = (0, Vec::new(), 0);

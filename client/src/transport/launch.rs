@@ -3,7 +3,7 @@
 
 use super::wait::Wait;
 use crate::error::ConnectError;
-use crate::os::{self, Socket};
+use broadcaster_local::{self as local, Socket};
 use broadcaster_protocol::endpoint::SOCKET_VARIABLE;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -59,12 +59,12 @@ impl Launch {
     /// the caller named it.
     pub(super) fn begin(program: PathBuf, socket: Option<&Path>) -> Result<Self, ConnectError> {
         let begin = || -> io::Result<(Child, Socket)> {
-            let (output, writer) = os::output_pipe()?;
+            let (output, writer) = local::output_pipe()?;
             let mut command = Command::new(&program);
             command.arg("start");
             command.envs(socket.map(|socket| (SOCKET_VARIABLE, socket)));
             command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
-            os::prepare(&mut command);
+            local::prepare(&mut command);
             Ok((command.spawn()?, output))
         };
         match begin() {
@@ -77,7 +77,7 @@ impl Launch {
     pub(super) fn poll(&mut self) -> Result<Progress, ConnectError> {
         let mut buffer = [0; 512];
         loop {
-            match os::read_output(&self.output, &mut buffer) {
+            match local::read_output(&self.output, &mut buffer) {
                 Ok(0) => break,
                 Ok(read) => {
                     let room = COMPLAINT_BYTES_MAX.saturating_sub(self.complaint.len());
@@ -117,6 +117,6 @@ impl Launch {
 /// Given up on.
 impl Drop for Launch {
     fn drop(&mut self) {
-        os::abandon(&mut self.child);
+        local::abandon(&mut self.child);
     }
 }

@@ -6,10 +6,11 @@ use super::wait::{Step, Wait};
 use crate::core::{Core, Ended};
 use crate::error::ConnectError;
 use crate::native::Native;
-use crate::os::{self, Connected, Socket};
+use crate::os;
+use broadcaster_local::{self as local, CONNECT_ACTIVATES, Connected, Socket};
 use broadcaster_protocol::control::RefusedCode;
-use broadcaster_protocol::endpoint::{Candidate, candidates, lock_file};
-use std::io;
+use broadcaster_protocol::endpoint::{Candidate, candidates};
+use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -199,20 +200,20 @@ impl Link {
         let mut problem = None;
         let mut busy = false;
         for Candidate { socket, .. } in &self.candidates {
-            if !self.plan.activate && os::is_unlocked(&lock_file(socket)) {
+            if CONNECT_ACTIVATES && !self.plan.activate && local::is_unlocked(socket) {
                 continue; // nobody serves there, whoever may listen
             }
-            match os::connect(socket) {
+            match local::connect(socket) {
                 Ok(Connected::Yes(fd)) => {
                     core.connected();
                     self.state = State::Greeting(Arc::new(fd), socket.clone());
                     self.progress = true;
                     return Ok(());
                 }
-                Ok(Connected::Nobody) => {}
+                Ok(Connected::NotListening) => {}
                 Ok(Connected::Busy) => busy = true,
                 Ok(Connected::OtherUser(owner)) => {
-                    let error = ConnectError::OtherUser { socket: socket.clone(), owner, uid: os::euid() };
+                    let error = ConnectError::OtherUser { socket: socket.clone(), owner, uid: local::euid() };
                     problem.get_or_insert(error);
                 }
                 Err(source) => {
@@ -259,7 +260,7 @@ impl Link {
     /// Goes on with the handshake.
     fn greet(&mut self, core: &mut impl Core, fd: Arc<Socket>, path: &Path) -> Result<Option<Wait>, ConnectError> {
         while !core.is_ready() && !core.outgoing().is_empty() {
-            match os::write(&fd, core.outgoing(), &[]) {
+            match local::write(&fd, core.outgoing()) {
                 Ok(bytes) => core.sent(bytes),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return Ok(Some(Wait { fd: Some(fd), writable: true, until: None }));
@@ -271,7 +272,7 @@ impl Link {
             self.state = State::Up(fd, path.to_owned());
             return Ok(None);
         }
-        match os::read(&fd, &mut core.target(), false) {
+        match local::read(&fd, &mut core.target()) {
             Ok(0) => self.try_again(core),
             Ok(_) => match core.received() {
                 Ok(()) => self.progress = true,
@@ -313,7 +314,8 @@ impl Link {
     #[inline]
     pub(crate) fn read(&mut self, core: &mut impl Core, patient: bool) -> Taken {
         let State::Up(fd, _) = &self.state else { return Taken::Lost };
-        match os::read(fd, &mut core.target(), patient) {
+        let read = if patient { local::read_blocking } else { local::read };
+        match read(fd, &mut core.target()) {
             Ok(bytes @ 1..) => Taken::Bytes(bytes),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 Taken::Wait(Wait { fd: Some(Arc::clone(fd)), writable: false, until: None })
@@ -329,7 +331,11 @@ impl Link {
     #[inline]
     pub(crate) fn write(&mut self, head: &[u8], body: &[u8]) -> Taken {
         let State::Up(fd, _) = &self.state else { return Taken::Lost };
-        match os::write(fd, head, body) {
+        let wrote = match body {
+            [] => local::write(fd, head),
+            body => local::write_vectored(fd, &[IoSlice::new(head), IoSlice::new(body)]),
+        };
+        match wrote {
             Ok(bytes) => Taken::Bytes(bytes),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 Taken::Wait(Wait { fd: Some(Arc::clone(fd)), writable: true, until: None })
@@ -352,7 +358,7 @@ impl Link {
     pub(crate) fn lose_with_reason(&mut self, core: &mut impl Core) -> Result<(), ConnectError> {
         let mut ended = Ok(());
         if let State::Up(fd, _) = &self.state
-            && let Ok(1..) = os::read(fd, &mut core.target(), false)
+            && let Ok(1..) = local::read(fd, &mut core.target())
         {
             ended = core.received();
         }

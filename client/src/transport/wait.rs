@@ -1,7 +1,7 @@
 //! The two colours: what a step waits for, and how a thread or a task waits for it. All else is the same code for both.
 
 use crate::error::ConnectError;
-use crate::os::{self, Socket};
+use broadcaster_local::{self as local, Interest, Socket};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -78,7 +78,8 @@ pub(crate) fn block_on<T, E: From<ConnectError>>(
             return Ok(None);
         }
         let timeout = until.or(wait.until).map(|at| at.saturating_duration_since(Instant::now()));
-        os::wait(wait.fd.as_deref(), wait.writable, timeout).map_err(cannot_wait)?;
+        let interest = wait.fd.as_ref().map(|socket| Interest { socket, writable: wait.writable });
+        local::wait(interest.as_slice(), timeout).map_err(cannot_wait)?;
     }
 }
 
@@ -93,7 +94,7 @@ pub(crate) use asynchronous::{Awaiting, poll_on};
 mod asynchronous {
     use super::{Arc, Instant, Socket, Step, Until, Wait};
     use crate::error::ConnectError;
-    use crate::os::{self, Registration};
+    use broadcaster_local::Registration;
     use std::io;
     use std::pin::Pin;
     use std::task::{Context, Poll, ready};
@@ -113,7 +114,7 @@ mod asynchronous {
     struct Registered {
         runtime: Id,
         interest: Interest,
-        fd: Registration,
+        fd: Registration<Arc<Socket>>,
     }
 
     impl Awaiting {
@@ -125,7 +126,8 @@ mod asynchronous {
             };
             if !self.registered.as_ref().is_some_and(fits) {
                 self.registered = None; // one descriptor, one registration
-                self.registered = Some(Registered { runtime, interest, fd: os::register(fd, interest)? });
+                self.registered =
+                    Some(Registered { runtime, interest, fd: broadcaster_local::register(fd, interest)? });
             }
             let Some(registered) = &self.registered else { return Poll::Pending };
             let mut ready = ready!(match interest {

@@ -1,0 +1,142 @@
+//! The right to be the daemon: the lock, and the socket files that were made under it. It never removes a file without the lock, nor one that
+//! another process has made.
+
+use super::error::BindError;
+use broadcaster_local::{
+    AdoptProblem, AuxiliaryListener, Directory, DirectoryProblem, Entry, Listener, LockFile, LockProblem, SocketFile,
+    euid, is_accepting,
+};
+use std::cell::RefCell;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The path of an inherited socket, where an error needs one and the socket has none.
+const INHERITED: &str = "the inherited socket";
+
+/// The lock, and what was made under it. When it is dropped, the socket files that it made are removed and the lock is released.
+#[derive(Debug)]
+pub(super) struct DaemonLock {
+    directory: Directory,
+    /// The file of the bus socket.
+    socket: SocketFile,
+    /// The socket files to remove at the end. One that a service manager made is not among them.
+    made: RefCell<Vec<SocketFile>>,
+    lock: RefCell<Option<LockFile>>,
+}
+
+impl DaemonLock {
+    /// Takes the lock that belongs to `socket`, and listens there.
+    pub(super) fn take(socket: &Path) -> Result<(Self, Listener), BindError> {
+        let (directory, lock) = lock_directory_of(socket)?;
+        clear(&directory, socket)?;
+        let (listener, file) = directory.listen(socket).map_err(|error| cannot_listen(socket, error))?;
+        let made = RefCell::new(vec![file.clone()]);
+        Ok((Self { directory, socket: file, made, lock: RefCell::new(Some(lock)) }, listener))
+    }
+
+    /// Takes the lock that belongs to a socket which another process made and listens on.
+    pub(super) fn adopt(listener: &AuxiliaryListener) -> Result<(PathBuf, Self, Listener), BindError> {
+        let (socket, listener) = broadcaster_local::adopt(listener).map_err(|problem| match problem {
+            AdoptProblem::NoPath => occupied(INHERITED, "without an absolute path"),
+            AdoptProblem::NotListening(path) => occupied(path, "a socket that was passed on and does not listen"),
+            AdoptProblem::Unsupported(path) => occupied(path, "a pipe, and cannot be passed on"),
+            AdoptProblem::Io(action, source) => BindError::Io { action, path: INHERITED.into(), source },
+        })?;
+        let (directory, lock) = lock_directory_of(&socket)?;
+        let Entry::Socket(file) = find(&directory, &socket)? else {
+            return Err(occupied(socket, "not the socket that was passed on"));
+        };
+        let lock = Self { directory, socket: file, made: RefCell::default(), lock: RefCell::new(Some(lock)) };
+        Ok((socket, lock, listener))
+    }
+
+    /// Listens on one more socket, which is removed with the first.
+    pub(super) fn listen_auxiliary(&mut self, path: &Path) -> Result<AuxiliaryListener, BindError> {
+        clear(&self.directory, path)?;
+        let (listener, file) = self.directory.listen_auxiliary(path).map_err(|error| cannot_listen(path, error))?;
+        self.made.get_mut().push(file);
+        Ok(listener)
+    }
+
+    /// Whether clients still find the socket, and other daemons the lock.
+    pub(super) fn is_in_place(&self) -> bool {
+        let has_lock = self.lock.borrow().as_ref().is_some_and(|lock| self.directory.has_lock(lock));
+        has_lock && self.directory.has(&self.socket)
+    }
+
+    /// Removes the socket files that this process made. The lock stays. Only once: when the lock is gone, a file with the same number can be
+    /// the next daemon's.
+    pub(super) fn unlink(&self) {
+        self.made.take().iter().for_each(|file| self.directory.remove(file));
+    }
+
+    /// Marks the lock file, so that others see that this daemon is about to end.
+    pub(super) fn mark_leaving(&self) -> io::Result<()> {
+        self.lock.borrow().as_ref().map_or(Ok(()), LockFile::mark_leaving)
+    }
+
+    /// Lets the next daemon begin.
+    pub(super) fn release(&self) {
+        self.unlink();
+        self.lock.take();
+    }
+}
+
+impl Drop for DaemonLock {
+    fn drop(&mut self) {
+        self.unlink();
+    }
+}
+
+/// Checks that the directory of `socket` can be trusted, and takes the lock in it.
+fn lock_directory_of(socket: &Path) -> Result<(Directory, LockFile), BindError> {
+    let directory = Directory::open(socket).map_err(|problem| {
+        let path = Directory::path_of(socket);
+        match problem {
+            DirectoryProblem::NotADirectory => BindError::NotADirectory { path },
+            DirectoryProblem::OtherOwner(owner) => BindError::OtherOwner { path, owner, uid: euid() },
+            DirectoryProblem::WritableByOthers(mode) => BindError::Loose { path, mode },
+            DirectoryProblem::Io(action, source) => BindError::Io { action, path, source },
+        }
+    })?;
+    let lock = directory.lock(socket).map_err(|problem| {
+        let path = LockFile::path_of(socket).unwrap_or_else(|_| socket.to_owned());
+        match problem {
+            LockProblem::Held => BindError::AlreadyRunning { lock: path },
+            LockProblem::Removed => occupied(path, "removed by another process again and again"),
+            LockProblem::Io(action, source) => BindError::Io { action, path, source },
+        }
+    })?;
+    Ok((directory, lock))
+}
+
+/// Under the lock: removes the socket that a dead daemon has left, and nothing else.
+fn clear(directory: &Directory, socket: &Path) -> Result<(), BindError> {
+    match find(directory, socket)? {
+        Entry::Absent => Ok(()),
+        Entry::Other => Err(occupied(socket, "not a socket")),
+        Entry::Socket(file) => match is_accepting(socket) {
+            Ok(false) => {
+                directory.remove(&file);
+                Ok(())
+            }
+            Ok(true) => Err(occupied(socket, "the socket of a program that does not hold our lock")),
+            Err(_) => Err(occupied(socket, "a socket that another program made")),
+        },
+    }
+}
+
+fn find(directory: &Directory, socket: &Path) -> Result<Entry, BindError> {
+    directory.find(socket).map_err(|source| BindError::Io { action: "look at", path: socket.to_owned(), source })
+}
+
+fn cannot_listen(socket: &Path, source: io::Error) -> BindError {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => occupied(socket, "in use by another program"),
+        _ => BindError::Io { action: "listen on", path: socket.to_owned(), source },
+    }
+}
+
+fn occupied(path: impl Into<PathBuf>, what: &'static str) -> BindError {
+    BindError::Occupied { path: path.into(), what }
+}

@@ -1,0 +1,51 @@
+//! The system calls that the client and the server of system-broadcaster share: sockets and pipes, who is at the other end, waiting,
+//! directories and lock files. It knows nothing about frames, and it never decides what a result means for the bus.
+//!
+//! Every function has the same name on Unix, where the transport is a Unix domain socket, and on Windows, where it is a named pipe.
+//! All `unsafe` that both halves need is here.
+//!
+//! | to ... | use |
+//! | --- | --- |
+//! | connect to a daemon | [`connect`], [`Connected`], [`is_unlocked`] |
+//! | serve a path | [`Directory`], [`LockFile`], [`SocketFile`], and with the feature `tokio` `adopt` and `AuxiliaryListener` |
+//! | accept connections in a task | `Acceptor`, [`Peer`] (feature `tokio`) |
+//! | move bytes without waiting | [`read`], [`write()`], [`write_vectored`], [`shutdown`], [`stop_reading`] |
+//! | wait on a thread | [`wait`], [`read_blocking`], [`Interest`] |
+//! | wait in a task | `register`, `register_again`, `Registration` (feature `tokio`) |
+//! | wait in another event loop | `Readiness` (Unix) |
+//! | wake a thread or a task that waits | [`Bell`] |
+//! | notice that a directory changes | `Watch` (feature `tokio`) |
+//! | run a child process | [`output_pipe`], [`read_output`], [`prepare`], [`abandon`] |
+//! | describe this process | [`euid`], [`pid`], [`descriptors_max`], [`raise_descriptor_limit`], and on Unix `user_directory` |
+
+#[cfg(not(any(unix, windows)))]
+compile_error!("system-broadcaster has no transport for this platform: it needs unix domain sockets or named pipes");
+
+mod buffer;
+mod connected;
+mod interest;
+mod peer;
+mod problem;
+#[cfg(unix)]
+mod unix;
+#[cfg(windows)]
+pub mod windows;
+
+#[cfg(unix)]
+use unix as system;
+#[cfg(windows)]
+use windows as system;
+
+pub use connected::Connected;
+pub use interest::Interest;
+pub use peer::Peer;
+pub use problem::{AdoptProblem, DirectoryProblem, LockProblem};
+#[cfg(feature = "tokio")]
+pub use system::{Acceptor, AuxiliaryListener, Registration, Shared, Watch, adopt, register, register_again};
+pub use system::{
+    Bell, CONNECT_ACTIVATES, Directory, Entry, Listener, LockFile, PipeWriter, STOPPED_SOCKET_KEEPS_BYTES, Socket,
+    SocketFile, abandon, connect, descriptors_max, euid, is_accepting, is_unlocked, output_pipe, pid, prepare,
+    raise_descriptor_limit, read, read_blocking, read_output, shutdown, stop_reading, wait, write, write_vectored,
+};
+#[cfg(unix)]
+pub use unix::{Readiness, user_directory};

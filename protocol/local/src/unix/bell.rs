@@ -1,0 +1,45 @@
+//! A descriptor that another thread makes readable. It carries no data.
+
+use super::Socket;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+/// A pipe to this process itself. Both ends live as long as it does, so that ringing never meets a closed pipe.
+#[derive(Debug)]
+pub struct Bell {
+    reader: Arc<Socket>,
+    writer: OwnedFd,
+}
+
+impl Bell {
+    /// A silent bell.
+    ///
+    /// # Errors
+    ///
+    /// If this process or the system is out of descriptors.
+    pub fn new() -> io::Result<Self> {
+        let (reader, writer) = io::pipe()?;
+        let bell = Self { reader: Arc::new(reader.into()), writer: writer.into() };
+        rustix::io::ioctl_fionbio(&bell.reader, true)?;
+        rustix::io::ioctl_fionbio(&bell.writer, true)?;
+        Ok(bell)
+    }
+
+    /// Makes the descriptor readable.
+    pub fn ring(&self) {
+        // A full pipe is readable.
+        let _ = rustix::io::write(&self.writer, &[0]);
+    }
+
+    /// Makes the descriptor unreadable.
+    pub fn silence(&self) {
+        let mut discarded = [0; 64];
+        while rustix::io::read(&self.reader, &mut discarded).is_ok_and(|read| read == discarded.len()) {}
+    }
+
+    /// The descriptor, to wait for.
+    pub fn readable(&self) -> Arc<Socket> {
+        Arc::clone(&self.reader)
+    }
+}

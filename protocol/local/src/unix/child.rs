@@ -1,0 +1,41 @@
+//! The pipe and the process of a program that is started. It never starts one.
+
+use super::Socket;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command};
+
+/// The end of a pipe that a child writes to.
+pub type PipeWriter = OwnedFd;
+
+/// A pipe for the output of a program that is about to be started: our end, which never waits, and the program's.
+///
+/// # Errors
+///
+/// If this process or the system is out of descriptors.
+pub fn output_pipe() -> io::Result<(Socket, PipeWriter)> {
+    let (reader, writer) = io::pipe()?;
+    let reader = OwnedFd::from(reader);
+    rustix::io::ioctl_fionbio(&reader, true)?;
+    Ok((reader, writer.into()))
+}
+
+/// Reads what a program has written, without waiting; 0 when every writer is gone.
+///
+/// # Errors
+///
+/// [`WouldBlock`](io::ErrorKind::WouldBlock) if it has written nothing.
+pub fn read_output(output: &Socket, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(rustix::io::read(output, buffer)?)
+}
+
+/// Prepares a program to be started in the background. There is nothing to do on this system.
+pub fn prepare(_: &mut Command) {}
+
+/// Ends a program whose result is no longer wanted, so that no zombie stays in this process.
+pub fn abandon(child: &mut Child) {
+    if let Ok(None) = child.try_wait() {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}

@@ -1,0 +1,282 @@
+//! The directory of a bus, held open: whether it can be trusted, and the socket files in it. It never follows a link at its end, and never
+//! removes a file that another process has made.
+//!
+//! A directory is checked through its descriptor, and files are looked up, locked and removed relative to it, so that the directory that
+//! was checked is the one that is used. Only making a socket and connecting to one take a path.
+
+use super::lock::{self, LockFile};
+use super::{Listener, process};
+use crate::{DirectoryProblem, LockProblem};
+use broadcaster_protocol::endpoint::lock_file;
+use interprocess::TryClone;
+use interprocess::local_socket::{GenericFilePath, ListenerOptions, ToFsName};
+use interprocess::os::unix::local_socket::ListenerOptionsExt;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+/// The directory that holds the socket and the lock of a bus.
+#[derive(Debug)]
+pub struct Directory {
+    path: PathBuf,
+    descriptor: OwnedFd,
+    id: FileId,
+}
+
+/// Which file it is, whatever its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    #[allow(clippy::useless_conversion, clippy::unnecessary_cast, clippy::cast_sign_loss)]
+    pub(super) fn of(stat: &rustix::fs::Stat) -> Self {
+        Self { device: stat.st_dev as u64, inode: stat.st_ino as u64 }
+    }
+}
+
+/// A socket file in a [`Directory`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketFile {
+    name: OsString,
+    id: FileId,
+}
+
+/// What has the name of a socket.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// Nothing.
+    Absent,
+    /// A socket.
+    Socket(SocketFile),
+    /// Something else.
+    Other,
+}
+
+impl Directory {
+    /// The path of the directory that holds `socket`.
+    pub fn path_of(socket: &Path) -> PathBuf {
+        socket.parent().unwrap_or(Path::new("/")).to_owned()
+    }
+
+    /// Opens the directory that holds `socket`, and makes it if there is none, for this user only.
+    ///
+    /// # Errors
+    ///
+    /// If it is no directory, belongs to another user, or other users may write into it.
+    pub fn open(socket: &Path) -> Result<Self, DirectoryProblem> {
+        let path = Self::path_of(socket);
+        let descriptor = open_or_make(&path)?;
+        let stat = rustix::fs::fstat(&descriptor).map_err(|errno| DirectoryProblem::Io("look at", errno.into()))?;
+        if stat.st_uid != process::euid() {
+            return Err(DirectoryProblem::OtherOwner(stat.st_uid));
+        }
+        #[allow(clippy::useless_conversion)]
+        let mode = u32::from(stat.st_mode) & 0o7777;
+        if mode & 0o022 != 0 {
+            return Err(DirectoryProblem::WritableByOthers(mode));
+        }
+        Ok(Self { path, descriptor, id: FileId::of(&stat) })
+    }
+
+    /// Takes the lock that belongs to `socket`, and clears the mark that its last holder left.
+    ///
+    /// # Errors
+    ///
+    /// [`LockProblem::Held`] if another process holds it.
+    pub fn lock(&self, socket: &Path) -> Result<LockFile, LockProblem> {
+        lock::take(self, lock_file(socket))
+    }
+
+    /// What is at `socket`, which must be in this directory.
+    ///
+    /// # Errors
+    ///
+    /// If the system refuses to look.
+    pub fn find(&self, socket: &Path) -> io::Result<Entry> {
+        let name = name_of(socket)?;
+        Ok(match self.look(name)? {
+            None => Entry::Absent,
+            Some((id, FileType::Socket)) => Entry::Socket(SocketFile { name: name.to_owned(), id }),
+            Some(_) => Entry::Other,
+        })
+    }
+
+    /// Listens at `socket`, which must be in this directory, for this user only.
+    ///
+    /// # Errors
+    ///
+    /// [`AddrInUse`](io::ErrorKind::AddrInUse) if something is there, or another process has replaced the new socket.
+    pub fn listen(&self, socket: &Path) -> io::Result<(Listener, SocketFile)> {
+        let options = ListenerOptions::new().name(socket.to_fs_name::<GenericFilePath>()?).reclaim_name(false);
+        let plain = options.try_clone()?;
+        let listener = match options.mode(0o600).create_sync() {
+            // Not every system can restrict a socket. The directory does it there.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => plain.create_sync()?,
+            other => other?,
+        };
+        let interprocess::local_socket::Listener::UdSocket(listener) = listener;
+        match self.find(socket)? {
+            Entry::Socket(file) => Ok((OwnedFd::from(listener).into(), file)),
+            Entry::Absent | Entry::Other => Err(io::ErrorKind::AddrInUse.into()),
+        }
+    }
+
+    /// Listens at one more path in this directory, which need not be that of a bus.
+    ///
+    /// # Errors
+    ///
+    /// As [`listen`](Self::listen).
+    #[cfg(feature = "tokio")]
+    pub fn listen_auxiliary(&self, socket: &Path) -> io::Result<(super::AuxiliaryListener, SocketFile)> {
+        self.listen(socket)
+    }
+
+    /// Whether the path of this directory still leads to it, and `file` is still in it.
+    pub fn has(&self, file: &SocketFile) -> bool {
+        self.is_in_place() && self.is_named(&file.name, file.id)
+    }
+
+    /// Whether `lock` is still where another process looks for it.
+    pub fn has_lock(&self, lock: &LockFile) -> bool {
+        self.is_in_place() && lock.is_in(self)
+    }
+
+    /// Removes `file` if it is still the same file. A caller holds the lock that belongs to it.
+    pub fn remove(&self, file: &SocketFile) {
+        if self.is_named(&file.name, file.id) {
+            // A file that cannot be removed is stale for the next daemon, which removes it under the lock.
+            let _ = rustix::fs::unlinkat(&self.descriptor, &file.name, AtFlags::empty());
+        }
+    }
+
+    /// Opens the file with this name to be locked, and makes it if there is none.
+    pub(super) fn open_lock(&self, name: &OsStr) -> io::Result<OwnedFd> {
+        let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(rustix::fs::openat(&self.descriptor, name, flags, Mode::RUSR | Mode::WUSR)?)
+    }
+
+    /// Whether this name belongs to this file.
+    pub(super) fn is_named(&self, name: &OsStr, id: FileId) -> bool {
+        matches!(self.look(name), Ok(Some((found, _))) if found == id)
+    }
+
+    fn is_in_place(&self) -> bool {
+        rustix::fs::lstat(&self.path).is_ok_and(|stat| FileId::of(&stat) == self.id)
+    }
+
+    fn look(&self, name: &OsStr) -> io::Result<Option<(FileId, FileType)>> {
+        match rustix::fs::statat(&self.descriptor, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some((FileId::of(&stat), FileType::from_raw_mode(stat.st_mode)))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+/// The file name of a socket or lock.
+pub(super) fn name_of(path: &Path) -> io::Result<&OsStr> {
+    path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a path without a file name"))
+}
+
+fn open_or_make(path: &Path) -> Result<OwnedFd, DirectoryProblem> {
+    match open(path) {
+        Err(Errno::NOENT) => {
+            let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+            made.map_err(|error| match error.kind() {
+                io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => DirectoryProblem::NotADirectory,
+                _ => DirectoryProblem::Io("make the directory", error),
+            })?;
+            open(path)
+        }
+        other => other,
+    }
+    .map_err(|errno| match errno {
+        // A link is reported by any of the last three.
+        Errno::NOTDIR | Errno::LOOP | Errno::MLINK => DirectoryProblem::NotADirectory,
+        // Another user's directory that cannot be read is still another user's.
+        Errno::ACCESS => match rustix::fs::lstat(path) {
+            Ok(stat) if stat.st_uid != process::euid() => DirectoryProblem::OtherOwner(stat.st_uid),
+            _ => DirectoryProblem::Io("open the directory", errno.into()),
+        },
+        errno => DirectoryProblem::Io("open the directory", errno.into()),
+    })
+}
+
+fn open(path: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    #[test]
+    fn directory_is_made_for_this_user_only() {
+        let place = tempfile::tempdir().expect("a directory");
+        let socket = place.path().join("a/b/bus.sock");
+        Directory::open(&socket).expect("made");
+        let mode = std::fs::metadata(place.path().join("a/b")).expect("there").permissions().mode();
+        assert_eq!(mode & 0o7777, 0o700);
+        Directory::open(&socket).expect("opened again");
+    }
+
+    #[test]
+    fn links_files_and_writable_directories_are_refused() {
+        let place = tempfile::tempdir().expect("a directory");
+        let inside = |name: &str| place.path().join(name);
+        symlink(place.path(), inside("link")).expect("linked");
+        symlink(inside("nowhere"), inside("dangling")).expect("linked");
+        std::fs::write(inside("file"), b"").expect("written");
+        for name in ["link", "dangling", "file"] {
+            let problem = Directory::open(&inside(name).join("bus.sock")).expect_err(name);
+            assert!(matches!(problem, DirectoryProblem::NotADirectory), "{name}: {problem:?}");
+        }
+        assert!(!inside("nowhere").exists(), "nothing was made through the link");
+        std::fs::create_dir(inside("loose")).expect("made");
+        std::fs::set_permissions(inside("loose"), PermissionsExt::from_mode(0o770)).expect("set");
+        let problem = Directory::open(&inside("loose/bus.sock")).expect_err("loose");
+        assert!(matches!(problem, DirectoryProblem::WritableByOthers(0o770)), "{problem:?}");
+    }
+
+    #[test]
+    fn only_the_same_socket_file_is_removed() {
+        let place = tempfile::tempdir().expect("a directory");
+        let socket = place.path().join("bus.sock");
+        let directory = Directory::open(&socket).expect("opened");
+        assert_eq!(directory.find(&socket).expect("looked"), Entry::Absent);
+        let (_listener, file) = directory.listen(&socket).expect("listens");
+        assert_eq!(directory.find(&socket).expect("looked"), Entry::Socket(file.clone()));
+        assert!(directory.has(&file));
+        std::fs::rename(&socket, place.path().join("aside")).expect("moved");
+        std::fs::write(&socket, b"").expect("written");
+        assert_eq!(directory.find(&socket).expect("looked"), Entry::Other);
+        assert!(!directory.has(&file));
+        directory.remove(&file);
+        assert!(socket.exists(), "it is another file");
+        std::fs::rename(place.path().join("aside"), &socket).expect("moved back");
+        directory.remove(&file);
+        assert!(!socket.exists());
+    }
+
+    #[test]
+    fn replaced_directory_has_nothing() {
+        let place = tempfile::tempdir().expect("a directory");
+        let socket = place.path().join("bus/bus.sock");
+        let directory = Directory::open(&socket).expect("opened");
+        let (_listener, file) = directory.listen(&socket).expect("listens");
+        let lock = directory.lock(&socket).expect("taken");
+        assert!(directory.has(&file) && directory.has_lock(&lock));
+        std::fs::rename(place.path().join("bus"), place.path().join("aside")).expect("moved");
+        std::fs::create_dir(place.path().join("bus")).expect("made");
+        assert!(!directory.has(&file) && !directory.has_lock(&lock));
+    }
+}

@@ -1,0 +1,64 @@
+//! The functions of this crate on Unix, through `rustix`, `interprocess` and, where neither fits, `libc`. It never starts a thread.
+
+#[cfg(feature = "tokio")]
+mod accept;
+#[cfg(feature = "tokio")]
+mod adopt;
+mod bell;
+mod child;
+#[cfg(target_vendor = "apple")]
+mod confstr;
+mod connect;
+mod directory;
+mod lock;
+mod peer;
+mod process;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[path = "readiness_epoll.rs"]
+mod readiness;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[path = "readiness_kqueue.rs"]
+mod readiness;
+#[cfg(feature = "tokio")]
+mod registration;
+mod stream;
+mod user_directory;
+mod wait;
+#[cfg(all(feature = "tokio", any(target_os = "linux", target_os = "android")))]
+#[path = "watch_inotify.rs"]
+mod watch;
+#[cfg(all(feature = "tokio", not(any(target_os = "linux", target_os = "android"))))]
+#[path = "watch_kqueue.rs"]
+mod watch;
+
+#[cfg(feature = "tokio")]
+pub use accept::Acceptor;
+#[cfg(feature = "tokio")]
+pub use adopt::adopt;
+pub use bell::Bell;
+pub use child::{PipeWriter, abandon, output_pipe, prepare, read_output};
+pub use connect::{CONNECT_ACTIVATES, connect, is_accepting};
+pub use directory::{Directory, Entry, SocketFile};
+pub use lock::{LockFile, is_unlocked};
+pub use process::{descriptors_max, euid, pid, raise_descriptor_limit};
+pub use readiness::Readiness;
+#[cfg(feature = "tokio")]
+pub use registration::{Registration, Shared, register, register_again};
+pub use stream::{STOPPED_SOCKET_KEEPS_BYTES, read, read_blocking, shutdown, stop_reading, write, write_vectored};
+pub use user_directory::user_directory;
+pub use wait::wait;
+#[cfg(feature = "tokio")]
+pub use watch::Watch;
+
+/// A connection, or our end of a child's output.
+pub type Socket = std::os::fd::OwnedFd;
+
+/// A socket that accepts connections.
+pub type Listener = std::os::unix::net::UnixListener;
+
+/// A socket that listens next to the bus, as the standard library has it.
+#[cfg(feature = "tokio")]
+pub type AuxiliaryListener = std::os::unix::net::UnixListener;
+
+/// Linux, with or without the rest of Android.
+const LINUX: bool = cfg!(any(target_os = "linux", target_os = "android"));

@@ -1,0 +1,61 @@
+//! Facts about this process and its limit of open files. It never looks at another process.
+
+use rustix::process::{Resource, Rlimit};
+
+/// Effective user id of this process.
+pub fn euid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// This process.
+pub fn pid() -> u32 {
+    std::process::id()
+}
+
+/// How many files this process may have open.
+pub fn descriptors_max() -> usize {
+    let limit = rustix::process::getrlimit(Resource::Nofile).current;
+    limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX)
+}
+
+/// Raises the soft limit of open files to the hard one, as far as the kernel allows; returns the limit now in force, where `None` is no
+/// limit.
+pub fn raise_descriptor_limit() -> Option<u64> {
+    let Rlimit { current, maximum } = rustix::process::getrlimit(Resource::Nofile);
+    let wanted = wanted_descriptors(current, maximum, DESCRIPTORS_MAX);
+    if wanted == current {
+        return current;
+    }
+    match rustix::process::setrlimit(Resource::Nofile, Rlimit { current: wanted, maximum }) {
+        Ok(()) => wanted,
+        Err(_) => current,
+    }
+}
+
+/// The most that the kernel accepts, whatever the hard limit is: `OPEN_MAX`.
+const DESCRIPTORS_MAX: Option<u64> = if cfg!(target_vendor = "apple") { Some(10_240) } else { None };
+
+/// The limit to ask for; `None` is no limit. It is never lower than what is in force.
+fn wanted_descriptors(current: Option<u64>, hard: Option<u64>, most: Option<u64>) -> Option<u64> {
+    let wanted = [hard, most].into_iter().flatten().min();
+    match (wanted, current) {
+        (Some(wanted), Some(current)) => Some(wanted.max(current)),
+        (Some(_), None) | (None, _) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::wanted_descriptors;
+
+    #[test]
+    fn soft_limit_is_raised_to_the_hard_one_as_far_as_the_system_goes() {
+        let most = Some(10_240);
+        assert_eq!(wanted_descriptors(Some(256), Some(4096), None), Some(4096));
+        assert_eq!(wanted_descriptors(Some(256), None, None), None);
+        assert_eq!(wanted_descriptors(Some(256), None, most), Some(10_240), "no hard limit is not asked for");
+        assert_eq!(wanted_descriptors(Some(256), Some(4096), most), Some(4096));
+        assert_eq!(wanted_descriptors(Some(20_000), None, most), Some(20_000), "never lowered");
+        assert_eq!(wanted_descriptors(None, None, most), None);
+    }
+}

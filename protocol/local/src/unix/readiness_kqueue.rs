@@ -1,0 +1,174 @@
+//! One descriptor that is readable whenever a handle has something to do, through kqueue. It never reads or writes a socket, and never keeps
+//! one open.
+
+use super::Socket;
+use crate::Interest;
+use rustix::event::Timespec;
+use rustix::event::kqueue::{Event, EventFilter, EventFlags, UserDefinedFlags, UserFlags, kevent_timespec, kqueue};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Instant;
+
+/// A descriptor for the whole life of a handle, across reconnects, for event loops such as mio, calloop and GLib.
+///
+/// It is readable while one of the sockets is ready, or the time has come, or the handle has said that it is ready now: see
+/// [`set`](Self::set). A socket that is no longer ready is noticed at the next call of `set`. An event loop only waits for the descriptor;
+/// it must not read from it.
+///
+/// A socket that is dropped takes itself out.
+#[derive(Debug)]
+pub struct Readiness {
+    queue: OwnedFd,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    sockets: Vec<Registered>,
+    /// The time that the timer is set to.
+    armed: Option<Instant>,
+    ready: bool,
+}
+
+/// A socket in the queue, in one direction. The weak reference tells it from a later socket with the same number.
+#[derive(Debug)]
+struct Registered {
+    socket: Weak<Socket>,
+    writable: bool,
+}
+
+/// The timer and the user event each have a number of their own; there is one of each.
+const IDENT: isize = 0;
+
+/// Does not wait.
+const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+
+impl Readiness {
+    /// A descriptor that is not readable.
+    ///
+    /// # Errors
+    ///
+    /// If this process or the system is out of descriptors.
+    pub fn new() -> io::Result<Self> {
+        let queue = kqueue()?;
+        rustix::io::fcntl_setfd(&queue, rustix::io::FdFlags::CLOEXEC)?;
+        Ok(Self { queue, state: Mutex::default() })
+    }
+
+    /// Replaces what makes the descriptor readable: one of `interests` being ready, the time `at`, or, if `ready_now`, nothing further.
+    ///
+    /// This makes one system call if nothing has changed: a queue notices only when it is asked that a socket is no longer ready.
+    ///
+    /// # Errors
+    ///
+    /// If this process or the system is out of descriptors or memory. Then the descriptor may miss some of the interests, and the next call
+    /// tries again.
+    pub fn set(&self, interests: &[Interest<'_>], at: Option<Instant>, ready_now: bool) -> io::Result<()> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.set_sockets(&self.queue, interests)?;
+        let due = at.is_some_and(|at| at <= Instant::now());
+        state.set_timer(&self.queue, at.filter(|_| !due && !ready_now))?;
+        // Asking takes the timer's event out of the queue; the time has come then.
+        let fired = refresh(&self.queue)?;
+        state.set_ready(&self.queue, ready_now || due || fired)
+    }
+}
+
+impl AsFd for Readiness {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.queue.as_fd()
+    }
+}
+
+impl AsRawFd for Readiness {
+    fn as_raw_fd(&self) -> RawFd {
+        self.queue.as_raw_fd()
+    }
+}
+
+impl State {
+    fn set_sockets(&mut self, queue: &OwnedFd, interests: &[Interest<'_>]) -> io::Result<()> {
+        // What is no longer wanted goes first: a new socket may have the number of an old one.
+        self.sockets.retain(|registered| {
+            let wanted = interests.iter().any(|interest| registered.is(interest));
+            if !wanted && let Some(socket) = registered.socket.upgrade() {
+                // It fails only for a socket that is not there.
+                let _ = change(queue, filter(socket.as_fd(), registered.writable), EventFlags::DELETE);
+            }
+            wanted
+        });
+        for interest in interests {
+            if !self.sockets.iter().any(|registered| registered.is(interest)) {
+                change(queue, filter(interest.socket.as_fd(), interest.writable), EventFlags::ADD)?;
+                let socket = Arc::downgrade(interest.socket);
+                self.sockets.push(Registered { socket, writable: interest.writable });
+            }
+        }
+        Ok(())
+    }
+
+    fn set_timer(&mut self, queue: &OwnedFd, at: Option<Instant>) -> io::Result<()> {
+        if at == self.armed {
+            return Ok(());
+        }
+        if self.armed.take().is_some() {
+            // A timer that has fired is gone already.
+            let _ = change(queue, EventFilter::Timer { ident: IDENT, timer: None }, EventFlags::DELETE);
+        }
+        if let Some(at) = at {
+            let timer = Some(at.saturating_duration_since(Instant::now()));
+            change(queue, EventFilter::Timer { ident: IDENT, timer }, EventFlags::ADD | EventFlags::ONESHOT)?;
+            self.armed = Some(at);
+        }
+        Ok(())
+    }
+
+    fn set_ready(&mut self, queue: &OwnedFd, ready: bool) -> io::Result<()> {
+        if ready == self.ready {
+            return Ok(());
+        }
+        let user = |flags| EventFilter::User { ident: IDENT, flags, user_flags: UserDefinedFlags::new(0) };
+        if ready {
+            change(queue, user(UserFlags::NOINPUT), EventFlags::ADD)?;
+            change(queue, user(UserFlags::TRIGGER), EventFlags::empty())?;
+        } else {
+            change(queue, user(UserFlags::NOINPUT), EventFlags::DELETE)?;
+        }
+        self.ready = ready;
+        Ok(())
+    }
+}
+
+impl Registered {
+    /// Whether this is the same open socket in the same direction. While a weak reference lives, no other socket has its address.
+    fn is(&self, interest: &Interest<'_>) -> bool {
+        std::ptr::eq(self.socket.as_ptr(), Arc::as_ptr(interest.socket)) && self.writable == interest.writable
+    }
+}
+
+fn filter(socket: BorrowedFd<'_>, writable: bool) -> EventFilter {
+    let descriptor = socket.as_raw_fd();
+    if writable { EventFilter::Write(descriptor) } else { EventFilter::Read(descriptor) }
+}
+
+/// Makes one change to the queue.
+#[allow(unsafe_code)]
+fn change(queue: &OwnedFd, filter: EventFilter, flags: EventFlags) -> io::Result<()> {
+    let event = Event::new(filter, flags, std::ptr::null_mut());
+    let mut none: [MaybeUninit<Event>; 0] = [];
+    // SAFETY: a descriptor in the event is that of a socket which the caller borrows. The kernel takes a socket that is closed out of the
+    // queue, and the queue holds no pointer of ours.
+    unsafe { kevent_timespec(queue, &[event], &mut none, Some(&AT_ONCE)) }?;
+    Ok(())
+}
+
+/// Lets the queue look again at what it holds to be ready; returns whether the timer has fired.
+#[allow(unsafe_code)]
+fn refresh(queue: &OwnedFd) -> io::Result<bool> {
+    let mut events = [const { MaybeUninit::<Event>::uninit() }; 8];
+    // SAFETY: nothing is added to the queue.
+    let (events, _) = unsafe { kevent_timespec(queue, &[], &mut events, Some(&AT_ONCE)) }?;
+    Ok(events.iter().any(|event| matches!(event.filter(), EventFilter::Timer { .. })))
+}

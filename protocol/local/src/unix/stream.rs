@@ -1,0 +1,108 @@
+//! Moving bytes through a connected socket, with neither waiting nor SIGPIPE. It keeps no byte: what the kernel does not take, the caller
+//! offers again.
+
+use crate::{Socket, buffer};
+use bytes::BytesMut;
+use bytes::buf::Limit;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
+use std::io::{self, IoSlice};
+use std::os::fd::AsFd;
+
+/// What to ask the kernel for as a socket's send buffer. `cargo bench --bench bus` has the figures.
+const SOCKET_BUFFER_BYTES: usize = 512 * 1024;
+
+/// Without waiting and without SIGPIPE.
+#[cfg(not(target_vendor = "apple"))]
+const SEND_FLAGS: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
+
+/// [`set_up`] has made the socket itself non-blocking and silent.
+#[cfg(target_vendor = "apple")]
+const SEND_FLAGS: SendFlags = SendFlags::DONTWAIT;
+
+/// Whether what was sent can still be read after [`stop_reading`].
+pub const STOPPED_SOCKET_KEEPS_BYTES: bool = super::LINUX;
+
+/// Prepares a connected socket for the functions of this module.
+pub(super) fn set_up(socket: impl AsFd) -> io::Result<()> {
+    // macOS ignores `MSG_DONTWAIT` when it sends, and has no `MSG_NOSIGNAL`.
+    #[cfg(target_vendor = "apple")]
+    rustix::net::sockopt::set_socket_nosigpipe(&socket, true)?;
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    rustix::io::ioctl_fionbio(&socket, true)?;
+    // Fewer wake-ups per byte; the kernel may give less.
+    let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, SOCKET_BUFFER_BYTES);
+    Ok(())
+}
+
+/// Reads what has arrived into `target`, without waiting; 0 is the end of the stream.
+///
+/// # Errors
+///
+/// [`WouldBlock`](io::ErrorKind::WouldBlock) if nothing has arrived.
+#[inline]
+pub fn read(socket: &Socket, target: &mut Limit<&mut BytesMut>) -> io::Result<usize> {
+    receive(socket, target, RecvFlags::DONTWAIT)
+}
+
+/// Reads into `target`, and waits for something to read on Linux. On other systems, where a connected socket never waits, this is
+/// [`read`].
+///
+/// # Errors
+///
+/// [`WouldBlock`](io::ErrorKind::WouldBlock) if nothing has arrived, on other systems than Linux.
+#[inline]
+pub fn read_blocking(socket: &Socket, target: &mut Limit<&mut BytesMut>) -> io::Result<usize> {
+    receive(socket, target, RecvFlags::empty())
+}
+
+#[inline]
+fn receive(socket: &Socket, target: &mut Limit<&mut BytesMut>, flags: RecvFlags) -> io::Result<usize> {
+    loop {
+        match buffer::fill(target, |spare| Ok(rustix::net::recv(socket, spare, flags)?.0.0)) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+/// Writes as much of `bytes` as the socket takes.
+///
+/// # Errors
+///
+/// [`WouldBlock`](io::ErrorKind::WouldBlock) if the socket is full.
+#[inline]
+pub fn write(socket: &Socket, bytes: &[u8]) -> io::Result<usize> {
+    retry(|| rustix::net::send(socket, bytes, SEND_FLAGS))
+}
+
+/// Writes as much of `slices`, in order, as the socket takes.
+///
+/// # Errors
+///
+/// [`WouldBlock`](io::ErrorKind::WouldBlock) if the socket is full.
+#[inline]
+pub fn write_vectored(socket: &Socket, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    retry(|| rustix::net::sendmsg(socket, slices, &mut SendAncillaryBuffer::default(), SEND_FLAGS))
+}
+
+fn retry(mut call: impl FnMut() -> rustix::io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match call() {
+            Err(Errno::INTR) => {}
+            other => return Ok(other?),
+        }
+    }
+}
+
+/// Ends both directions. The other end can still read what was written.
+pub fn shutdown(socket: &Socket) {
+    // It fails only if the other end is gone, and then there is nothing to end.
+    let _ = rustix::net::shutdown(socket, Shutdown::Both);
+}
+
+/// Ends the direction towards this process: the other end can write no more. What it has written can still be read where
+/// [`STOPPED_SOCKET_KEEPS_BYTES`], and is discarded elsewhere.
+pub fn stop_reading(socket: &Socket) {
+    let _ = rustix::net::shutdown(socket, Shutdown::Read);
+}
