@@ -125,7 +125,7 @@ impl Options {
     }
 
     #[cfg(all(test, unix))]
-    pub(crate) fn with_native(mut self, native: crate::native::Native) -> Self {
+    pub(crate) fn with_native(mut self, native: native::Native) -> Self {
         self.plan.native = Some(native);
         self
     }

@@ -40,20 +40,20 @@ mod tests {
         let mut target = (&mut buffer).limit(3);
         let len = fill(&mut target, |spare| {
             assert_eq!(spare.len(), 3);
-            Ok(spare.write_filled(b'c'))
+            Ok(spare.filled_with(b'c'))
         });
         assert_eq!(len.expect("filled"), 3);
         assert_eq!(target.remaining_mut(), 0);
         assert_eq!(&buffer[..], b"abccc");
     }
 
-    trait WriteFilled {
-        fn write_filled(&mut self, byte: u8) -> &mut [u8];
+    trait FilledWith {
+        fn filled_with(&mut self, byte: u8) -> &mut [u8];
     }
 
-    impl WriteFilled for [MaybeUninit<u8>] {
+    impl FilledWith for [MaybeUninit<u8>] {
         #[allow(unsafe_code)]
-        fn write_filled(&mut self, byte: u8) -> &mut [u8] {
+        fn filled_with(&mut self, byte: u8) -> &mut [u8] {
             self.fill(MaybeUninit::new(byte));
             // SAFETY: every byte was just written.
             unsafe { &mut *(std::ptr::from_mut(self) as *mut [u8]) }

@@ -60,7 +60,7 @@ impl DaemonLock {
 
     /// Whether clients still find the socket, and other daemons the lock.
     pub(super) fn is_in_place(&self) -> bool {
-        let has_lock = self.lock.borrow().as_ref().is_some_and(|lock| self.directory.has_lock(lock));
+        let has_lock = self.lock.borrow().as_ref().is_some_and(|lock| lock.is_in(&self.directory));
         has_lock && self.directory.has(&self.socket)
     }
 
@@ -99,7 +99,7 @@ fn lock_directory_of(socket: &Path) -> Result<(Directory, LockFile), BindError> 
             DirectoryProblem::Io(action, source) => BindError::Io { action, path, source },
         }
     })?;
-    let lock = directory.lock(socket).map_err(|problem| {
+    let lock = LockFile::take(&directory, socket).map_err(|problem| {
         let path = LockFile::path_of(socket).unwrap_or_else(|_| socket.to_owned());
         match problem {
             LockProblem::Held => BindError::AlreadyRunning { lock: path },

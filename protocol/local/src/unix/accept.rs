@@ -1,6 +1,8 @@
 //! Accepting connections in a task, each with its peer. It never decides whether a peer is welcome.
 
-use super::{Listener, Registration, Socket, peer, register, stream};
+use super::registration::{Registration, register};
+use super::socket::{Listener, Socket};
+use super::{peer, stream};
 use crate::Peer;
 use std::io;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! Taking over a socket that a service manager made. It never removes its file.
 
-use super::{AuxiliaryListener, Listener};
+use super::socket::{AuxiliaryListener, Listener};
 use crate::AdoptProblem;
 use std::os::fd::AsFd;
 use std::path::PathBuf;

@@ -1,6 +1,6 @@
 //! A descriptor that another thread makes readable. It carries no data.
 
-use super::Socket;
+use super::socket::Socket;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! The pipe and the process of a program that is started. It never starts one.
 
-use super::Socket;
+use super::socket::Socket;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command};

@@ -1,6 +1,7 @@
 //! Connecting to a socket by its path, with a look at who serves it. It never waits, and never sends a byte.
 
-use super::{LINUX, lock, peer, process, stream};
+use super::socket::LINUX;
+use super::{lock, peer, process, stream};
 use crate::Connected;
 use interprocess::ConnectWaitMode;
 use interprocess::local_socket::traits::Stream as _;

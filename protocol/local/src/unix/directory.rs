@@ -4,10 +4,11 @@
 //! A directory is checked through its descriptor, and files are looked up, locked and removed relative to it, so that the directory that
 //! was checked is the one that is used. Only making a socket and connecting to one take a path.
 
-use super::lock::{self, LockFile};
-use super::{Listener, process};
-use crate::{DirectoryProblem, LockProblem};
-use broadcaster_protocol::endpoint::lock_file;
+use super::process;
+#[cfg(feature = "tokio")]
+use super::socket::AuxiliaryListener;
+use super::socket::Listener;
+use crate::DirectoryProblem;
 use interprocess::TryClone;
 use interprocess::local_socket::{GenericFilePath, ListenerOptions, ToFsName};
 use interprocess::os::unix::local_socket::ListenerOptionsExt;
@@ -85,15 +86,6 @@ impl Directory {
         Ok(Self { path, descriptor, id: FileId::of(&stat) })
     }
 
-    /// Takes the lock that belongs to `socket`, and clears the mark that its last holder left.
-    ///
-    /// # Errors
-    ///
-    /// [`LockProblem::Held`] if another process holds it.
-    pub fn lock(&self, socket: &Path) -> Result<LockFile, LockProblem> {
-        lock::take(self, lock_file(socket))
-    }
-
     /// What is at `socket`, which must be in this directory.
     ///
     /// # Errors
@@ -134,18 +126,13 @@ impl Directory {
     ///
     /// As [`listen`](Self::listen).
     #[cfg(feature = "tokio")]
-    pub fn listen_auxiliary(&self, socket: &Path) -> io::Result<(super::AuxiliaryListener, SocketFile)> {
+    pub fn listen_auxiliary(&self, socket: &Path) -> io::Result<(AuxiliaryListener, SocketFile)> {
         self.listen(socket)
     }
 
     /// Whether the path of this directory still leads to it, and `file` is still in it.
     pub fn has(&self, file: &SocketFile) -> bool {
         self.is_in_place() && self.is_named(&file.name, file.id)
-    }
-
-    /// Whether `lock` is still where another process looks for it.
-    pub fn has_lock(&self, lock: &LockFile) -> bool {
-        self.is_in_place() && lock.is_in(self)
     }
 
     /// Removes `file` if it is still the same file. A caller holds the lock that belongs to it.
@@ -167,7 +154,8 @@ impl Directory {
         matches!(self.look(name), Ok(Some((found, _))) if found == id)
     }
 
-    fn is_in_place(&self) -> bool {
+    /// Whether the path of this directory still leads to it.
+    pub(super) fn is_in_place(&self) -> bool {
         rustix::fs::lstat(&self.path).is_ok_and(|stat| FileId::of(&stat) == self.id)
     }
 
@@ -273,10 +261,9 @@ mod tests {
         let socket = place.path().join("bus/bus.sock");
         let directory = Directory::open(&socket).expect("opened");
         let (_listener, file) = directory.listen(&socket).expect("listens");
-        let lock = directory.lock(&socket).expect("taken");
-        assert!(directory.has(&file) && directory.has_lock(&lock));
+        assert!(directory.has(&file));
         std::fs::rename(place.path().join("bus"), place.path().join("aside")).expect("moved");
         std::fs::create_dir(place.path().join("bus")).expect("made");
-        assert!(!directory.has(&file) && !directory.has_lock(&lock));
+        assert!(!directory.has(&file));
     }
 }

@@ -39,30 +39,36 @@ impl LockFile {
         Ok(rustix::fs::ftruncate(&self.file, 1)?)
     }
 
-    pub(super) fn is_in(&self, directory: &Directory) -> bool {
-        name_of(&self.path).is_ok_and(|name| directory.is_named(name, self.id))
+    /// Whether another process that looks for the lock in `directory` finds this file.
+    pub fn is_in(&self, directory: &Directory) -> bool {
+        directory.is_in_place() && name_of(&self.path).is_ok_and(|name| directory.is_named(name, self.id))
     }
-}
 
-/// Takes the lock on the file at `path`, which is in `directory`.
-pub(super) fn take(directory: &Directory, path: PathBuf) -> Result<LockFile, LockProblem> {
-    let io = |action| move |error: io::Error| LockProblem::Io(action, error);
-    let name = name_of(&path).map_err(io("open the lock file"))?.to_owned();
-    // Another process may remove the file between opening and locking it. Then the lock is on a file that no other process will find.
-    for _ in 0..ATTEMPTS_MAX {
-        let file = directory.open_lock(&name).map_err(io("open the lock file"))?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Err(LockProblem::Held),
-            Err(errno) => return Err(LockProblem::Io("lock", errno.into())),
+    /// Takes the lock that belongs to `socket`, which is in `directory`, and clears the mark that its last holder left.
+    ///
+    /// # Errors
+    ///
+    /// [`LockProblem::Held`] if another process holds it.
+    pub fn take(directory: &Directory, socket: &Path) -> Result<Self, LockProblem> {
+        let path = lock_file(socket);
+        let name = name_of(&path).map_err(|error| LockProblem::Io("open the lock file", error))?;
+        // Another process may remove the file between opening and locking it. Then the lock is on a file that no other process finds.
+        for _ in 0..ATTEMPTS_MAX {
+            let file = directory.open_lock(name).map_err(|error| LockProblem::Io("open the lock file", error))?;
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK) => return Err(LockProblem::Held),
+                Err(errno) => return Err(LockProblem::Io("lock", errno.into())),
+            }
+            rustix::fs::ftruncate(&file, 0).map_err(|errno| LockProblem::Io("write on", errno.into()))?;
+            let stat = rustix::fs::fstat(&file).map_err(|errno| LockProblem::Io("look at", errno.into()))?;
+            let id = FileId::of(&stat);
+            if directory.is_named(name, id) {
+                return Ok(Self { path, file, id });
+            }
         }
-        rustix::fs::ftruncate(&file, 0).map_err(|errno| LockProblem::Io("write on", errno.into()))?;
-        let id = FileId::of(&rustix::fs::fstat(&file).map_err(|errno| LockProblem::Io("look at", errno.into()))?);
-        if directory.is_named(&name, id) {
-            return Ok(LockFile { path, file, id });
-        }
+        Err(LockProblem::Removed)
     }
-    Err(LockProblem::Removed)
 }
 
 /// Whether no process holds the lock of `socket`, or its holder has marked that it is about to end.
@@ -89,13 +95,13 @@ mod tests {
         let socket = place.path().join("bus.sock");
         assert!(is_unlocked(&socket), "there is no file");
         let directory = Directory::open(&socket).expect("opened");
-        let lock = directory.lock(&socket).expect("taken");
+        let lock = LockFile::take(&directory, &socket).expect("taken");
         assert!(!is_unlocked(&socket));
-        assert!(matches!(directory.lock(&socket), Err(LockProblem::Held)));
+        assert!(matches!(LockFile::take(&directory, &socket), Err(LockProblem::Held)));
         lock.mark_leaving().expect("marked");
         assert!(is_unlocked(&socket));
         drop(lock);
-        let lock = directory.lock(&socket).expect("taken again");
+        let lock = LockFile::take(&directory, &socket).expect("taken again");
         assert!(!is_unlocked(&socket), "the mark is cleared");
         drop(lock);
         assert!(is_unlocked(&socket));
@@ -106,9 +112,21 @@ mod tests {
         let place = tempfile::tempdir().expect("a directory");
         let socket = place.path().join("bus.sock");
         let directory = Directory::open(&socket).expect("opened");
-        let lock = directory.lock(&socket).expect("taken");
+        let lock = LockFile::take(&directory, &socket).expect("taken");
         std::fs::remove_file(place.path().join("bus.lock")).expect("removed");
-        assert!(!directory.has_lock(&lock));
-        assert!(directory.has_lock(&directory.lock(&socket).expect("a new file")));
+        assert!(!lock.is_in(&directory));
+        assert!(LockFile::take(&directory, &socket).expect("a new file").is_in(&directory));
+    }
+
+    #[test]
+    fn lock_in_a_directory_that_was_replaced_is_noticed() {
+        let place = tempfile::tempdir().expect("a directory");
+        let socket = place.path().join("bus/bus.sock");
+        let directory = Directory::open(&socket).expect("opened");
+        let lock = LockFile::take(&directory, &socket).expect("taken");
+        assert!(lock.is_in(&directory));
+        std::fs::rename(place.path().join("bus"), place.path().join("aside")).expect("moved");
+        std::fs::create_dir(place.path().join("bus")).expect("made");
+        assert!(!lock.is_in(&directory));
     }
 }

@@ -21,6 +21,7 @@ mod readiness;
 mod readiness;
 #[cfg(feature = "tokio")]
 mod registration;
+mod socket;
 mod stream;
 mod user_directory;
 mod wait;
@@ -44,21 +45,11 @@ pub use process::{descriptors_max, euid, pid, raise_descriptor_limit};
 pub use readiness::Readiness;
 #[cfg(feature = "tokio")]
 pub use registration::{Registration, Shared, register, register_again};
+#[cfg(feature = "tokio")]
+pub use socket::AuxiliaryListener;
+pub use socket::{Listener, Socket};
 pub use stream::{STOPPED_SOCKET_KEEPS_BYTES, read, read_blocking, shutdown, stop_reading, write, write_vectored};
 pub use user_directory::user_directory;
 pub use wait::wait;
 #[cfg(feature = "tokio")]
 pub use watch::Watch;
-
-/// A connection, or our end of a child's output.
-pub type Socket = std::os::fd::OwnedFd;
-
-/// A socket that accepts connections.
-pub type Listener = std::os::unix::net::UnixListener;
-
-/// A socket that listens next to the bus, as the standard library has it.
-#[cfg(feature = "tokio")]
-pub type AuxiliaryListener = std::os::unix::net::UnixListener;
-
-/// Linux, with or without the rest of Android.
-const LINUX: bool = cfg!(any(target_os = "linux", target_os = "android"));

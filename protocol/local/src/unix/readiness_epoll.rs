@@ -1,7 +1,7 @@
 //! One descriptor that is readable whenever a handle has something to do, through epoll. It never reads or writes a socket, and never keeps
 //! one open.
 
-use super::Socket;
+use super::socket::Socket;
 use crate::Interest;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};

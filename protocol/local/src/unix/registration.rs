@@ -1,6 +1,6 @@
 //! Registering a socket with a runtime of tokio, for one direction. It never reads or writes.
 
-use super::{Listener, Socket};
+use super::socket::{Listener, Socket};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;

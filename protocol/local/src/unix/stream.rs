@@ -1,7 +1,8 @@
 //! Moving bytes through a connected socket, with neither waiting nor SIGPIPE. It keeps no byte: what the kernel does not take, the caller
 //! offers again.
 
-use crate::{Socket, buffer};
+use super::socket::{LINUX, Socket};
+use crate::buffer;
 use bytes::BytesMut;
 use bytes::buf::Limit;
 use rustix::io::Errno;
@@ -21,7 +22,7 @@ const SEND_FLAGS: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 const SEND_FLAGS: SendFlags = SendFlags::DONTWAIT;
 
 /// Whether what was sent can still be read after [`stop_reading`].
-pub const STOPPED_SOCKET_KEEPS_BYTES: bool = super::LINUX;
+pub const STOPPED_SOCKET_KEEPS_BYTES: bool = LINUX;
 
 /// Prepares a connected socket for the functions of this module.
 pub(super) fn set_up(socket: impl AsFd) -> io::Result<()> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 /// The system's own directory for this user, if it exists and belongs to the user: `/run/user/UID`, or on macOS
 /// `/var/folders/../../0`.
 pub fn user_directory() -> Option<PathBuf> {
-    let euid = super::euid();
+    let euid = super::process::euid();
     path(euid).filter(|directory| rustix::fs::lstat(directory).is_ok_and(|stat| stat.st_uid == euid))
 }
 

@@ -1,6 +1,6 @@
 //! Noticing that the names in a directory change, through inotify. It never looks at what has changed, and never polls.
 
-use super::Registration;
+use super::registration::{Registration, register};
 use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
 use std::io;
 use std::mem::MaybeUninit;
@@ -28,7 +28,7 @@ impl Watch {
             | WatchFlags::MOVED_TO
             | WatchFlags::ONLYDIR;
         inotify::add_watch(&inotify, directory, of_interest)?;
-        Ok(Self(super::register(Rc::new(inotify), Interest::READABLE)?))
+        Ok(Self(register(Rc::new(inotify), Interest::READABLE)?))
     }
 
     /// Waits until a name has changed. The caller looks at what it is interested in.

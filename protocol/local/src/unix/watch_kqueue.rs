@@ -1,6 +1,6 @@
 //! Noticing that the names in a directory change, through kqueue. It never looks at what has changed, and never polls.
 
-use super::Registration;
+use super::registration::{Registration, register};
 use rustix::event::Timespec;
 use rustix::event::kqueue::{Event, EventFilter, EventFlags, VnodeEvents, kevent_timespec, kqueue};
 use rustix::fs::{Mode, OFlags};
@@ -43,7 +43,7 @@ impl Watch {
         // SAFETY: the directory is open, and stays open for as long as the queue: both are owned by what is returned, which drops the
         // queue first.
         unsafe { kevent_timespec(&queue, &[watch], &mut none, Some(&AT_ONCE)) }?;
-        Ok(Self { events: super::register(Rc::new(queue), Interest::READABLE)?, _directory: directory })
+        Ok(Self { events: register(Rc::new(queue), Interest::READABLE)?, _directory: directory })
     }
 
     /// Waits until a name has changed. The caller looks at what it is interested in.

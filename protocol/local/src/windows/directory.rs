@@ -1,12 +1,14 @@
 //! Where the lock files of this user's buses are, and the pipes themselves, which are in no directory. It never removes a file.
 
 #[cfg(feature = "tokio")]
+use super::auxiliary::AuxiliaryListener;
+#[cfg(feature = "tokio")]
 use super::instance::instance;
-use super::lock::{self, LockFile};
 use super::server::Server;
 #[cfg(feature = "tokio")]
 use crate::AdoptProblem;
-use crate::{DirectoryProblem, LockProblem};
+use crate::DirectoryProblem;
+use broadcaster_protocol::endpoint::DIRECTORY_NAME;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -32,7 +34,7 @@ pub enum Entry {
 impl Directory {
     /// The path of the directory that holds the lock of `socket`; `socket` if this user has none.
     pub fn path_of(socket: &Path) -> PathBuf {
-        lock::directory().unwrap_or_else(|_| socket.to_owned())
+        local_data().unwrap_or_else(|_| socket.to_owned())
     }
 
     /// Makes the directory that holds the lock of `socket`, if there is none.
@@ -41,19 +43,9 @@ impl Directory {
     ///
     /// If the system refuses, or this user has no directory for local data.
     pub fn open(_socket: &Path) -> Result<Self, DirectoryProblem> {
-        let path = lock::directory().map_err(|error| DirectoryProblem::Io("find the directory of", error))?;
+        let path = local_data().map_err(|error| DirectoryProblem::Io("find the directory of", error))?;
         std::fs::create_dir_all(path).map_err(|error| DirectoryProblem::Io("make the directory", error))?;
         Ok(Self(()))
-    }
-
-    /// Takes the lock that belongs to `socket`, and clears the mark that its last holder left.
-    ///
-    /// # Errors
-    ///
-    /// [`LockProblem::Held`] if another process holds it.
-    pub fn lock(&self, socket: &Path) -> Result<LockFile, LockProblem> {
-        let path = LockFile::path_of(socket).map_err(|error| LockProblem::Io("find the user of", error))?;
-        lock::take(&path)
     }
 
     /// Nothing: a pipe has no file.
@@ -80,10 +72,10 @@ impl Directory {
     ///
     /// As [`listen`](Self::listen).
     #[cfg(feature = "tokio")]
-    pub fn listen_auxiliary(&self, socket: &Path) -> io::Result<(super::AuxiliaryListener, SocketFile)> {
+    pub fn listen_auxiliary(&self, socket: &Path) -> io::Result<(AuxiliaryListener, SocketFile)> {
         let name = socket.as_os_str().to_owned();
         let ready = instance(&name, true).map_err(in_use)?;
-        Ok((super::AuxiliaryListener::new(name, ready), SocketFile(())))
+        Ok((AuxiliaryListener::new(name, ready), SocketFile(())))
     }
 
     /// `true`: a pipe cannot be taken away from a living process.
@@ -91,13 +83,15 @@ impl Directory {
         true
     }
 
-    /// `true`: an open lock file cannot be removed.
-    pub fn has_lock(&self, _lock: &LockFile) -> bool {
-        true
-    }
-
     /// Does nothing: a pipe has no file.
     pub fn remove(&self, _file: &SocketFile) {}
+}
+
+/// The user's directory for local data.
+pub(super) fn local_data() -> io::Result<PathBuf> {
+    directories::ProjectDirs::from("", "", DIRECTORY_NAME)
+        .map(|project| project.data_local_dir().to_owned())
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "this user has no directory for local data"))
 }
 
 fn in_use(error: io::Error) -> io::Error {
@@ -113,6 +107,6 @@ fn in_use(error: io::Error) -> io::Error {
 ///
 /// Always [`AdoptProblem::Unsupported`].
 #[cfg(feature = "tokio")]
-pub fn adopt(listener: &super::AuxiliaryListener) -> Result<(PathBuf, Server), AdoptProblem> {
+pub fn adopt(listener: &AuxiliaryListener) -> Result<(PathBuf, Server), AdoptProblem> {
     Err(AdoptProblem::Unsupported(listener.name().into()))
 }

@@ -1,8 +1,9 @@
 //! The lock file of a bus: the kernel's lock on it decides which process is the daemon. It never decides by a pid or by the file's existence.
 
+use super::directory::{Directory, local_data};
 use super::user;
 use crate::LockProblem;
-use broadcaster_protocol::endpoint::{DIRECTORY_NAME, pipe_lock_file};
+use broadcaster_protocol::endpoint::pipe_lock_file;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::os::windows::fs::OpenOptionsExt;
@@ -22,7 +23,7 @@ impl LockFile {
     ///
     /// If the user of this process, or its directory for local data, is not known.
     pub fn path_of(socket: &Path) -> io::Result<PathBuf> {
-        Ok(pipe_lock_file(&directory()?, socket, user::current()?.as_str()))
+        Ok(pipe_lock_file(&local_data()?, socket, user::current()?.as_str()))
     }
 
     /// Marks the file, so that others see that its holder is about to end.
@@ -33,27 +34,30 @@ impl LockFile {
     pub fn mark_leaving(&self) -> io::Result<()> {
         self.0.set_len(1)
     }
-}
 
-/// The user's directory for local data.
-pub(super) fn directory() -> io::Result<PathBuf> {
-    directories::ProjectDirs::from("", "", DIRECTORY_NAME)
-        .map(|project| project.data_local_dir().to_owned())
-        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "this user has no directory for local data"))
-}
-
-/// Takes the lock on the file at `path`.
-pub(super) fn take(path: &Path) -> Result<LockFile, LockProblem> {
-    let io = |action| move |error| LockProblem::Io(action, error);
-    let mut options = File::options();
-    options.create(true).truncate(false).write(true).share_mode(SHARE_READ_AND_WRITE);
-    let file = options.open(path).map_err(io("open the lock file"))?;
-    match file.try_lock() {
-        Ok(()) => file.set_len(0).map_err(io("write on"))?,
-        Err(TryLockError::WouldBlock) => return Err(LockProblem::Held),
-        Err(TryLockError::Error(error)) => return Err(LockProblem::Io("lock", error)),
+    /// `true`: an open lock file cannot be removed.
+    pub fn is_in(&self, _directory: &Directory) -> bool {
+        true
     }
-    Ok(LockFile(file))
+
+    /// Takes the lock that belongs to `socket`, and clears the mark that its last holder left.
+    ///
+    /// # Errors
+    ///
+    /// [`LockProblem::Held`] if another process holds it.
+    pub fn take(_directory: &Directory, socket: &Path) -> Result<Self, LockProblem> {
+        let io = |action| move |error| LockProblem::Io(action, error);
+        let path = Self::path_of(socket).map_err(io("find the user of"))?;
+        let mut options = File::options();
+        options.create(true).truncate(false).write(true).share_mode(SHARE_READ_AND_WRITE);
+        let file = options.open(path).map_err(io("open the lock file"))?;
+        match file.try_lock() {
+            Ok(()) => file.set_len(0).map_err(io("write on"))?,
+            Err(TryLockError::WouldBlock) => return Err(LockProblem::Held),
+            Err(TryLockError::Error(error)) => return Err(LockProblem::Io("lock", error)),
+        }
+        Ok(Self(file))
+    }
 }
 
 /// Whether no process holds the lock of `socket`, or its holder has marked that it is about to end.

@@ -26,6 +26,7 @@ pub mod process;
 mod registration;
 mod security;
 mod server;
+mod socket;
 mod stream;
 mod text;
 mod this_process;
@@ -51,14 +52,9 @@ pub use pipe::Pipe;
 #[cfg(feature = "tokio")]
 pub use registration::{Ready, Registration, Shared, register, register_again};
 pub use server::Server;
+pub use socket::{Listener, Socket};
 pub use stream::{STOPPED_SOCKET_KEEPS_BYTES, read, read_blocking, shutdown, stop_reading, write, write_vectored};
 pub use this_process::{descriptors_max, euid, pid, raise_descriptor_limit};
 pub use wait::wait;
 #[cfg(feature = "tokio")]
 pub use watch::Watch;
-
-/// A connection, or our end of a child's output.
-pub type Socket = Pipe;
-
-/// A pipe's name that this process serves.
-pub type Listener = Server;
