@@ -1,32 +1,41 @@
-//! How the command ends: one code per kind of outcome, and one sentence on stderr. The codes are part of the interface.
+//! How the command ends: one exit code per kind of outcome, and one sentence on stderr. The codes are part of the interface.
 
+use crate::output::notice;
 use std::error::Error;
 use std::fmt;
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
 use system_broadcaster::{ConnectError, RecvError, SendError};
 
-/// Exit codes; `broadcasterd --help` lists them. 2 is given by the argument parser too.
+/// Begins every diagnostic.
+const PREFIX: &str = "broadcasterd: ";
+
+/// An exit code. The argument parser uses 2 as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Code {
     Ok = 0,
     Failed = 1,
     Usage = 2,
     TimedOut = 3,
-    NobodyThere = 4,
+    NotRunning = 4,
     Unreachable = 5,
     Refused = 6,
+    Lost = 7,
 }
 
-/// The same list, for people.
-pub(crate) const CODES_HELP: &str = "Exit codes:
-  0  done
-  1  failed: an error of the system, the demo missed a frame, or the doctor found an error
-  2  usage: an argument, a variable or a setting can not be used
-  3  timeout: nothing came in time
-  4  nobody there: no daemon runs (status, stop, monitor, stats, ...)
-  5  cannot reach the daemon, or start one
-  6  refused by the daemon";
+impl Code {
+    /// Every code with its meaning, for `--help` and the manual pages.
+    pub(crate) const MEANINGS: [(Self, &str); 8] = [
+        (Self::Ok, "success"),
+        (Self::Failed, "failure: a system error, a message lost in the demo, or an error found by doctor"),
+        (Self::Usage, "usage: an argument, a variable or a setting is invalid"),
+        (Self::TimedOut, "timeout: nothing arrived in time"),
+        (Self::NotRunning, "not running: there is no daemon (status, stop, monitor, stats, ...)"),
+        (Self::Unreachable, "unreachable: the daemon does not answer, or cannot be started"),
+        (Self::Refused, "refused or disconnected by the daemon"),
+        (Self::Lost, "lost: messages are missing (listen --fail-on-loss)"),
+    ];
+}
 
 impl From<Code> for ExitCode {
     fn from(code: Code) -> Self {
@@ -34,12 +43,7 @@ impl From<Code> for ExitCode {
     }
 }
 
-/// A line on stderr, if anybody reads it.
-pub(crate) fn say(line: fmt::Arguments<'_>) {
-    let _ = writeln!(io::stderr(), "{line}");
-}
-
-/// Why the command did not do what it was asked to.
+/// Why the command failed.
 #[derive(Debug)]
 pub(crate) struct Failure {
     code: Code,
@@ -51,50 +55,43 @@ impl Failure {
         Self { code, error: error.into() }
     }
 
-    /// The output says already what is wrong.
-    pub(crate) fn told(code: Code) -> Self {
-        Self::new(code, Told)
+    /// A failure that the output already describes.
+    pub(crate) fn reported(code: Code) -> Self {
+        Self::new(code, Reported)
     }
 
-    /// How the command ends.
+    /// The exit code.
     pub(crate) fn code(&self) -> Code {
         self.code
     }
 
-    /// Says why on stderr, with all causes in one sentence. That nobody reads our output any more is no failure.
+    /// Writes the failure to stderr, with all causes in one sentence. A reader of stdout that is gone is not a failure.
     pub(crate) fn report(&self) -> ExitCode {
         if self.error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
             return Code::Ok.into();
         }
-        if !self.error.is::<Told>() {
-            say(format_args!("broadcasterd: {self}"));
+        if !self.error.is::<Reported>() {
+            notice(format_args!("{PREFIX}{self}"));
         }
         self.code.into()
     }
 }
 
-/// There is nothing left to say.
+/// Stands for an error that is in the output already.
 #[derive(Debug)]
-struct Told;
+struct Reported;
 
-impl fmt::Display for Told {
+impl fmt::Display for Reported {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str("see the output")
     }
 }
 
-impl Error for Told {}
+impl Error for Reported {}
 
-/// The error and all its causes, as one sentence.
 impl fmt::Display for Failure {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}", self.error)?;
-        let mut cause = self.error.source();
-        while let Some(error) = cause {
-            write!(out, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
+        out.write_str(&with_causes(&*self.error))
     }
 }
 
@@ -109,10 +106,23 @@ impl From<ConnectError> for Failure {
         let code = match &error {
             ConnectError::Name(_) | ConnectError::Endpoint(_) | ConnectError::RelativeProgram { .. } => Code::Usage,
             ConnectError::Refused { .. } => Code::Refused,
+            ConnectError::Start { .. } => return Self::new(Code::Unreachable, without_prefixes(&with_causes(&error))),
             _ => Code::Unreachable,
         };
         Self::new(code, error)
     }
+}
+
+/// The error and all its causes, as one sentence.
+fn with_causes(error: &dyn Error) -> String {
+    let causes = std::iter::successors(Some(error), |&error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// A sentence that quotes the diagnostics of `broadcasterd`, on one line and without the prefix of each diagnostic.
+fn without_prefixes(sentence: &str) -> String {
+    let lines = sentence.lines().map(|line| line.strip_prefix(PREFIX).unwrap_or(line));
+    lines.collect::<Vec<_>>().join("; ").replace(&format!(": {PREFIX}"), ": ")
 }
 
 impl From<SendError> for Failure {
@@ -133,5 +143,16 @@ impl From<RecvError> for Failure {
             RecvError::TimedOut { .. } => Self::new(Code::TimedOut, error),
             error => Self::new(Code::Failed, error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quoted_diagnostics_have_one_prefix_and_one_line() {
+        let quoted = "/bin/broadcasterd could not start the daemon: broadcasterd: a: b\nbroadcasterd: it did not start";
+        assert_eq!(without_prefixes(quoted), "/bin/broadcasterd could not start the daemon: a: b; it did not start");
     }
 }

@@ -1,26 +1,24 @@
-//! `broadcasterd`: the per-user broadcast daemon and the command line of system-broadcaster. Data goes to stdout,
-//! diagnostics to stderr; [`exit::Code`] lists how it ends.
+//! `broadcasterd`: the per-user broadcast daemon and the command line of system-broadcaster. Data goes to stdout, diagnostics
+//! to stderr; [`exit::Code`] lists the exit codes.
+//!
+//! The layers depend on each other in one direction: `cli` uses `observe`, `service` and `daemon`; `observe` uses `service` and
+//! `daemon`; `service` and `daemon` do not know each other. `exit`, `output` and `os` know none of them.
+//!
+//! What follows is the map of the whole project.
+#![doc = include_str!("../ARCHITECTURE.md")]
 
-mod activation;
 mod cli;
-mod config;
-mod doctor;
+mod daemon;
 mod exit;
-mod format;
-mod log;
+mod observe;
 mod os;
-#[cfg(test)]
-mod screens;
+mod output;
 mod service;
-mod stats;
-mod top;
 
-use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let arguments = cli::Arguments::parse();
-    match cli::run(&arguments) {
+    match cli::run(&cli::Arguments::of_process()) {
         Ok(()) => exit::Code::Ok.into(),
         Err(failure) => failure.report(),
     }

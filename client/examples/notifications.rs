@@ -1,13 +1,13 @@
-//! A listener and a sender that would rather go by notifications of macOS than fail when there can be no daemon:
+//! A listener and a sender that use notifications of macOS rather than fail when no daemon is available:
 //! `notifications listen CHANNEL`, `notifications send CHANNEL TEXT`.
 //!
-//! On macOS notifications are delivered by the run loop of the main thread, so that the listener receives on another one.
+//! On macOS the run loop of the main thread delivers notifications, so that the listener receives on another thread.
 
 use std::error::Error;
-use system_broadcaster::{Capabilities, Listener, Options, RecvError};
+use system_broadcaster::{Capabilities, Fallback, Listener, Options, RecvError};
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let options = Options::new().native_fallback(true);
+    let options = Options::new().fallback(Fallback::Notifications);
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["send", channel, text] => {
@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn show(doing: &str, can: Capabilities) {
     let payload = if can.payload { "with" } else { "without" };
-    eprintln!("{doing} by {:?}, {payload} payloads, of at most {} bytes", can.transport, can.max_payload);
+    eprintln!("{doing} through {:?}, {payload} payloads, of at most {} bytes", can.transport, can.payload_bytes_max);
 }
 
 fn listen(mut listener: Listener) -> Result<(), RecvError> {
@@ -36,7 +36,7 @@ fn listen(mut listener: Listener) -> Result<(), RecvError> {
     loop {
         match listener.recv() {
             Ok(message) => println!("{}", String::from_utf8_lossy(message.payload())),
-            Err(RecvError::Lagged(lag)) => eprintln!("missed {:?}", lag.count),
+            Err(RecvError::Lagged(lag)) => eprintln!("{lag}"),
             Err(error) => return Err(error),
         }
         let now = listener.capabilities();
@@ -47,11 +47,11 @@ fn listen(mut listener: Listener) -> Result<(), RecvError> {
     }
 }
 
-/// Lets the main thread deliver notifications, for as long as the program runs.
+/// Lets the main thread deliver notifications for as long as the program runs.
 #[cfg(target_os = "macos")]
 fn run_loop() {
     loop {
-        // It returns when nothing is left to wait for: a listener that has found the daemon waits for nothing here.
+        // It returns when there is nothing to wait for, as when the listener has found the daemon.
         objc2_core_foundation::CFRunLoop::run();
         std::thread::sleep(std::time::Duration::from_secs(1));
     }

@@ -1,32 +1,222 @@
-//! Hosting the broker in this process, on the one thread that this library ever starts. Only when no daemon answers and
-//! none can be started.
+//! Hosting the broker in this process, on the one thread that this library ever starts. Only when no daemon answers and none can be
+//! started.
 
 use crate::error::ConnectError;
-use broadcaster_local::descriptors_max;
+use broadcaster_local::{check_descriptors, descriptors_max};
 use broadcaster_protocol::endpoint::Candidate;
-use broadcaster_server::{BindError, Limits, bind, serve};
-use std::time::Duration;
+use broadcaster_server::{BindError, Limits, ServerHandle, bind, serve};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
-/// Without any connection for this long, the host thread ends.
+/// The host thread ends after this long without a connection.
 const IDLE_EXIT_AFTER: Duration = Duration::from_secs(60);
 
-/// Becomes the daemon of this user, until this process ends or nobody was connected for a minute. `false`: another
-/// process is.
+/// How long to wait at most for what this process has sent, before it may end.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How often to check whether the host has read what this process has sent.
+const CHECK_EVERY: Duration = Duration::from_micros(200);
+
+/// The host thread of this process, if there is one.
+static HOST: Mutex<Option<Arc<Orders>>> = Mutex::new(None);
+
+/// The senders of this process.
+static SENDERS: AtomicUsize = AtomicUsize::new(0);
+
+/// What other threads want of the host thread.
+#[derive(Debug, Default)]
+struct Orders {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: VecDeque<Order>,
+    waker: Option<Waker>,
+    ended: bool,
+}
+
+#[derive(Debug)]
+enum Order {
+    /// Report how many connections of this process publish.
+    Count(mpsc::SyncSender<usize>),
+    /// Stop in an orderly way. The channel is closed when that is complete.
+    Stop(mpsc::SyncSender<usize>),
+}
+
+impl Orders {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Passes an order on. The answer's channel is closed at once if the host has ended.
+    fn order(&self, order: impl FnOnce(mpsc::SyncSender<usize>) -> Order) -> mpsc::Receiver<usize> {
+        let (answer, answered) = mpsc::sync_channel(1);
+        let mut state = self.lock();
+        if !state.ended {
+            state.waiting.push_back(order(answer));
+            if let Some(waker) = state.waker.take() {
+                waker.wake();
+            }
+        }
+        answered
+    }
+
+    fn poll_next(&self, cx: &Context<'_>) -> Poll<Order> {
+        let mut state = self.lock();
+        match state.waiting.pop_front() {
+            Some(order) => Poll::Ready(order),
+            None => {
+                state.waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    fn end(&self) {
+        let mut state = self.lock();
+        (state.ended, state.waker) = (true, None);
+        state.waiting.clear();
+    }
+}
+
+/// Carries orders out until one of them is to stop. What is returned lasts until the stop is complete.
+async fn attend(orders: Arc<Orders>, server: ServerHandle) -> mpsc::SyncSender<usize> {
+    loop {
+        match poll_fn(|cx| orders.poll_next(cx)).await {
+            Order::Stop(done) => return done,
+            Order::Count(answer) => {
+                let connections = server.snapshot().map(|snapshot| snapshot.connections).unwrap_or_default();
+                let own = std::process::id();
+                let publish = connections.iter().filter(|conn| conn.pid == own && conn.publications > 0);
+                let _ = answer.try_send(publish.count());
+            }
+        }
+    }
+}
+
+/// Files that a host opens before it serves its first client, with some for the first clients: locks, sockets, the runtime's own, the
+/// watch. A runtime panics if it cannot open one of its own, so there must be enough of them before it begins.
+const DESCRIPTORS_MIN: usize = 24;
+
+/// Becomes the daemon of this user, until this process ends or a minute has passed without connections. `false`: another process is.
 pub(crate) fn host(candidates: &[Candidate]) -> Result<bool, ConnectError> {
-    let failed = |reason: String| ConnectError::Host { reason };
+    check_descriptors(DESCRIPTORS_MIN).map_err(|error| failed(TooFewDescriptors(error)))?;
     let bound = match bind(candidates) {
         Ok(bound) => bound,
         Err(BindError::AlreadyRunning { .. }) => return Ok(false),
-        Err(error) => return Err(failed(crate::chain(&error))),
+        Err(error) => return Err(failed(error)),
     };
     let mut limits = Limits::default();
     limits.idle_exit_after = Some(IDLE_EXIT_AFTER);
-    // The descriptors are the program's: the bus takes a quarter of them at most.
+    // The descriptors are the program's: the bus uses a quarter of them at most.
     limits.connections_max = limits.connections_max.min(descriptors_max() / 4).max(1);
-    // The socket listens already: clients may connect before the thread runs.
-    std::thread::Builder::new()
-        .name("broadcaster-host".to_owned())
-        .spawn(move || serve(bound, limits, env!("CARGO_PKG_VERSION"), |_| std::future::pending()))
-        .map_err(|error| failed(error.to_string()))?;
+    let orders = Arc::new(Orders::default());
+    let (report, reported) = mpsc::sync_channel(1);
+    let run = {
+        let orders = Arc::clone(&orders);
+        move || {
+            let (serving, attending) = (report.clone(), Arc::clone(&orders));
+            let stopping = Arc::new(Mutex::new(None));
+            let stop = Arc::clone(&stopping);
+            let result = serve(bound, limits, env!("CARGO_PKG_VERSION"), move |server| async move {
+                let _ = serving.send(Ok(()));
+                let done = attend(attending, server).await;
+                *stop.lock().unwrap_or_else(PoisonError::into_inner) = Some(done);
+            });
+            orders.end();
+            if let Err(error) = result {
+                let _ = report.try_send(Err(error));
+            }
+        }
+    };
+    std::thread::Builder::new().name("broadcaster-host".to_owned()).spawn(run).map_err(failed)?;
+    match reported.recv() {
+        Ok(serving) => serving.map_err(failed)?,
+        Err(mpsc::RecvError) => return Err(failed("the host thread ended before it served")),
+    }
+    *present() = Some(orders);
     Ok(true)
+}
+
+/// Too few descriptors are left for a host.
+#[derive(Debug, thiserror::Error)]
+#[error("it needs {DESCRIPTORS_MIN} more open files")]
+struct TooFewDescriptors(#[source] io::Error);
+
+fn failed(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ConnectError {
+    ConnectError::Host { source: source.into() }
+}
+
+fn present() -> MutexGuard<'static, Option<Arc<Orders>>> {
+    HOST.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// That a sender of this process exists.
+#[derive(Debug)]
+pub(crate) struct SenderCount(());
+
+impl SenderCount {
+    pub(crate) fn new() -> Self {
+        SENDERS.fetch_add(1, Ordering::Relaxed);
+        Self(())
+    }
+}
+
+/// A sender is gone, and its connection is closed. If this process hosts the broker, it waits until the broker has taken what was sent and
+/// has passed it on, for at most a second: a process that ends now takes the broker with it. It does not wait for listeners that do not
+/// read.
+impl Drop for SenderCount {
+    fn drop(&mut self) {
+        SENDERS.fetch_sub(1, Ordering::Relaxed);
+        let Some(orders) = present().clone() else { return };
+        let begun = Instant::now();
+        while let Ok(publishing) = orders.order(Order::Count).recv_timeout(DELIVERY_TIMEOUT) {
+            if publishing <= SENDERS.load(Ordering::Relaxed) || begun.elapsed() >= DELIVERY_TIMEOUT {
+                return;
+            }
+            std::thread::sleep(CHECK_EVERY);
+        }
+    }
+}
+
+/// Ends the broker that this process hosts, if it does, when it is dropped: in an orderly way, so that everything that was sent is
+/// delivered to every listener that reads it within a second. Other processes find or host the next daemon.
+///
+/// Create it first in `main`, so that it is dropped last. Without it, a process that hosts and exits takes what waits for slow listeners
+/// with it. What its own senders have sent is passed on in any case, when they are dropped.
+///
+/// ```
+/// use system_broadcaster::{HostGuard, Options};
+///
+/// let _guard = HostGuard::new();
+/// let directory = tempfile::tempdir()?; // a bus of its own, for this example
+/// let bus = Options::new().socket(directory.path().join("bus.sock")).autostart(false);
+/// bus.sender("com.example.sync")?.send(b"delivered before the program ends")?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Default)]
+#[must_use = "the guard ends the host when it is dropped"]
+pub struct HostGuard(());
+
+impl HostGuard {
+    /// A guard for the host that this process may become.
+    pub fn new() -> Self {
+        Self(())
+    }
+}
+
+impl Drop for HostGuard {
+    fn drop(&mut self) {
+        let orders = present().take();
+        if let Some(orders) = orders {
+            // It answers by closing the channel. An orderly stop has a time limit of its own.
+            let _ = orders.order(Order::Stop).recv_timeout(2 * DELIVERY_TIMEOUT);
+        }
+    }
 }

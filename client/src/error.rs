@@ -1,8 +1,9 @@
-//! What can go wrong, one enum per verb. Each sentence names the value, the limit and, where there is one, the remedy.
+//! What can go wrong, one enum per verb. Each sentence names the value, the limit and, where there is one, the remedy; the cause is
+//! the error's `source()`.
 
-use broadcaster_protocol::control::RefusedCode;
-use broadcaster_protocol::endpoint::EndpointError;
-use broadcaster_protocol::{ChannelName, NameError};
+use crate::machine::TooLarge;
+use crate::{ChannelName, EndpointError, NameError, RefusalCode};
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,18 +18,30 @@ pub enum ConnectError {
     /// There is no place where a daemon could be.
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
-    /// No daemon runs, and this handle must not start one.
+    /// No daemon is running, and this handle must not start one.
     #[error("no broadcaster daemon answers at {}; start one with `broadcasterd start`", socket.display())]
     NotRunning {
         /// The first place that was tried.
         socket: PathBuf,
     },
-    /// No daemon runs, and none can be started: there is no program for it.
+    /// No daemon is running, and there is no program to start one.
     #[error(
         "no broadcaster daemon answers at {}, and no `broadcasterd` is beside this program or in PATH; install it, or \
-         name it in BROADCASTERD", socket.display()
+         name it in BROADCASTERD{}", socket.display(), Skipped::list(skipped)
     )]
     NoProgram {
+        /// The first place that was tried.
+        socket: PathBuf,
+        /// The programs that were found and not run.
+        skipped: Vec<Skipped>,
+    },
+    /// No daemon is running, and this process must not start or host one, because it has more rights than its caller: it is a
+    /// set-user-ID program, for example.
+    #[error(
+        "no broadcaster daemon answers at {}, and this process has more rights than its caller and starts none; start one with \
+         `broadcasterd start`", socket.display()
+    )]
+    Elevated {
         /// The first place that was tried.
         socket: PathBuf,
     },
@@ -38,84 +51,189 @@ pub enum ConnectError {
         /// Its value.
         path: PathBuf,
     },
-    /// A daemon was started and did not come up.
-    #[error("{} could not start the daemon: {reason}", program.display())]
+    /// The daemon could not be started.
+    #[error("{} could not start the daemon", program.display())]
     Start {
-        /// The program that was started.
+        /// The program that was run.
         program: PathBuf,
-        /// What it said.
-        reason: String,
+        /// What it reported, or why it could not be run.
+        source: io::Error,
     },
-    /// This process could not become the daemon.
-    #[error("this process could not host the daemon: {reason}")]
+    /// This process could not host the daemon.
+    #[error("this process could not host the daemon")]
     Host {
         /// Why.
-        reason: String,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The deadline passed.
-    #[error("the daemon at {} has not answered within {after:?} ({doing})", socket.display())]
+    /// This process runs in a sandbox in which no daemon is reachable. A daemon that it started or hosted would be private to the
+    /// sandbox.
+    #[error(
+        "no broadcaster daemon answers at {} from within the {sandbox} sandbox; give the sandbox access to its directory and run a \
+         daemon outside", socket.display()
+    )]
+    Sandboxed {
+        /// The first place that was tried.
+        socket: PathBuf,
+        /// The kind of sandbox, such as `flatpak`.
+        sandbox: &'static str,
+    },
+    /// The timeout has passed.
+    #[error("no connection to the broadcaster daemon at {} within {after:?}: {}", socket.display(), Obstacle(*stage, *holder))]
     TimedOut {
         /// The place that was tried last.
         socket: PathBuf,
-        /// The deadline.
+        /// The timeout.
         after: Duration,
-        /// What was waited for.
-        doing: &'static str,
+        /// How far the attempt got.
+        stage: Stage,
+        /// The process that holds the lock of the bus, if it is known.
+        holder: Option<u32>,
     },
-    /// The daemon refused this connection.
-    #[error("the daemon refused: {reason}")]
+    /// The daemon refused the connection.
+    #[error("the daemon refused the connection: {reason}")]
     Refused {
         /// Why, for programs.
-        code: RefusedCode,
+        code: RefusalCode,
         /// Why, for people.
         reason: String,
     },
-    /// The process at the other end belongs to somebody else.
-    #[error("{} is served by uid {owner}, not by uid {uid}: it is not used", socket.display())]
+    /// The daemon does not support what this handle needs.
+    #[error("daemon {version:?} does not support {what}; update broadcasterd and run `broadcasterd restart`")]
+    Unsupported {
+        /// What is not supported.
+        what: String,
+        /// The daemon's version.
+        version: String,
+    },
+    /// The process at the other end belongs to another user.
+    #[error("{} is served by uid {owner}, not by uid {uid}; it is not used", socket.display())]
     OtherUser {
         /// The socket.
         socket: PathBuf,
-        /// Who serves it.
+        /// The user who serves it.
         owner: u32,
-        /// Who we are.
+        /// The user of this process.
         uid: u32,
     },
-    /// What answers does not speak the protocol.
-    #[error("what answers at {} is not a broadcaster daemon: {reason}", socket.display())]
+    /// The process at the other end does not speak the protocol.
+    #[error("the process at {} is not a broadcaster daemon: {reason}", socket.display())]
     NotADaemon {
         /// The socket.
         socket: PathBuf,
-        /// What it said.
+        /// What it sent.
         reason: String,
     },
-    /// No daemon can be had, and notifications do not come through either: nothing delivers them to this process. macOS does that in
-    /// the run loop of the main thread.
+    /// No daemon is available, and nothing delivers notifications to this process either. macOS does that in the run loop of the
+    /// main thread.
     #[error(
-        "no broadcaster daemon can be had, and no notification arrives: for {after:?} the main thread of this program has run \
-         neither CFRunLoop nor NSApp"
+        "no broadcaster daemon is available, and notifications are not delivered: for {after:?} the main thread of this program \
+         has run neither CFRunLoop nor NSApp"
     )]
     NoRunLoop {
-        /// For how long that was so.
+        /// For how long.
         after: Duration,
     },
-    /// The system refused.
+    /// A system call failed.
     #[error("cannot {action} {}", path.display())]
     Io {
-        /// What was tried.
+        /// What was attempted.
         action: &'static str,
         /// On which path.
         path: PathBuf,
-        /// What the system said.
+        /// What the system reported.
         source: io::Error,
     },
 }
 
-/// Why a frame was not sent. But for [`Unfinished`](Self::Unfinished), a frame whose sending failed is not on its way and
-/// never will be.
+impl ConnectError {
+    /// Whether a timeout has passed.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::TimedOut { .. })
+    }
+}
+
+impl From<broadcaster_protocol::NameError> for ConnectError {
+    fn from(error: broadcaster_protocol::NameError) -> Self {
+        Self::Name(error.into())
+    }
+}
+
+impl From<broadcaster_protocol::endpoint::EndpointError> for ConnectError {
+    fn from(error: broadcaster_protocol::endpoint::EndpointError) -> Self {
+        Self::Endpoint(error.into())
+    }
+}
+
+/// A program that could start the daemon and was not run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Skipped {
+    /// The program.
+    pub program: PathBuf,
+    /// Why it was not run.
+    pub reason: String,
+}
+
+impl Skipped {
+    fn list(skipped: &[Self]) -> String {
+        skipped.iter().map(|skipped| format!("; {skipped}")).collect()
+    }
+}
+
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is not run: {}", self.program.display(), self.reason)
+    }
+}
+
+/// What an attempt to connect was waiting for, and which process holds the lock, if it is known.
+struct Obstacle(Stage, Option<u32>);
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self(Stage::Locked, Some(pid)) => write!(f, "process {pid} holds its lock and does not listen"),
+            Self(stage, Some(pid)) => write!(f, "{stage}; process {pid} holds its lock"),
+            Self(stage, None) => write!(f, "{stage}"),
+        }
+    }
+}
+
+/// How far an attempt to connect got before its timeout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Stage {
+    /// No process listens, or it is too busy to accept.
+    Connect,
+    /// A process holds the lock of the bus and does not listen.
+    Locked,
+    /// The daemon's program is still starting it.
+    Start,
+    /// A daemon was started and does not answer.
+    Started,
+    /// A process has accepted and does not answer.
+    Handshake,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connect => "no process listens there, or it is too busy to accept",
+            Self::Locked => {
+                "a process holds the lock of the bus and does not listen; `broadcasterd doctor` names the process"
+            }
+            Self::Start => "it is still being started",
+            Self::Started => "it was started and does not answer",
+            Self::Handshake => "it accepts connections and does not answer; it is stopped or hangs",
+        })
+    }
+}
+
+/// Why a message was not sent. Except for [`Unfinished`](Self::Unfinished), the message is not under way and never will be.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SendError {
-    /// The payload is larger than the daemon accepts. Nothing was sent.
+    /// The payload is larger than the path accepts. Nothing was sent.
     #[error("the payload has {len} bytes; the limit is {max}")]
     TooLarge {
         /// Bytes of the payload.
@@ -123,64 +241,106 @@ pub enum SendError {
         /// Bytes allowed.
         max: u32,
     },
-    /// The daemon has not taken the frame within the handle's deadline.
-    #[error("the daemon has not taken the frame within {after:?}")]
+    /// The daemon has not accepted the message within the handle's timeout.
+    #[error("the daemon has not accepted the message within {after:?}")]
     TimedOut {
-        /// The deadline.
+        /// The timeout.
         after: Duration,
     },
-    /// The daemon has taken the beginning of the frame, and not all of it within the handle's deadline. The handle keeps the
-    /// rest: the frame is sent when [`flush`](crate::Sender::flush), or a later send, succeeds, and lost if the handle is
-    /// dropped before.
-    #[error("the daemon has taken only a part of the frame within {after:?}; the rest goes out with the next flush")]
+    /// The daemon has accepted the beginning of the message, and not all of it in time. The handle keeps the rest: it is sent when
+    /// [`flush`](crate::Sender::flush), or a later send, succeeds, and lost if the handle is dropped before.
+    #[error("the daemon has accepted only a part of the message within {after:?}; the next flush sends the rest")]
     Unfinished {
-        /// The deadline; zero for [`try_send`](crate::Sender::try_send).
+        /// The timeout; zero for [`try_send`](crate::Sender::try_send).
         after: Duration,
     },
-    /// [`try_send`](crate::Sender::try_send) only: it would have to wait.
-    #[error("the daemon can not take the frame at once")]
+    /// Only from [`try_send`](crate::Sender::try_send): the daemon's socket is full.
+    #[error("the daemon's socket is full; try again when it has room")]
     Full,
-    /// The daemon is gone, and no other could be reached.
+    /// Only from [`try_send`](crate::Sender::try_send): there is no connection yet.
+    #[error("the connection to the daemon is not complete yet; try again")]
+    Connecting,
+    /// The daemon is gone, and no other is available.
     #[error(transparent)]
     Connect(#[from] ConnectError),
 }
 
-/// Frames are missing at this place of the stream.
+impl SendError {
+    /// Whether a timeout has passed.
+    pub fn is_timeout(&self) -> bool {
+        match self {
+            Self::TimedOut { .. } | Self::Unfinished { .. } => true,
+            Self::Connect(error) => error.is_timeout(),
+            Self::TooLarge { .. } | Self::Full | Self::Connecting => false,
+        }
+    }
+}
+
+impl From<TooLarge> for SendError {
+    fn from(TooLarge { len, max }: TooLarge) -> Self {
+        Self::TooLarge { len, max }
+    }
+}
+
+/// A gap in the stream: messages were lost at this point.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Lag {
-    /// The channel that they were on.
-    pub channel: ChannelName,
-    /// How many. `None`: the daemon that counted them is gone; the sequence numbers of the messages on either side tell
-    /// for each sender that lives on.
+    /// The channel. `None`, for a [`Monitor`](crate::Monitor) of all channels only: any channel may have lost messages.
+    pub channel: Option<ChannelName>,
+    /// How many messages were lost. `None`: the daemon that counted them is gone. For senders that live on, the sequence numbers of the messages
+    /// on either side show it.
     pub count: Option<u64>,
 }
 
-/// Why there is no message. None of these ends the listener: receive again.
+impl fmt::Display for Lag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.count {
+            Some(1) => f.write_str("1 message was lost")?,
+            Some(count) => write!(f, "{count} messages were lost")?,
+            None => f.write_str("an unknown number of messages may have been lost")?,
+        }
+        match &self.channel {
+            Some(channel) => write!(f, " on channel {:?}", channel.as_str()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Why there is no message. Only [`Closed`](Self::Closed) ends a listener: after any other error, receive again.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecvError {
-    /// Frames are missing at this place of the stream; the next receive yields the first frame after the hole.
-    #[error("{} on channel {:?} were missed", missing(.0.count), .0.channel.as_str())]
+    /// Messages were lost at this point of the stream. The next receive yields the first message after the gap.
+    #[error("{0}")]
     Lagged(Lag),
-    /// Nothing came before the deadline.
+    /// No message arrived within the timeout.
     #[error("no message within {after:?}")]
     TimedOut {
-        /// The deadline.
+        /// The timeout.
         after: Duration,
     },
-    /// [`try_recv`](crate::Listener::try_recv) only: nothing is there now.
-    #[error("no message is there now")]
+    /// Only from calls that do not wait: no message has arrived.
+    #[error("no message has arrived")]
     Empty,
-    /// The daemon is gone, and no other could be reached.
+    /// Only from calls that do not wait: there is no connection yet.
+    #[error("the connection to the daemon is not complete yet; try again")]
+    Connecting,
+    /// A [`Closer`](crate::Closer) has closed the handle.
+    #[error("the handle was closed")]
+    Closed,
+    /// The daemon is gone, and no other is available.
     #[error(transparent)]
     Connect(#[from] ConnectError),
 }
 
-fn missing(count: Option<u64>) -> String {
-    match count {
-        Some(1) => "1 message".to_owned(),
-        Some(count) => format!("{count} messages"),
-        None => "an unknown number of messages".to_owned(),
+impl RecvError {
+    /// Whether a timeout has passed.
+    pub fn is_timeout(&self) -> bool {
+        match self {
+            Self::TimedOut { .. } => true,
+            Self::Connect(error) => error.is_timeout(),
+            Self::Lagged(_) | Self::Empty | Self::Connecting | Self::Closed => false,
+        }
     }
 }

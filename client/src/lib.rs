@@ -1,44 +1,74 @@
-#![doc = include_str!("../README.md")]
+// The examples on the front page need every feature.
+#![cfg_attr(all(feature = "embedded", feature = "tokio"), doc = include_str!("../README.md"))]
+#![cfg_attr(
+    not(all(feature = "embedded", feature = "tokio")),
+    doc = "A broadcast channel by name between all processes of one user."
+)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-#[doc(hidden)]
-pub mod core;
+mod capabilities;
 mod daemon;
 #[cfg(feature = "embedded")]
 mod embedded;
 mod error;
 mod listener;
+#[doc(hidden)]
+pub mod machine;
 mod message;
+mod metadata;
 mod monitor;
-// Only a center fills an inbox, and only macOS has one: what is for it is tested everywhere.
-#[cfg_attr(not(target_os = "macos"), allow(dead_code))]
-mod native;
+mod name;
 mod options;
 mod os;
+// Only macOS has a notification center. What is for it is tested on every system.
+#[cfg_attr(not(target_os = "macos"), allow(dead_code))]
+mod path;
+mod policy;
+mod receiver;
 mod sender;
-mod transport;
 
-pub use broadcaster_protocol::control::{Overflow, RefusedCode, Report};
-pub use broadcaster_protocol::endpoint::{Candidate, EndpointError, Origin};
-pub use broadcaster_protocol::{ChannelName, NameError, SenderId};
 pub use bytes::Bytes;
+pub use capabilities::{Capabilities, Transport};
 pub use daemon::{Daemon, Status};
-pub use error::{ConnectError, Lag, RecvError, SendError};
-pub use listener::Listener;
-pub use message::{Message, MessageRef};
-pub use monitor::Monitor;
-pub use native::{Capabilities, Transport};
-pub use options::{DEADLINE_DEFAULT, NO_AUTOSTART_VARIABLE, Options};
-pub use sender::Sender;
-
-/// An error and its causes, as one sentence.
 #[cfg(feature = "embedded")]
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
+pub use embedded::HostGuard;
+pub use error::{ConnectError, Lag, RecvError, SendError, Skipped, Stage};
+pub use listener::Listener;
+#[cfg(feature = "tokio")]
+pub use listener::ListenerStream;
+pub use message::{Message, MessageRef};
+pub use metadata::{Metadata, MetadataError, MetadataRef};
+pub use monitor::Monitor;
+pub use name::{ChannelName, NameError, SenderId};
+pub use options::{NO_AUTOSTART_VARIABLE, Options, TIMEOUT_DEFAULT};
+pub use policy::{Candidate, EndpointError, Fallback, Origin, Overflow, RefusalCode};
+pub use receiver::Closer;
+pub use sender::Sender;
+#[cfg(feature = "tokio")]
+pub use sender::SenderSink;
+
+/// A random number, seeded by the system.
+fn random() -> u64 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    RandomState::new().build_hasher().finish()
 }
+
+/// Handles and what they yield can be moved between threads and tasks.
+const _: fn() = || {
+    fn check<T: Send + Sync + Unpin + 'static>() {}
+    check::<Sender>();
+    check::<Listener>();
+    check::<Monitor>();
+    check::<Daemon>();
+    check::<Options>();
+    check::<Closer>();
+    check::<Message>();
+    check::<Metadata>();
+    check::<ConnectError>();
+    check::<SendError>();
+    check::<RecvError>();
+    #[cfg(feature = "tokio")]
+    check::<ListenerStream>();
+    #[cfg(feature = "tokio")]
+    check::<SenderSink>();
+};

@@ -1,138 +1,163 @@
-//! The listening handle. One handle, one connection: a handle that is not read does not hold up another one.
+//! The listening handle. Each handle has a connection of its own: one that is not read does not hold up another one.
 
-use crate::core::{Ended, Heard, ListenerCore};
-use crate::error::{ConnectError, Lag, RecvError};
+use crate::ChannelName;
+use crate::capabilities::Capabilities;
+use crate::error::{ConnectError, RecvError};
+use crate::machine::{Selector, Subscriber, Subscription};
 use crate::message::{Message, MessageRef};
-use crate::native::{self, Capabilities, Ear, News, Transport};
 use crate::options::Options;
-use crate::transport::{Link, Plan, Step, Taken, Until, Wait, block_on};
-use broadcaster_protocol::ChannelName;
-use broadcaster_protocol::control::Overflow;
-use std::time::{Duration, Instant};
+use crate::path::{ConnectConfig, Path, Until};
+use crate::policy::Overflow;
+use crate::receiver::{Closer, Receiver};
+use std::time::Duration;
 #[cfg(feature = "tokio")]
 use {
-    crate::transport::{Awaiting, poll_on},
+    crate::receiver::{Messages, Payloads},
     futures_core::Stream,
     std::future::poll_fn,
     std::pin::Pin,
-    std::task::{Context, Poll, ready},
+    std::task::{Context, Poll},
 };
 
-/// How many times to look whether anything delivers notifications before that is an error.
-const DEAF_LOOKS: u32 = 8;
-
-/// How often to look for notifications while the daemon is there as well.
-const LOOK_INTO_INBOX_EVERY: Duration = Duration::from_millis(50);
-
-/// Gets every message that any process of this user sends on a channel.
+/// Receives every message that any process of this user sends on a channel.
 ///
-/// # What is promised
+/// # Delivery
 ///
-/// From the moment that it is created, the listener gets every message that the daemon accepts on the channel, in order
-/// for each sender and without duplicates, or is told in the very place how many it missed:
-/// `received + told missed = accepted`.
+/// From the moment it is created, the listener receives every message that the daemon accepts on the channel, in order for each sender
+/// and without duplicates. Where messages were lost, it receives a report with the exact count at that point in the stream:
+/// `received + lost = accepted`.
 ///
 /// # Lagging
 ///
-/// Up to 4 MiB wait in the daemon for a listener that does not keep up, besides what is in its socket. Beyond that the
-/// oldest are dropped (or what [`Options::overflow`] says), and the next receive yields [`RecvError::Lagged`] at the
-/// place of the hole. The error ends nothing: receive again. No sender and no other listener notices.
+/// Up to 4 MiB wait in the daemon for a listener that does not keep up, in addition to what is in its socket. Beyond that the oldest
+/// messages are dropped (or what [`Options::overflow`] chooses), and the next receive at that point yields [`RecvError::Lagged`]. The
+/// listener continues: receive again. No sender and no other listener is affected.
 ///
 /// # When the daemon is gone
 ///
-/// The listener finds the next daemon, starting it if allowed, joins the channel again and yields one
-/// [`RecvError::Lagged`] without a count: messages that were sent in between are missed, and the daemon that would know
-/// how many is gone. [`Message::sequence`] goes on counting in senders that live on.
+/// The listener finds the next daemon, starting it if allowed, joins the channel again and yields one [`RecvError::Lagged`] without a
+/// count: messages that were sent in between are lost, and the daemon that could count them is gone. While no daemon is available,
+/// receives fail with [`RecvError::Connect`]; the listener pauses for up to 250 ms before each further attempt, within the timeout of the
+/// call.
+///
+/// # Threads and tasks
+///
+/// A listener is `Send`, `Sync`, `Unpin` and `'static`. It is not `Clone`: two listeners each receive every message, so a clone would be
+/// a second subscription with a position of its own. Create another one instead.
 ///
 /// # Example
 ///
 /// ```
-/// # let dir = tempfile::tempdir()?;
-/// # let options = system_broadcaster::Options::new().socket(dir.path().join("bus.sock")).autostart(false);
-/// # /*
-/// let mut listener = Listener::create("com.example.sync")?;
-/// # */
-/// # let mut listener = options.listener("com.example.sync")?;
-/// # let mut sender = options.sender("com.example.sync")?;
-/// # sender.send(b"hello")?;
+/// use system_broadcaster::Options;
+///
+/// let directory = tempfile::tempdir()?; // a bus of its own, for this example
+/// let bus = Options::new().socket(directory.path().join("bus.sock")).autostart(false);
+/// let mut listener = bus.listener("com.example.sync")?;
+/// bus.sender("com.example.sync")?.send(b"hello")?;
 /// let message = listener.recv()?;
-/// println!("{} bytes from process {}", message.payload().len(), message.sender_pid());
-/// # assert_eq!(message.sender_pid(), std::process::id());
+/// assert_eq!(message.payload(), b"hello");
+/// assert_eq!(message.sender_pid(), Some(std::process::id()));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
+#[must_use = "a listener that is dropped receives nothing"]
 pub struct Listener {
-    core: ListenerCore,
-    link: Link,
-    missed: u64,
-    gaps: u64,
-    ear: Option<Box<Ear>>,
-    #[cfg(feature = "tokio")]
-    awaiting: Awaiting,
+    channel: ChannelName,
+    receiver: Receiver,
 }
 
 impl Listener {
-    /// A listener on `channel` of this user's bus, which is started if need be.
+    /// A listener on `channel` of this user's bus, which is started if necessary.
     ///
-    /// Blocks, for a few milliseconds at most unless the system is in trouble; may be called inside an async runtime.
+    /// Blocks, for a few milliseconds unless the system is in trouble, and for at most 5 s. In async code use
+    /// [`create_async`](Self::create_async).
     ///
     /// # Errors
     ///
     /// [`ConnectError`] if the name is not allowed, or there is no connection within 5 s.
-    pub fn create(channel: impl AsRef<str>) -> Result<Self, ConnectError> {
+    pub fn create(channel: &str) -> Result<Self, ConnectError> {
         Options::new().listener(channel)
     }
 
-    pub(crate) fn connect(channel: ChannelName, overflow: Overflow, plan: Plan) -> Result<Self, ConnectError> {
-        let mut listener = Self {
-            ear: plan.native.as_ref().map(|native| Box::new(Ear::new(native, &channel))),
-            core: ListenerCore::new(channel, overflow, broadcaster_local::pid()),
-            link: Link::new(plan)?,
-            missed: 0,
-            gaps: 0,
-            #[cfg(feature = "tokio")]
-            awaiting: Awaiting::default(),
-        };
-        match block_on(Until::Forever, || listener.way())? {
-            Some(Transport::Notifications) => listener.open_ear()?,
-            Some(Transport::Daemon) | None => {}
-        }
-        Ok(listener)
+    /// [`create`](Self::create) without blocking the thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`create`](Self::create).
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with I/O and time enabled.
+    #[cfg(feature = "tokio")]
+    pub async fn create_async(channel: &str) -> Result<Self, ConnectError> {
+        Options::new().listener_async(channel).await
     }
 
-    /// What the way can do that messages take at present. It changes only for a handle with
-    /// [`Options::native_fallback`] or [`Options::compatible_with_0_1`].
+    pub(crate) fn new(channel: ChannelName, overflow: Overflow, config: ConnectConfig) -> Self {
+        let selector = Selector::Name(channel.clone());
+        let subscription = Subscription { selector, overflow: overflow.into(), observer: false };
+        let subscriber = Subscriber::new(vec![subscription], config.purpose_or("listener"), broadcaster_local::pid());
+        let path = Path::of_listener(config, &channel);
+        Self { channel, receiver: Receiver::new(subscriber, path) }
+    }
+
+    pub(crate) fn receiver(&mut self) -> &mut Receiver {
+        &mut self.receiver
+    }
+
+    /// What the path can do at present. It changes only for a handle with [`Options::fallback`].
     pub fn capabilities(&self) -> Capabilities {
-        match &self.ear {
-            Some(ear) if ear.fallback.is_active() => ear.capabilities(),
-            _ => Capabilities::DAEMON,
-        }
+        self.receiver.path().capabilities()
     }
 
     /// The channel's name.
     pub fn channel(&self) -> &ChannelName {
-        self.core.channel()
+        &self.channel
     }
 
-    /// How many messages this listener was told that it missed, as far as they were counted.
-    pub fn missed(&self) -> u64 {
-        self.missed
+    /// How many messages this listener has lost, as far as they were counted.
+    pub fn lost(&self) -> u64 {
+        self.receiver.lost()
     }
 
-    /// How many times messages may have been missed uncounted: the daemon was replaced, or notifications left something out.
+    /// How many times an unknown number of messages may have been lost: the daemon was replaced, or notifications left something out.
     pub fn gaps(&self) -> u64 {
-        self.gaps
+        self.receiver.gaps()
     }
 
-    /// Waits for the next message, without end while a daemon is there.
+    /// A handle that ends the receives of this listener from another thread.
+    ///
+    /// With a closer, a blocking receive costs one more system call each time that it waits.
     ///
     /// # Errors
     ///
-    /// [`RecvError::Lagged`] where messages are missing. [`RecvError::Connect`] if the daemon is gone and no other could
-    /// be reached within the handle's deadline. Either way, receive again to go on.
+    /// [`ConnectError::Io`] if this process or the system is out of descriptors.
+    ///
+    /// ```
+    /// use system_broadcaster::{Options, RecvError};
+    ///
+    /// let directory = tempfile::tempdir()?;
+    /// let bus = Options::new().socket(directory.path().join("bus.sock")).autostart(false);
+    /// let mut listener = bus.listener("com.example.sync")?;
+    /// let closer = listener.closer()?;
+    /// let waiting = std::thread::spawn(move || listener.recv());
+    /// closer.close();
+    /// assert!(matches!(waiting.join(), Ok(Err(RecvError::Closed))));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn closer(&mut self) -> Result<Closer, ConnectError> {
+        self.receiver.closer()
+    }
+
+    /// Waits for the next message. While a daemon is available, this can wait indefinitely.
+    ///
+    /// # Errors
+    ///
+    /// [`RecvError::Lagged`] where messages were lost. [`RecvError::Connect`] if the daemon is gone and no other was available within the
+    /// handle's timeout. In both cases, receive again to continue. [`RecvError::Closed`] once a [`Closer`] has closed the handle.
     pub fn recv(&mut self) -> Result<Message, RecvError> {
-        self.wait(Until::Forever)?;
-        self.message()
+        self.receiver.wait(Until::Forever)?;
+        self.receiver.message()
     }
 
     /// Waits for the next message and lends it: nothing is allocated or copied. For loops over many small messages.
@@ -142,28 +167,59 @@ impl Listener {
     /// As [`recv`](Self::recv).
     #[inline]
     pub fn recv_ref(&mut self) -> Result<MessageRef<'_>, RecvError> {
-        self.wait(Until::Forever)?;
-        self.message_ref()
+        self.receiver.wait(Until::Forever)?;
+        self.receiver.message_ref()
     }
 
     /// Waits for the next message for at most `timeout`.
     ///
     /// # Errors
     ///
-    /// [`RecvError::TimedOut`] if none came; otherwise as [`recv`](Self::recv).
+    /// [`RecvError::TimedOut`] if none arrived; otherwise as [`recv`](Self::recv).
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Message, RecvError> {
-        self.wait(Until::after(timeout))?;
-        self.message()
+        self.receiver.wait(Until::after(timeout))?;
+        self.receiver.message()
     }
 
-    /// The next message, if it is there.
+    /// [`recv_ref`](Self::recv_ref) for at most `timeout`.
     ///
     /// # Errors
     ///
-    /// [`RecvError::Empty`] if none is there; otherwise as [`recv`](Self::recv).
+    /// As [`recv_timeout`](Self::recv_timeout).
+    pub fn recv_ref_timeout(&mut self, timeout: Duration) -> Result<MessageRef<'_>, RecvError> {
+        self.receiver.wait(Until::after(timeout))?;
+        self.receiver.message_ref()
+    }
+
+    /// The next message, if it has arrived. Does not wait, except for about a millisecond while a handshake is under way.
+    ///
+    /// # Errors
+    ///
+    /// [`RecvError::Empty`] if no message has arrived; [`RecvError::Connecting`] if there is no connection yet; otherwise as
+    /// [`recv`](Self::recv).
     pub fn try_recv(&mut self) -> Result<Message, RecvError> {
-        self.wait(Until::Now)?;
-        self.message()
+        self.receiver.wait(Until::Now)?;
+        self.receiver.message()
+    }
+
+    /// [`try_recv`](Self::try_recv), lending the message.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_recv`](Self::try_recv).
+    pub fn try_recv_ref(&mut self) -> Result<MessageRef<'_>, RecvError> {
+        self.receiver.wait(Until::Now)?;
+        self.receiver.message_ref()
+    }
+
+    /// Waits for the next message and appends it to `messages`, together with those behind it that have arrived, at most `max`. Returns
+    /// how many were appended: at least one, unless `max` is 0. A gap behind a message is reported by the next receive.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv`](Self::recv); nothing was appended.
+    pub fn recv_many(&mut self, messages: &mut Vec<Message>, max: usize) -> Result<usize, RecvError> {
+        self.receiver.recv_many(messages, max)
     }
 
     /// Waits for the next message without blocking the thread.
@@ -174,240 +230,117 @@ impl Listener {
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: if the future is dropped before it is ready, no message is lost.
+    /// If the future is dropped before it is ready, no message is lost.
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime with I/O and time enabled.
+    /// Outside a tokio runtime with I/O and time enabled.
     #[cfg(feature = "tokio")]
     pub async fn recv_async(&mut self) -> Result<Message, RecvError> {
-        poll_fn(|cx| self.poll_recv(cx)).await
+        poll_fn(|cx| self.receiver.poll_recv(cx)).await
     }
 
-    /// The messages as a blocking iterator, with lag in its place. It never ends by itself.
-    pub fn iter(&mut self) -> impl Iterator<Item = Result<Message, RecvError>> + '_ {
-        std::iter::from_fn(|| Some(self.recv()))
-    }
-
-    /// The messages as a stream, with lag in its place. It never ends by itself.
+    /// [`recv_many`](Self::recv_many) without blocking the thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv`](Self::recv); nothing was appended.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: dropping the stream loses no message.
+    /// If the future is dropped before it is ready, no message is lost.
     ///
     /// # Panics
     ///
-    /// When polled outside of a tokio runtime with I/O and time enabled.
+    /// Outside a tokio runtime with I/O and time enabled.
+    #[cfg(feature = "tokio")]
+    pub async fn recv_many_async(&mut self, messages: &mut Vec<Message>, max: usize) -> Result<usize, RecvError> {
+        self.receiver.recv_many_async(messages, max).await
+    }
+
+    /// The messages as a blocking iterator, with gaps in their places. Only a [`Closer`] ends it.
+    pub fn iter(&mut self) -> impl Iterator<Item = Result<Message, RecvError>> + '_ {
+        std::iter::from_fn(|| Receiver::item(self.recv()))
+    }
+
+    /// The messages as a stream, with gaps in their places. Only a [`Closer`] ends it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the stream loses no message.
+    ///
+    /// # Panics
+    ///
+    /// When it is polled outside a tokio runtime with I/O and time enabled.
     #[cfg(feature = "tokio")]
     pub fn messages(&mut self) -> impl Stream<Item = Result<Message, RecvError>> + Send + Unpin + '_ {
-        Messages { listener: self }
+        Messages(&mut self.receiver)
     }
 
-    /// The payloads as a stream, for programs that do not care who sent them and what they missed; the latter is still
-    /// counted in [`missed`](Self::missed) and [`gaps`](Self::gaps). It ends with the first [`RecvError::Connect`]: no
-    /// daemon could be reached within the handle's deadline, or it refused. Calling `listen` again begins anew.
+    /// The payloads as a stream, for programs that do not need to know who sent them and what was lost. [`lost`](Self::lost) and
+    /// [`gaps`](Self::gaps) still count the latter. It ends with the first [`RecvError::Connect`], when no daemon was available within the
+    /// handle's timeout, or with a [`Closer`]. Call `listen` again to continue.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: dropping the stream loses no message.
+    /// Dropping the stream loses no message.
     ///
     /// # Panics
     ///
-    /// When polled outside of a tokio runtime with I/O and time enabled.
+    /// When it is polled outside a tokio runtime with I/O and time enabled.
     #[cfg(feature = "tokio")]
     pub fn listen(&mut self) -> impl Stream<Item = Vec<u8>> + Send + Unpin + '_ {
-        Payloads { listener: self }
+        Payloads(&mut self.receiver)
     }
 
-    #[inline]
-    fn wait(&mut self, until: Until) -> Result<(), RecvError> {
-        match block_on(until, || self.step(until == Until::Forever))? {
-            Some(()) => Ok(()),
-            None => Err(match until {
-                Until::Deadline(_, after) => RecvError::TimedOut { after },
-                Until::Now | Until::Forever => RecvError::Empty,
-            }),
-        }
-    }
-
-    /// Finds the next message, as far as that goes without waiting; a `patient` caller lets the kernel wait in the read.
-    #[inline]
-    fn step(&mut self, patient: bool) -> Result<Step<()>, RecvError> {
-        if self.ear.is_some() {
-            return self.step_with_ear();
-        }
-        loop {
-            match self.core.hear() {
-                Ok(Heard::Frame) => return Ok(Step::Done(())),
-                Ok(Heard::Nothing) => {}
-                Ok(Heard::Lagged(count)) => return Err(self.lagged(count)),
-                Err(ended) => self.ended(ended)?,
-            }
-            if !self.link.is_up() {
-                match self.link.ready(&mut self.core)? {
-                    Step::Wait(wait) => return Ok(Step::Wait(wait)),
-                    Step::Done(()) => continue, // what came with the handshake is heard before the next read
-                }
-            }
-            match self.link.read(&mut self.core, patient) {
-                Taken::Bytes(_) | Taken::Lost => {}
-                Taken::Wait(wait) => return Ok(Step::Wait(wait)),
-            }
-        }
-    }
-
-    /// Which way to go now, as far as that is clear without waiting.
-    fn way(&mut self) -> Result<Step<Transport>, ConnectError> {
-        match &mut self.ear {
-            None => Ok(match self.link.ready(&mut self.core)? {
-                Step::Done(()) => Step::Done(Transport::Daemon),
-                Step::Wait(wait) => Step::Wait(wait),
-            }),
-            Some(ear) => native::way(&mut ear.fallback, &mut self.link, &mut self.core, |_| false),
-        }
-    }
-
-    /// Hears notifications from now on. Whatever the daemon says later comes after a gap.
-    fn open_ear(&mut self) -> Result<(), ConnectError> {
-        let Some(ear) = &mut self.ear else { return Ok(()) };
-        self.core.heard_elsewhere();
-        let path = || "notifications of the system".into();
-        ear.open().map_err(|source| ConnectError::Io { action: "listen to", path: path(), source })
-    }
-
-    /// [`step`](Self::step) for a handle that may go by notifications.
-    #[cold]
-    fn step_with_ear(&mut self) -> Result<Step<()>, RecvError> {
-        loop {
-            let Some(ear) = &mut self.ear else { return Err(RecvError::Empty) };
-            let open = ear.joins_in();
-            match ear.hear(self.core.channel()) {
-                News::Message => return Ok(Step::Done(())),
-                News::Missing => return Err(self.lagged(None)),
-                News::Nothing => {}
-            }
-            match self.core.hear() {
-                Ok(Heard::Frame) if self.core.frame().is_some_and(|frame| !ear.is_news(frame)) => continue,
-                Ok(Heard::Frame) => return Ok(Step::Done(())),
-                Ok(Heard::Nothing) => {}
-                Ok(Heard::Lagged(count)) => return Err(self.lagged(count)),
-                Err(ended) => self.ended(ended)?,
-            }
-            if !self.link.is_up() {
-                let was_active = self.ear.as_ref().is_some_and(|ear| ear.fallback.is_active());
-                match self.way()? {
-                    Step::Wait(wait) => return Ok(Step::Wait(wait)),
-                    Step::Done(Transport::Daemon) => {}
-                    Step::Done(Transport::Notifications) => {
-                        self.open_ear()?;
-                        return if was_active { self.wait_for_notification() } else { Err(self.lagged(None)) };
-                    }
-                }
-                continue;
-            }
-            match self.link.read(&mut self.core, false) {
-                Taken::Bytes(_) | Taken::Lost => {}
-                Taken::Wait(wait) if open => {
-                    // Two descriptors, and one that can be waited for.
-                    let soon = Instant::now() + LOOK_INTO_INBOX_EVERY;
-                    return Ok(Step::Wait(Wait {
-                        until: Some(wait.until.map_or(soon, |until| until.min(soon))),
-                        ..wait
-                    }));
-                }
-                Taken::Wait(wait) => return Ok(Step::Wait(wait)),
-            }
-        }
-    }
-
-    fn wait_for_notification(&mut self) -> Result<Step<()>, RecvError> {
-        let patience = self.link.plan().deadline;
-        let Some(ear) = &mut self.ear else { return Err(RecvError::Empty) };
-        if ear.is_deaf(patience) {
-            return Err(ConnectError::NoRunLoop { after: patience }.into());
-        }
-        // A main thread that is busy for a moment is not in its run loop either: it is looked at several times before it is blamed.
-        let until = Instant::now().checked_add(patience / DEAF_LOOKS);
-        let until = [ear.fallback.look_at(), until].into_iter().flatten().min();
-        Ok(Step::Wait(Wait { fd: ear.readable(), writable: false, until }))
-    }
-
-    #[cold]
-    fn lagged(&mut self, count: Option<u64>) -> RecvError {
-        match count {
-            Some(count) => self.missed += count,
-            None => self.gaps += 1,
-        }
-        RecvError::Lagged(Lag { channel: self.core.channel().clone(), count })
-    }
-
-    #[cold]
-    fn ended(&mut self, ended: Ended) -> Result<(), RecvError> {
-        let error = match ended {
-            Ended::Goodbye => None,
-            ended => Some(self.link.why(ended)),
-        };
-        self.link.lose(&mut self.core);
-        error.map_or(Ok(()), |error| Err(error.into()))
-    }
-
-    fn message(&mut self) -> Result<Message, RecvError> {
-        if let Some((frame, payload)) = self.ear.as_ref().and_then(|ear| ear.found()) {
-            return Ok(Message::new(self.core.channel(), frame, payload.clone()));
-        }
-        match (self.core.frame(), self.core.payload()) {
-            (Some(frame), Some(payload)) => Ok(Message::new(self.core.channel(), frame, payload)),
-            _ => Err(RecvError::Empty),
-        }
-    }
-
-    #[inline]
-    fn message_ref(&self) -> Result<MessageRef<'_>, RecvError> {
-        let heard = self.ear.as_ref().and_then(|ear| ear.found());
-        let frame = heard.map(|(frame, _)| frame).or_else(|| self.core.frame()).ok_or(RecvError::Empty)?;
-        Ok(MessageRef { channel: self.core.channel(), frame })
-    }
-
+    /// The listener as a stream that owns it, for tasks and for combinators that need `'static`.
     #[cfg(feature = "tokio")]
-    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Message, RecvError>> {
-        let mut awaiting = std::mem::take(&mut self.awaiting);
-        let polled = poll_on(&mut awaiting, cx, Until::Forever, || self.step(false));
-        self.awaiting = awaiting;
-        ready!(polled)?;
-        Poll::Ready(self.message())
+    pub fn into_stream(self) -> ListenerStream {
+        ListenerStream { listener: self }
+    }
+}
+
+/// One descriptor for the whole life of the listener, across restarts of the daemon. It is readable whenever
+/// [`try_recv`](Listener::try_recv) is worth calling, also in order to connect again. It must not be read from.
+///
+/// It is created by the first call. A level-triggered event loop can take one message each time it is readable. An edge-triggered one
+/// calls `try_recv` until it returns [`RecvError::Empty`] or [`RecvError::Connecting`]. The example `event_loop` uses `mio`.
+///
+/// # Panics
+///
+/// The first call, if this process or the system is out of descriptors.
+#[cfg(unix)]
+impl std::os::fd::AsFd for Listener {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.receiver.as_fd()
+    }
+}
+
+/// The messages of a [`Listener`] as a stream that owns it, with gaps in their places. Only a [`Closer`] ends it.
+///
+/// # Panics
+///
+/// When it is polled outside a tokio runtime with I/O and time enabled.
+#[cfg(feature = "tokio")]
+#[derive(Debug)]
+#[must_use = "a stream does nothing unless it is polled"]
+pub struct ListenerStream {
+    listener: Listener,
+}
+
+#[cfg(feature = "tokio")]
+impl ListenerStream {
+    /// The listener. No message is lost.
+    pub fn into_inner(self) -> Listener {
+        self.listener
     }
 }
 
 #[cfg(feature = "tokio")]
-struct Messages<'a> {
-    listener: &'a mut Listener,
-}
-
-#[cfg(feature = "tokio")]
-impl Stream for Messages<'_> {
+impl Stream for ListenerStream {
     type Item = Result<Message, RecvError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.listener.poll_recv(cx).map(Some)
-    }
-}
-
-#[cfg(feature = "tokio")]
-struct Payloads<'a> {
-    listener: &'a mut Listener,
-}
-
-#[cfg(feature = "tokio")]
-impl Stream for Payloads<'_> {
-    type Item = Vec<u8>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Vec<u8>>> {
-        loop {
-            match ready!(self.listener.poll_recv(cx)) {
-                Ok(message) => return Poll::Ready(Some(message.into_payload().into())),
-                Err(RecvError::Connect(_)) => return Poll::Ready(None),
-                Err(RecvError::Lagged(_) | RecvError::TimedOut { .. } | RecvError::Empty) => {}
-            }
-        }
+        self.listener.receiver.poll_recv(cx).map(Receiver::item)
     }
 }

@@ -1,34 +1,38 @@
-//! What a listener gets. A message is plain memory: it keeps no connection open.
+//! What a listener receives. A message is plain memory: it keeps no connection open.
 
-use broadcaster_protocol::{ChannelName, Frame, SenderId};
+use crate::metadata::MetadataRef;
+use crate::{ChannelName, SenderId};
+use broadcaster_protocol::{Frame, meta};
 use bytes::Bytes;
 use std::fmt;
 
-/// One message, as the listener's own.
+/// One message, owned.
 ///
-/// The payload is shared with the buffer that it was received in if it is at least half of that buffer, and copied otherwise,
-/// so that keeping a message keeps at most twice its size.
+/// The payload shares the buffer that it was received in if it is at least half of that buffer, and is copied otherwise: keeping a
+/// message keeps at most twice its size. Cloning is cheap: it shares the payload.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Message {
     channel: ChannelName,
     sender: SenderId,
     sequence: u64,
+    metadata: Bytes,
     payload: Bytes,
 }
 
 impl Message {
-    pub(crate) fn new(channel: &ChannelName, frame: Frame<'_>, payload: Bytes) -> Self {
-        Self { channel: channel.clone(), sender: frame.sender, sequence: frame.sequence, payload }
-    }
-
-    /// What was sent; may be empty.
+    /// The payload; may be empty.
     pub fn payload(&self) -> &[u8] {
         &self.payload
     }
 
-    /// What was sent, without copying it.
+    /// The payload, without copying it.
     pub fn into_payload(self) -> Bytes {
         self.payload
+    }
+
+    /// What the sender attached to the payload.
+    pub fn metadata(&self) -> MetadataRef<'_> {
+        MetadataRef::new(meta::MetadataRef::new(&self.metadata))
     }
 
     /// The channel that it was sent on.
@@ -36,18 +40,18 @@ impl Message {
         &self.channel
     }
 
-    /// The sender: stays the same for as long as its handle lives, whatever happens to the daemon.
+    /// The sender: the same for as long as its handle lives, across restarts of the daemon.
     pub fn sender(&self) -> SenderId {
         self.sender
     }
 
-    /// The sender's process id, from the kernel's word to the daemon, not from the sender's; 0 where the kernel does not
-    /// tell. Of a message that came by [notification](crate::Options::native_fallback) it is the sender's own word.
-    pub fn sender_pid(&self) -> u32 {
+    /// The sender's process id, as the kernel reports it to the daemon; `None` where it does not. For a message that arrived as a
+    /// [notification](crate::Fallback::Notifications) it is the sender's claim.
+    pub fn sender_pid(&self) -> Option<u32> {
         self.sender.pid()
     }
 
-    /// The sender's running number for this message on this channel, from 0.
+    /// How many messages the sender has sent on the channel before this one.
     pub fn sequence(&self) -> u64 {
         self.sequence
     }
@@ -59,23 +63,34 @@ impl fmt::Debug for Message {
             .field("channel", &self.channel)
             .field("sender", &self.sender)
             .field("sequence", &self.sequence)
+            .field("metadata", &self.metadata())
             .field("payload_bytes", &self.payload.len())
             .finish()
     }
 }
 
-/// One message, borrowed from the listener until its next receive: nothing is allocated or copied.
+/// One message, borrowed from its handle until the next receive: nothing is allocated or copied.
 #[derive(Clone, Copy)]
 pub struct MessageRef<'a> {
-    pub(crate) channel: &'a ChannelName,
-    pub(crate) frame: Frame<'a>,
+    channel: &'a ChannelName,
+    frame: Frame<'a>,
+    owner: &'a crate::machine::Subscriber,
 }
 
 impl<'a> MessageRef<'a> {
-    /// What was sent; may be empty.
+    pub(crate) fn new(subscriber: &'a crate::machine::Subscriber) -> Option<Self> {
+        Some(Self { channel: subscriber.channel()?, frame: subscriber.frame()?, owner: subscriber })
+    }
+
+    /// The payload; may be empty.
     #[inline]
     pub fn payload(&self) -> &'a [u8] {
         self.frame.payload
+    }
+
+    /// What the sender attached to the payload.
+    pub fn metadata(&self) -> MetadataRef<'a> {
+        MetadataRef::new(self.frame.metadata)
     }
 
     /// The channel that it was sent on.
@@ -86,11 +101,11 @@ impl<'a> MessageRef<'a> {
     /// See [`Message::sender`].
     #[inline]
     pub fn sender(&self) -> SenderId {
-        self.frame.sender
+        self.frame.sender.into()
     }
 
     /// See [`Message::sender_pid`].
-    pub fn sender_pid(&self) -> u32 {
+    pub fn sender_pid(&self) -> Option<u32> {
         self.sender().pid()
     }
 
@@ -98,6 +113,18 @@ impl<'a> MessageRef<'a> {
     #[inline]
     pub fn sequence(&self) -> u64 {
         self.frame.sequence
+    }
+
+    /// The message, owned: see [`Message`] for when its payload is copied.
+    pub fn to_message(&self) -> Message {
+        let metadata = self.frame.metadata.as_bytes();
+        Message {
+            channel: self.channel.clone(),
+            sender: self.sender(),
+            sequence: self.sequence(),
+            metadata: Bytes::copy_from_slice(metadata),
+            payload: self.owner.own(self.frame.payload),
+        }
     }
 }
 
@@ -107,6 +134,7 @@ impl fmt::Debug for MessageRef<'_> {
             .field("channel", &self.channel)
             .field("sender", &self.sender())
             .field("sequence", &self.sequence())
+            .field("metadata", &self.metadata())
             .field("payload_bytes", &self.payload().len())
             .finish()
     }

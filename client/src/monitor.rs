@@ -1,110 +1,159 @@
-//! The watching handle: messages of many channels as they pass. It never starts a daemon and never counts as a listener.
+//! The observing handle: the messages of many channels as they pass. It never starts a daemon and never counts as a listener.
 
-use crate::core::{Ended, Heard, MonitorCore};
-use crate::error::{ConnectError, Lag, RecvError};
-use crate::message::Message;
-use crate::transport::{Link, Plan, Step, Taken, Until, block_on};
-use broadcaster_protocol::ChannelName;
+use crate::ChannelName;
+use crate::error::{ConnectError, RecvError};
+use crate::machine::{Selector, Subscriber, Subscription};
+use crate::message::{Message, MessageRef};
+use crate::path::{ConnectConfig, Path, SocketPath, Until};
+use crate::policy::Overflow;
+use crate::receiver::{Closer, Receiver};
+use std::collections::BTreeSet;
 use std::time::Duration;
+#[cfg(feature = "tokio")]
+use {crate::receiver::Messages, futures_core::Stream, std::future::poll_fn};
 
-/// Sees the messages of the bus as they pass; made by [`Daemon::monitor`](crate::Daemon::monitor).
+/// Observes the messages of the bus as they pass: see [`Daemon::monitor`](crate::Daemon::monitor).
 ///
-/// It gets every message that the daemon accepts on its channels, or is told in the very place how many it missed, as a
-/// [`Listener`](crate::Listener) does. A slow monitor loses the oldest of what waits for it, and disturbs nobody.
+/// It receives every message that the daemon accepts on its channels, or a report of the loss at that point in the stream, as a
+/// [`Listener`](crate::Listener) does. A slow monitor loses the oldest messages that wait for it. Observing never affects delivery, and a
+/// monitor's losses are not the bus's.
+///
+/// A monitor does not start a daemon, and it reports that the daemon is gone: [`RecvError::Connect`]. Receive again to look for the next
+/// one; the first thing that it yields then is a gap for each of its channels.
+///
+/// It is not `Clone`, for the same reason as a listener.
 ///
 /// ```
-/// # let dir = tempfile::tempdir()?;
-/// # let options = system_broadcaster::Options::new().socket(dir.path().join("bus.sock")).autostart(false);
-/// # /*
-/// let options = Options::new();
-/// # */
-/// let mut sender = options.sender("com.example.sync")?;
-/// let mut monitor = options.daemon().monitor(["com.example.sync"])?;
-/// sender.send(b"nobody listens")?;
-/// assert_eq!(monitor.recv()?.payload(), b"nobody listens");
+/// use system_broadcaster::Options;
+///
+/// let directory = tempfile::tempdir()?; // a bus of its own, for this example
+/// let bus = Options::new().socket(directory.path().join("bus.sock")).autostart(false);
+/// let mut sender = bus.sender("com.example.sync")?;
+/// let mut monitor = bus.daemon().monitor(["com.example.sync"])?;
+/// sender.send(b"without a listener")?;
+/// assert_eq!(monitor.recv()?.payload(), b"without a listener");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
+#[must_use = "a monitor that is dropped observes nothing"]
 pub struct Monitor {
-    core: MonitorCore,
-    link: Link,
+    receiver: Receiver,
 }
 
 impl Monitor {
-    pub(crate) fn connect(channels: Vec<ChannelName>, plan: Plan) -> Result<Self, ConnectError> {
-        let mut monitor = Self { core: MonitorCore::new(channels, broadcaster_local::pid()), link: Link::new(plan)? };
-        block_on(Until::Forever, || monitor.link.ready(&mut monitor.core))?;
-        Ok(monitor)
+    /// An observer of these channels; of all, if there are none.
+    pub(crate) fn new(channels: BTreeSet<ChannelName>, config: ConnectConfig) -> Self {
+        let selectors = match channels.is_empty() {
+            true => vec![Selector::All],
+            false => channels.into_iter().map(Selector::Name).collect(),
+        };
+        let observe = |selector| Subscription { selector, overflow: Overflow::DropOldest.into(), observer: true };
+        let subscriptions = selectors.into_iter().map(observe).collect();
+        let subscriber = Subscriber::new(subscriptions, config.purpose_or("monitor"), broadcaster_local::pid());
+        Self { receiver: Receiver::new(subscriber, Path::Socket(SocketPath::new(config))) }
     }
 
-    /// Waits for the next message, without end while the daemon is there.
+    pub(crate) fn receiver(&mut self) -> &mut Receiver {
+        &mut self.receiver
+    }
+
+    /// How many messages this monitor has lost, as far as they were counted.
+    pub fn lost(&self) -> u64 {
+        self.receiver.lost()
+    }
+
+    /// A handle that ends the receives of this monitor from another thread: see [`Listener::closer`](crate::Listener::closer).
     ///
     /// # Errors
     ///
-    /// [`RecvError::Lagged`] where messages are missing. [`RecvError::Connect`] once when the daemon has gone; receive again to
-    /// look for the next one, which fails with [`ConnectError::NotRunning`] as long as there is none.
+    /// [`ConnectError::Io`] if this process or the system is out of descriptors.
+    pub fn closer(&mut self) -> Result<Closer, ConnectError> {
+        self.receiver.closer()
+    }
+
+    /// Waits for the next message. While the daemon is running, this can wait indefinitely.
+    ///
+    /// # Errors
+    ///
+    /// [`RecvError::Lagged`] where messages were lost. [`RecvError::Connect`] once when the daemon is gone. Receive again to look for the
+    /// next one, which fails with [`ConnectError::NotRunning`] as long as there is none.
     pub fn recv(&mut self) -> Result<Message, RecvError> {
-        self.wait(Until::Forever)
+        self.receiver.wait(Until::Forever)?;
+        self.receiver.message()
+    }
+
+    /// Waits for the next message and lends it: nothing is allocated or copied.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv`](Self::recv).
+    pub fn recv_ref(&mut self) -> Result<MessageRef<'_>, RecvError> {
+        self.receiver.wait(Until::Forever)?;
+        self.receiver.message_ref()
     }
 
     /// Waits for the next message for at most `timeout`.
     ///
     /// # Errors
     ///
-    /// [`RecvError::TimedOut`] if none came; otherwise as [`recv`](Self::recv).
+    /// [`RecvError::TimedOut`] if none arrived; otherwise as [`recv`](Self::recv).
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Message, RecvError> {
-        self.wait(Until::after(timeout))
+        self.receiver.wait(Until::after(timeout))?;
+        self.receiver.message()
     }
 
-    /// The next message, if it is there.
+    /// The next message, if it has arrived. Does not wait, except for about a millisecond while a handshake is under way.
     ///
     /// # Errors
     ///
-    /// [`RecvError::Empty`] if none is there; otherwise as [`recv`](Self::recv).
+    /// [`RecvError::Empty`] if no message has arrived; [`RecvError::Connecting`] if there is no connection yet; otherwise as
+    /// [`recv`](Self::recv).
     pub fn try_recv(&mut self) -> Result<Message, RecvError> {
-        self.wait(Until::Now)
+        self.receiver.wait(Until::Now)?;
+        self.receiver.message()
     }
 
-    fn wait(&mut self, until: Until) -> Result<Message, RecvError> {
-        match block_on(until, || self.step(until == Until::Forever))? {
-            Some(message) => Ok(message),
-            None => Err(match until {
-                Until::Deadline(_, after) => RecvError::TimedOut { after },
-                Until::Now | Until::Forever => RecvError::Empty,
-            }),
-        }
+    /// Waits for the next message without blocking the thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv`](Self::recv).
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped before it is ready, no message is lost.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with I/O and time enabled.
+    #[cfg(feature = "tokio")]
+    pub async fn recv_async(&mut self) -> Result<Message, RecvError> {
+        poll_fn(|cx| self.receiver.poll_recv(cx)).await
     }
 
-    fn step(&mut self, patient: bool) -> Result<Step<Message>, RecvError> {
-        loop {
-            match (self.core.hear(), self.core.channel(), self.core.frame()) {
-                (Ok(Heard::Frame), Some(channel), Some((frame, payload))) => {
-                    return Ok(Step::Done(Message::new(channel, frame, payload)));
-                }
-                (Ok(Heard::Lagged(count)), Some(channel), _) => {
-                    return Err(RecvError::Lagged(Lag { channel: channel.clone(), count }));
-                }
-                (Ok(_), ..) => {}
-                (Err(ended), ..) => {
-                    let error = match ended {
-                        Ended::Goodbye => self.link.gone(),
-                        ended => self.link.why(ended),
-                    };
-                    self.link.lose(&mut self.core);
-                    return Err(error.into());
-                }
-            }
-            if !self.link.is_up() {
-                match self.link.ready(&mut self.core)? {
-                    Step::Wait(wait) => return Ok(Step::Wait(wait)),
-                    Step::Done(()) => continue, // what came with the handshake is heard before the next read
-                }
-            }
-            match self.link.read(&mut self.core, patient) {
-                Taken::Bytes(_) => {}
-                Taken::Lost => return Err(self.link.gone().into()),
-                Taken::Wait(wait) => return Ok(Step::Wait(wait)),
-            }
-        }
+    /// The messages as a stream, with gaps and errors in their places. Only a [`Closer`] ends it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the stream loses no message.
+    ///
+    /// # Panics
+    ///
+    /// When it is polled outside a tokio runtime with I/O and time enabled.
+    #[cfg(feature = "tokio")]
+    pub fn messages(&mut self) -> impl Stream<Item = Result<Message, RecvError>> + Send + Unpin + '_ {
+        Messages(&mut self.receiver)
+    }
+}
+
+/// One descriptor for the whole life of the monitor: see [`Listener`](crate::Listener#impl-AsFd-for-Listener).
+///
+/// # Panics
+///
+/// The first call, if this process or the system is out of descriptors.
+#[cfg(unix)]
+impl std::os::fd::AsFd for Monitor {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.receiver.as_fd()
     }
 }

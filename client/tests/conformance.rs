@@ -1,145 +1,23 @@
-//! What every colour of the client must do, each behaviour once, on a bus of its own. The broker is hosted by the test's own
+//! What every way of calling the library must do, each behaviour once, on a bus of its own. The broker is hosted by the test's own
 //! process; or, if `BROADCASTER_TEST_PROGRAM` names a `broadcasterd`, by a daemon that runs it.
 
 #![cfg(all(feature = "embedded", feature = "tokio"))]
 #![allow(clippy::unwrap_used)]
 
-use futures_util::{FutureExt, StreamExt};
-use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+mod common;
+
+use common::{bus, in_every_colour, runtime, socket};
+use futures_util::{FutureExt, SinkExt, StreamExt};
 use std::pin::pin;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-use system_broadcaster::{Listener, Message, NameError, Options, Overflow, RecvError, SendError, Sender};
-use tempfile::TempDir;
-use tokio::runtime::Runtime;
-
-/// One way to call the library.
-trait Colour {
-    fn send(&self, sender: &mut Sender, payload: &[u8]) -> Result<(), SendError>;
-    fn flush(&self, sender: &mut Sender) -> Result<(), SendError>;
-    fn recv(&self, listener: &mut Listener) -> Result<Message, RecvError>;
-}
-
-struct Blocking;
-
-impl Colour for Blocking {
-    fn send(&self, sender: &mut Sender, payload: &[u8]) -> Result<(), SendError> {
-        sender.send(payload)
-    }
-
-    fn flush(&self, sender: &mut Sender) -> Result<(), SendError> {
-        sender.flush()
-    }
-
-    fn recv(&self, listener: &mut Listener) -> Result<Message, RecvError> {
-        listener.recv()
-    }
-}
-
-/// The same with a deadline, which takes another way through the system.
-struct Timed;
-
-impl Colour for Timed {
-    fn send(&self, sender: &mut Sender, payload: &[u8]) -> Result<(), SendError> {
-        match sender.try_send(payload) {
-            Err(SendError::Full) => sender.send(payload),
-            Err(SendError::Unfinished { .. }) => sender.flush(),
-            other => other,
-        }
-    }
-
-    fn flush(&self, sender: &mut Sender) -> Result<(), SendError> {
-        sender.flush()
-    }
-
-    fn recv(&self, listener: &mut Listener) -> Result<Message, RecvError> {
-        match listener.try_recv() {
-            Err(RecvError::Empty) => listener.recv_timeout(Duration::from_secs(30)),
-            other => other,
-        }
-    }
-}
-
-struct Async(Runtime);
-
-impl Colour for Async {
-    fn send(&self, sender: &mut Sender, payload: &[u8]) -> Result<(), SendError> {
-        self.0.block_on(sender.send_async(payload))
-    }
-
-    fn flush(&self, sender: &mut Sender) -> Result<(), SendError> {
-        self.0.block_on(sender.flush_async())
-    }
-
-    fn recv(&self, listener: &mut Listener) -> Result<Message, RecvError> {
-        self.0.block_on(listener.recv_async())
-    }
-}
-
-fn runtime() -> Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
-}
-
-/// Plays a behaviour in every colour, each on a new bus.
-fn in_every_colour(behaviour: impl Fn(&dyn Colour, &Options)) {
-    let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let colours: [&dyn Colour; 4] = [&Blocking, &Timed, &Async(runtime()), &Async(threads)];
-    for colour in colours {
-        let (_host, options) = bus();
-        behaviour(colour, &options);
-    }
-}
-
-/// Keeps the bus alive, and ends it.
-struct Host {
-    _directory: TempDir,
-    daemon: Option<Child>,
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        if let Some(daemon) = &mut self.daemon {
-            let _ = daemon.kill();
-            let _ = daemon.wait();
-        }
-    }
-}
-
-/// A socket that nobody else has: in a directory of its own, or a pipe that is named after it.
-fn socket(directory: &TempDir) -> PathBuf {
-    if cfg!(windows) {
-        let name = directory.path().file_name().unwrap();
-        format!(r"\\.\pipe\broadcaster-test{}", name.to_str().unwrap()).into()
-    } else {
-        directory.path().join("bus.sock")
-    }
-}
-
-fn bus() -> (Host, Options) {
-    let directory = tempfile::tempdir().unwrap();
-    let options = Options::new().socket(socket(&directory)).autostart(false);
-    let daemon = std::env::var_os("BROADCASTER_TEST_PROGRAM").map(|program| {
-        let mut command = Command::new(program);
-        command.arg("--socket").arg(socket(&directory)).args(["run", "--log", "warn"]);
-        let mut daemon = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(daemon.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        assert!(line.starts_with("listening on"), "it says {line:?}");
-        daemon
-    });
-    let options = options.embedded(daemon.is_none());
-    // A host that nobody is connected to for a minute ends; within a test that does not happen.
-    options.listener("host").unwrap();
-    (Host { _directory: directory, daemon }, options)
-}
+use system_broadcaster::{ConnectError, Metadata, NameError, Options, Overflow, RecvError, SendError};
 
 #[test]
-fn every_listener_gets_every_message_in_order() {
+fn every_listener_receives_every_message_in_order() {
     in_every_colour(|colour, options| {
-        let mut listeners = [0; 3].map(|_| options.listener("news").unwrap());
+        let mut listeners = [0; 3].map(|_| colour.listener(options, "news").unwrap());
         let mut other = options.listener("other").unwrap();
-        let mut senders = [0; 2].map(|_| options.sender("news").unwrap());
+        let mut senders = [0; 2].map(|_| colour.sender(options, "news").unwrap());
         for n in 0..50_u32 {
             for sender in &mut senders {
                 colour.send(sender, &n.to_le_bytes()).unwrap();
@@ -152,7 +30,8 @@ fn every_listener_gets_every_message_in_order() {
                 let which = senders.iter().position(|sender| sender.id() == message.sender()).unwrap();
                 assert_eq!(message.payload(), due[which].to_le_bytes());
                 assert_eq!(message.sequence(), u64::from(due[which]));
-                assert_eq!(message.sender_pid(), std::process::id());
+                assert_eq!(message.sender_pid(), Some(std::process::id()));
+                assert!(message.metadata().is_empty());
                 assert_eq!(message.channel().as_str(), "news");
                 due[which] += 1;
             }
@@ -183,7 +62,7 @@ fn fed_messages_go_out_together_and_in_order() {
         sender.feed(b"0").unwrap();
         assert!(matches!(listener.try_recv(), Err(RecvError::Empty)), "it is not written yet");
         for n in 1..5000 {
-            sender.feed(n.to_string().as_bytes()).unwrap();
+            colour.feed(&mut sender, n.to_string().as_bytes()).unwrap();
         }
         colour.send(&mut sender, b"5000").unwrap(); // does not overtake
         sender.feed(b"5001").unwrap();
@@ -195,14 +74,14 @@ fn fed_messages_go_out_together_and_in_order() {
 }
 
 #[test]
-fn nobody_listening_is_fine() {
+fn sending_without_a_listener_is_not_an_error() {
     in_every_colour(|colour, options| {
         let mut sender = options.sender("news").unwrap();
-        colour.send(&mut sender, b"into the void").unwrap();
+        colour.send(&mut sender, b"without a listener").unwrap();
         let mut listener = options.listener("news").unwrap();
-        colour.send(&mut sender, b"heard").unwrap();
+        colour.send(&mut sender, b"received").unwrap();
         let message = colour.recv(&mut listener).unwrap();
-        assert_eq!((message.payload(), message.sequence()), (&b"heard"[..], 1));
+        assert_eq!((message.payload(), message.sequence()), (&b"received"[..], 1));
     });
 }
 
@@ -217,12 +96,12 @@ fn too_large_is_an_error_and_nothing_is_sent() {
         assert!(matches!(sender.feed(&huge), Err(SendError::TooLarge { .. })));
         colour.send(&mut sender, b"small").unwrap();
         let message = colour.recv(&mut listener).unwrap();
-        assert_eq!((message.payload(), message.sequence()), (&b"small"[..], 0), "it left no hole");
+        assert_eq!((message.payload(), message.sequence()), (&b"small"[..], 0), "it left no gap");
     });
 }
 
 #[test]
-fn slow_listener_is_told_its_loss_in_place() {
+fn slow_listener_receives_its_loss_in_place() {
     in_every_colour(|colour, options| {
         let mut listener = options.listener("news").unwrap();
         let mut sender = options.sender("news").unwrap();
@@ -244,7 +123,7 @@ fn slow_listener_is_told_its_loss_in_place() {
                     }
                 }
                 Err(RecvError::Lagged(lag)) => {
-                    assert_eq!(lag.channel.as_str(), "news");
+                    assert_eq!(lag.channel.unwrap().as_str(), "news");
                     due += lag.count.unwrap();
                     lost += lag.count.unwrap();
                 }
@@ -252,7 +131,7 @@ fn slow_listener_is_told_its_loss_in_place() {
             }
         }
         assert!(lost > 0, "15 MB were meant to be too much");
-        assert_eq!(listener.missed(), lost);
+        assert_eq!((listener.lost(), listener.gaps()), (lost, 0));
         assert_eq!(due, COUNT + 1);
     });
 }
@@ -265,8 +144,8 @@ fn latest_keeps_the_newest_only() {
         for n in 0..3000_u64 {
             colour.send(&mut sender, &[n.to_le_bytes(); 64].concat()).unwrap();
         }
-        // All of them are the daemon's before the first is received: what it says of itself is the clock.
-        while options.daemon().status().unwrap().report.messages_accepted < 3000 {}
+        // The daemon has accepted all of them before the first is received.
+        while options.daemon().status().unwrap().messages_accepted < 3000 {}
         let mut last = None;
         while last != Some(2999) {
             match colour.recv(&mut listener) {
@@ -274,7 +153,7 @@ fn latest_keeps_the_newest_only() {
                 Err(error) => assert!(matches!(error, RecvError::Lagged(_)), "{error}"),
             }
         }
-        assert!(listener.missed() > 1000, "1.5 MB do not fit into a socket: {}", listener.missed());
+        assert!(listener.lost() > 1000, "1.5 MB do not fit into a socket: {}", listener.lost());
     });
 }
 
@@ -351,7 +230,7 @@ fn dropped_receive_loses_no_message() {
 }
 
 #[test]
-fn dropped_send_is_whole_or_not_at_all() {
+fn dropped_send_is_complete_or_not_at_all() {
     let (_host, options) = bus();
     runtime().block_on(async {
         let mut listener = options.listener("news").unwrap();
@@ -359,7 +238,7 @@ fn dropped_send_is_whole_or_not_at_all() {
         let large: Vec<u8> = (0..3_000_000_u32).map(|n| u8::try_from(n % 251).unwrap()).collect();
         let mut cancelled = 0;
         for n in 0..20_u8 {
-            // No socket takes 3 MB at once: this is given up in the middle.
+            // No socket takes 3 MB at once: this is cancelled in the middle.
             cancelled += u32::from(sender.send_async(&large).now_or_never().is_none());
             sender.send_async(&[n]).await.unwrap();
             loop {
@@ -367,7 +246,7 @@ fn dropped_send_is_whole_or_not_at_all() {
                 if message.payload() == [n] {
                     break;
                 }
-                assert!(message.payload() == large, "a message arrives whole");
+                assert!(message.payload() == large, "a message arrives completely");
             }
         }
         assert!(cancelled > 0, "sends were meant to be cancelled");
@@ -375,19 +254,19 @@ fn dropped_send_is_whole_or_not_at_all() {
 }
 
 #[test]
-fn deadline_of_zero_never_waits_for_a_daemon() {
+fn timeout_of_zero_never_waits_for_a_daemon() {
     let directory = tempfile::tempdir().unwrap();
-    let nobody = Options::new().socket(socket(&directory)).autostart(false).embedded(false);
-    let error = nobody.deadline(Duration::ZERO).listener("news").unwrap_err();
+    let absent = Options::new().socket(socket(&directory)).autostart(false).embedded(false);
+    let error = absent.timeout(Duration::ZERO).listener("news").unwrap_err();
     let text = error.to_string();
     assert!(text.contains(&socket(&directory).display().to_string()) && text.contains("broadcasterd start"), "{text}");
 }
 
 #[test]
-fn bad_names_are_refused_before_anything_is_tried() {
+fn names_are_checked_before_anything_is_tried() {
     let options = Options::new().socket("/nonexistent/bus.sock");
     let error = options.sender("a/b").unwrap_err();
-    assert!(matches!(error, system_broadcaster::ConnectError::Name(NameError::Forbidden { .. })), "{error}");
+    assert!(matches!(error, ConnectError::Name(NameError::Forbidden { .. })), "{error}");
 }
 
 #[test]
@@ -404,4 +283,226 @@ fn lent_messages_are_the_same_messages() {
         assert_eq!((message.payload(), message.sequence()), (&n.to_le_bytes()[..], u64::from(n)));
         assert_eq!((message.sender(), message.channel().as_str()), (sender.id(), "news"));
     }
+}
+
+#[test]
+fn metadata_arrives_with_its_message_and_no_other() {
+    in_every_colour(|colour, options| {
+        let mut listener = colour.listener(options, "news").unwrap();
+        let mut sender = colour.sender(options, "news").unwrap();
+        let metadata = Metadata::new()
+            .content_type("text/plain")
+            .and_then(|metadata| metadata.schema(b"v1"))
+            .and_then(|metadata| metadata.origin("sensor 7"))
+            .and_then(|metadata| metadata.reply_address(b"back"))
+            .and_then(|metadata| metadata.header("k", b"1"))
+            .and_then(|metadata| metadata.header("k", b"2"))
+            .unwrap();
+        for size in [0, 5, 4096, 300_000] {
+            colour.feed(&mut sender, b"fed").unwrap();
+            colour.send_with(&mut sender, &metadata, &vec![7; size]).unwrap();
+            colour.send_with(&mut sender, &Metadata::new(), b"bare").unwrap();
+            assert!(colour.recv(&mut listener).unwrap().metadata().is_empty());
+            let message = colour.recv(&mut listener).unwrap();
+            let received = message.metadata();
+            assert_eq!(message.payload(), vec![7; size]);
+            assert_eq!((received.content_type(), received.schema()), (Some("text/plain"), Some(&b"v1"[..])));
+            assert_eq!((received.origin(), received.reply_address()), (Some("sensor 7"), Some(&b"back"[..])));
+            assert!(received.headers().eq([("k", &b"1"[..]), ("k", b"2")]));
+            let bare = colour.recv(&mut listener).unwrap();
+            assert!(bare.metadata().is_empty() && bare.payload() == b"bare");
+        }
+    });
+}
+
+#[test]
+fn many_messages_are_received_at_once_and_a_gap_behind_them_next() {
+    in_every_colour(|colour, options| {
+        let mut listener = colour.listener(options, "news").unwrap();
+        let mut sender = colour.sender(options, "news").unwrap();
+        for n in 0..100_u8 {
+            colour.feed(&mut sender, &[n]).unwrap();
+        }
+        colour.flush(&mut sender).unwrap();
+        let mut messages = Vec::new();
+        assert_eq!(colour.recv_many(&mut listener, &mut messages, 0).unwrap(), 0);
+        while messages.len() < 100 {
+            let before = messages.len();
+            let count = colour.recv_many(&mut listener, &mut messages, 30).unwrap();
+            assert!((1..=30).contains(&count) && messages.len() == before + count);
+        }
+        assert!(messages.iter().zip(0..).all(|(message, n)| message.payload() == [n]));
+        // 20 MB are too much. The messages before the gap come first, and the gap is not forgotten.
+        for n in 0..20_000_u32 {
+            colour.send(&mut sender, &[n.to_le_bytes(); 256].concat()).unwrap();
+        }
+        let (mut due, mut lags) = (100, 0);
+        while due < 20_100 {
+            messages.clear();
+            match colour.recv_many(&mut listener, &mut messages, usize::MAX) {
+                Ok(_) => {
+                    for message in &messages {
+                        assert_eq!(message.sequence(), due);
+                        due += 1;
+                    }
+                }
+                Err(RecvError::Lagged(lag)) => {
+                    due += lag.count.unwrap();
+                    lags += 1;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert!(lags > 0);
+    });
+}
+
+#[test]
+fn borrowed_messages_become_owned_and_outlive_the_next_receive() {
+    let (_host, options) = bus();
+    let mut listener = options.listener("news").unwrap();
+    let mut sender = options.sender("news").unwrap();
+    let metadata = Metadata::new().origin("here").unwrap();
+    sender.send_with(&metadata, b"kept").unwrap();
+    sender.send(b"next").unwrap();
+    let kept = listener.recv_ref_timeout(Duration::from_secs(30)).unwrap().to_message();
+    while listener.try_recv_ref().is_err() {}
+    assert_eq!((kept.payload(), kept.metadata().origin(), kept.sequence()), (&b"kept"[..], Some("here"), 0));
+    assert_eq!((kept.sender(), kept.channel().as_str()), (sender.id(), "news"));
+    let timed_out = listener.recv_ref_timeout(Duration::from_millis(1)).unwrap_err();
+    assert!(timed_out.is_timeout() && matches!(timed_out, RecvError::TimedOut { .. }), "{timed_out}");
+}
+
+#[test]
+fn a_closer_ends_every_kind_of_receive() {
+    in_every_colour(|colour, options| {
+        let mut listener = options.listener("news").unwrap();
+        let closer = listener.closer().unwrap();
+        let mut sender = options.sender("news").unwrap();
+        colour.send(&mut sender, b"before").unwrap();
+        assert_eq!(colour.recv(&mut listener).unwrap().payload(), b"before", "it can still wait");
+        std::thread::scope(|scope| {
+            scope.spawn(|| closer.clone().close());
+            let received = loop {
+                match colour.recv(&mut listener) {
+                    Err(RecvError::TimedOut { .. }) => {}
+                    other => break other,
+                }
+            };
+            assert!(matches!(received, Err(RecvError::Closed)), "{received:?}");
+        });
+        assert!(closer.is_closed());
+        assert!(matches!(listener.try_recv(), Err(RecvError::Closed)), "for good");
+        assert!(listener.iter().next().is_none());
+        runtime().block_on(async {
+            assert!(listener.messages().next().await.is_none());
+            assert!(listener.listen().next().await.is_none());
+        });
+    });
+}
+
+#[test]
+fn owned_streams_and_sinks_move_into_tasks() {
+    let (_host, options) = bus();
+    runtime().block_on(async {
+        let listener = options.listener_async("news").await.unwrap();
+        let receiving = tokio::spawn(async move {
+            let mut stream = listener.into_stream();
+            let numbers = stream.by_ref().take(2000).map(|message| message.unwrap().sequence());
+            let received: Vec<_> = numbers.collect().await;
+            (received, stream.into_inner())
+        });
+        let sink = options.sender_async("news").await.unwrap().into_sink();
+        let payloads = futures_util::stream::iter((0..2000).map(|n: u32| Ok(n.to_string())));
+        tokio::spawn(payloads.forward(sink)).await.unwrap().unwrap();
+        let (received, mut listener) = receiving.await.unwrap();
+        assert!(received.into_iter().eq(0..2000));
+        let mut sink = options.sender("news").unwrap().into_sink();
+        SinkExt::<&[u8]>::feed(&mut sink, b"gathered").await.unwrap();
+        assert!(matches!(listener.try_recv(), Err(RecvError::Empty)), "it is not written yet");
+        sink.into_inner().flush_async().await.unwrap();
+        assert_eq!(listener.recv_async().await.unwrap().payload(), b"gathered");
+    });
+}
+
+/// Counts how often another task runs while `busy` does.
+async fn turns_beside(busy: impl Future<Output = ()>) -> u32 {
+    let mut turns = 0;
+    let other = async {
+        loop {
+            turns += 1;
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = busy => {}
+        () = other => {}
+    }
+    turns
+}
+
+#[test]
+fn busy_handles_leave_room_for_other_tasks() {
+    let (_host, options) = bus();
+    runtime().block_on(async {
+        let mut listener = options.listener_async("news").await.unwrap();
+        let mut sender = options.sender_async("news").await.unwrap();
+        let turns = turns_beside(async {
+            for n in 0..10_000_u32 {
+                sender.feed_async(&n.to_le_bytes()).await.unwrap();
+            }
+            sender.flush_async().await.unwrap();
+        });
+        let turns = turns.await;
+        assert!(turns > 50, "the other task ran {turns} times beside 10000 fed messages");
+        while options.daemon().status().unwrap().messages_delivered < 10_000 {}
+        let turns = turns_beside(async {
+            for _ in 0..10_000 {
+                listener.recv_async().await.unwrap();
+            }
+        });
+        let turns = turns.await;
+        assert!(turns > 50, "the other task ran {turns} times beside 10000 received messages");
+    });
+}
+
+#[test]
+fn async_methods_outside_a_runtime_always_panic() {
+    let (_host, options) = bus();
+    let mut listener = options.listener("news").unwrap();
+    let mut sender = options.sender("news").unwrap();
+    sender.send(b"it does not have to wait").unwrap();
+    while options.daemon().status().unwrap().messages_delivered == 0 {}
+    let panics = |call: &mut dyn FnMut()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).is_err();
+    assert!(panics(&mut || drop(listener.recv_async().now_or_never())));
+    assert!(panics(&mut || drop(sender.send_async(b"nor does this").now_or_never())));
+    assert!(panics(&mut || drop(sender.flush_async().now_or_never())));
+    assert_eq!(listener.recv().unwrap().payload(), b"it does not have to wait", "nothing was lost");
+}
+
+#[test]
+fn observers_receive_messages_without_being_listeners() {
+    in_every_colour(|colour, options| {
+        let daemon = options.daemon();
+        let before = daemon.status().unwrap();
+        let mut all = daemon.monitor([""; 0]).unwrap();
+        let mut one = runtime().block_on(daemon.monitor_async(["b", "b"])).unwrap();
+        let mut sender = colour.sender(options, "a").unwrap();
+        let mut other = colour.sender(options, "b").unwrap();
+        colour.send(&mut sender, b"1").unwrap();
+        colour.send(&mut other, b"2").unwrap();
+        let mut seen = [all.recv().unwrap(), all.recv().unwrap()];
+        seen.sort_by_key(|message| message.payload().to_vec());
+        assert_eq!([0, 1].map(|n: usize| seen[n].channel().as_str().to_owned()), ["a", "b"]);
+        assert_eq!(one.recv_ref().unwrap().channel().as_str(), "b");
+        assert!(matches!(one.try_recv(), Err(RecvError::Empty)));
+        let status = runtime().block_on(daemon.status_async()).unwrap();
+        assert_eq!((status.listeners, status.senders), (before.listeners, before.senders + 2));
+        assert_eq!(status.messages_accepted, before.messages_accepted + 2);
+        runtime().block_on(async {
+            sender.send_async(b"3").await.unwrap();
+            assert_eq!(all.messages().next().await.unwrap().unwrap().payload(), b"3");
+        });
+    });
 }

@@ -1,9 +1,9 @@
-//! The bodies of control frames, to and from bytes. The only module that names `bincode`, so that it can be swapped
-//! alone; payload bytes never pass through it.
+//! Encodes and decodes the bodies of control frames. It is the only module that names `bincode`, and payload bytes never pass
+//! through it.
 //!
-//! Upstream has ended bincode (3.0.0 is a deliberate compile error, RUSTSEC-2025-0141). It stays because its bytes are
-//! fixed by `tests/golden.rs` and described in `PROTOCOL.md`, because a limit is set on every decode, and because the
-//! frame's length has been checked before. `wincode` with varint encoding writes the same bytes: the exit, if needed.
+//! Upstream has discontinued bincode (3.0.0 is a deliberate compile error, RUSTSEC-2025-0141). It stays because `tests/golden.rs`
+//! fixes its bytes and `PROTOCOL.md` describes them, because every decode has a limit, and because the frame's length is checked
+//! first. `wincode` with varint encoding writes the same bytes and can replace it here alone.
 
 use crate::limits::CONTROL_BYTES_MAX;
 use serde::de::{DeserializeOwned, SeqAccess, Visitor};
@@ -11,8 +11,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use std::fmt;
 use std::marker::PhantomData;
 
-/// What a body of the largest size may decode to. bincode counts an integer with its full width, up to 8 bytes, where
-/// one byte is on the wire; the limit is there for texts that claim to be longer than any body.
+/// Largest decoded size of a body. bincode counts an integer with its full width, up to 8 bytes, where the wire has one byte.
+/// The limit guards against texts that announce more bytes than any body has.
 const DECODED_BYTES_MAX: usize = CONTROL_BYTES_MAX as usize * 8;
 
 /// bincode 2 standard configuration (little-endian, variable-length integers), with our limit.
@@ -22,38 +22,34 @@ const CONFIG: bincode::config::Configuration<
     bincode::config::Limit<DECODED_BYTES_MAX>,
 > = bincode::config::standard().with_limit::<DECODED_BYTES_MAX>();
 
-/// Why a control message and bytes could not be turned into one another.
+/// Why a control message and its bytes could not be converted into one another.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CodecError {
     /// The bytes are not a value of the message's type.
     #[error("the body is not valid: {reason}")]
     Invalid {
-        /// What the decoder met.
+        /// What the decoder found.
         reason: String,
     },
-    /// The value ended before the body did.
-    #[error("the body has {len} bytes, of which the message takes {used}")]
-    Trailing {
+    /// The message does not fit into a control frame.
+    #[error("the body has {len} bytes; the limit is {CONTROL_BYTES_MAX}")]
+    TooLarge {
         /// Bytes of the body.
         len: usize,
-        /// Bytes that the message took.
-        used: usize,
     },
 }
 
-pub(crate) fn encode<T: Serialize>(value: &T, out: &mut Vec<u8>) -> Result<(), CodecError> {
-    let body = bincode::serde::encode_to_vec(value, CONFIG).map_err(|e| invalid(&e))?;
-    out.extend_from_slice(&body);
-    Ok(())
+pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
+    bincode::serde::encode_to_vec(value, CONFIG).map_err(|e| invalid(&e))
 }
 
+/// Decodes the value at the start of `body`. Bytes after it are skipped: a later version may have appended fields.
 pub(crate) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, CodecError> {
-    let (value, used) = bincode::serde::decode_from_slice(body, CONFIG).map_err(|e| invalid(&e))?;
-    if used == body.len() { Ok(value) } else { Err(CodecError::Trailing { len: body.len(), used }) }
+    bincode::serde::decode_from_slice(body, CONFIG).map(|(value, _)| value).map_err(|e| invalid(&e))
 }
 
-/// Reads a list as its elements come. serde's own way makes room for as many as the list claims to have, up to 1 MiB.
+/// Reads a list element by element. serde's own implementation reserves room for the announced length first, up to 1 MiB.
 pub(crate) fn list<'de, T, D>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
     T: Deserialize<'de>,

@@ -1,88 +1,150 @@
-//! The control messages: small structs that set a connection up and tell what happened. They never carry payload.
+//! The control messages: small structs that set a connection up and report what happens on it. They never carry payload.
 
 use crate::codec::{self, CodecError};
 use crate::frame::{FLAG_OPTIONAL, Header};
-use crate::limits::{CHANNEL_NAME_BYTES_MAX, CONTROL_BYTES_MAX, REASON_BYTES_MAX, VERSION_BYTES_MAX};
+use crate::limits::{
+    CHANNEL_NAME_BYTES_MAX, CONTROL_BYTES_MAX, PURPOSE_BYTES_MAX, REASON_BYTES_MAX, VERSION_BYTES_MAX,
+};
+use crate::name::{ChannelName, NameError};
 use serde::{Deserialize, Serialize};
 
-/// Kind numbers of control frames. Numbers that are not listed are free for later minor additions, in these blocks:
-/// `0x30` patterns, `0x40` presence, `0x50` retained values, `0x60` request and reply, `0x70` file descriptors.
+/// Kind numbers of control frames. Numbers that are not listed are free for later additions, in these blocks: `0x30` patterns,
+/// `0x40` presence, `0x50` retained values, `0x60` request and reply, `0x70` file descriptors.
 pub mod kind {
     /// First frame of a client.
     pub const HELLO: u8 = 0x10;
     /// The daemon's answer to a Hello that it accepts.
     pub const WELCOME: u8 = 0x11;
-    /// The daemon's last frame on a connection that it will not serve.
+    /// The daemon's last frame on a connection that it does not serve, or no longer serves.
     pub const REFUSED: u8 = 0x12;
-    /// The daemon's last frame on a connection that it ends in good order.
+    /// The daemon's last frame on a connection that it ends because it stops.
     pub const GOODBYE: u8 = 0x13;
-    /// A sender names its channel.
+    /// Opens a publication.
     pub const OPEN: u8 = 0x20;
     /// The daemon's answer to Open.
     pub const OPENED: u8 = 0x21;
-    /// A listener joins a channel.
+    /// Adds a subscription.
     pub const SUBSCRIBE: u8 = 0x22;
     /// The daemon's answer to Subscribe; every frame accepted after it is delivered.
     pub const SUBSCRIBED: u8 = 0x23;
-    /// Frames are missing at this place of the stream.
+    /// Frames were lost at this point of the stream.
     pub const LAGGED: u8 = 0x24;
-    /// Asks for the daemon's numbers.
+    /// The name of a channel id.
+    pub const NAMED: u8 = 0x25;
+    /// Requests the daemon's counters.
     pub const INSPECT: u8 = 0x80;
-    /// The daemon's numbers.
+    /// The daemon's counters.
     pub const REPORT: u8 = 0x81;
-    /// Asks the daemon to stop in good order.
+    /// Requests an orderly stop of the daemon.
     pub const STOP: u8 = 0x82;
-    /// Asks for the messages of other connections as they pass.
-    pub const MONITOR: u8 = 0x83;
-    /// The daemon's answer to Monitor; every message accepted after it is shown.
-    pub const MONITORING: u8 = 0x84;
-    /// The name of a channel id, for a monitor.
-    pub const NAMED: u8 = 0x85;
 }
 
-/// Bits of what a daemon can do beyond its protocol version's base, in [`Welcome`].
+/// Bits that announce what a peer can do beyond the base of its protocol version, in [`Hello`] and [`Welcome`]. None are
+/// defined yet.
 pub mod capability {
-    /// It answers [`Monitor`](super::Monitor).
-    pub const MONITOR: u64 = 1;
+    /// No capability.
+    pub const NONE: u64 = 0;
 }
 
 /// The four bytes that every Hello begins with.
 pub const MAGIC: [u8; 4] = *b"SBUS";
 
-/// What a connection is for. A sender may only publish, a listener may only subscribe, an inspector may do neither.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Role {
-    /// Publishes frames.
-    Sender,
-    /// Receives frames.
-    Listener,
-    /// Looks at the daemon, or stops it.
-    Inspector,
-}
-
-/// What happens to a listener that does not keep up, chosen by the listener when it joins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+/// What happens when a subscriber does not keep up. The subscriber chooses when it subscribes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum Overflow {
-    /// The oldest frames that wait for it are dropped, batches whole.
+    /// 0: drop the oldest waiting frames, whole batches at a time.
     #[default]
     DropOldest,
-    /// New frames are dropped until there is room, batches whole.
+    /// 1: drop new frames until there is room, whole batches at a time.
     DropNewest,
-    /// Only the newest frame of the channel waits for it: one message, or one batch.
+    /// 2: keep only the newest frame of each channel: one message, or one batch.
     Latest,
-    /// The listener is disconnected, with [`RefusedCode::TooSlow`].
+    /// 3: disconnect the subscriber, with [`RefusedCode::TooSlow`].
     Disconnect,
+    /// Another number, from a newer client. The daemon refuses it as unsupported.
+    Other(u16),
 }
 
-/// Room for additions inside a protocol version: an extension that the receiver does not know is ignored.
+impl Overflow {
+    /// The number on the wire.
+    pub fn number(self) -> u16 {
+        match self {
+            Self::DropOldest => 0,
+            Self::DropNewest => 1,
+            Self::Latest => 2,
+            Self::Disconnect => 3,
+            Self::Other(number) => number,
+        }
+    }
+
+    /// The policy with this number on the wire.
+    pub fn from_number(number: u16) -> Self {
+        match number {
+            0 => Self::DropOldest,
+            1 => Self::DropNewest,
+            2 => Self::Latest,
+            3 => Self::Disconnect,
+            number => Self::Other(number),
+        }
+    }
+}
+
+/// Which channels a subscription covers.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(from = "WireSelector", into = "WireSelector")]
+pub enum Selector {
+    /// 0: the channel of this name.
+    Name(String),
+    /// 1: every channel, including those that appear later.
+    All,
+    /// Another kind, from a newer client. The daemon refuses it as unsupported.
+    Other {
+        /// The kind's number.
+        kind: u16,
+        /// Its text.
+        text: String,
+    },
+}
+
+/// A selector as it is encoded: open to later kinds.
+#[derive(Serialize, Deserialize)]
+struct WireSelector {
+    kind: u16,
+    text: String,
+}
+
+impl From<Selector> for WireSelector {
+    fn from(selector: Selector) -> Self {
+        match selector {
+            Selector::Name(text) => Self { kind: 0, text },
+            Selector::All => Self { kind: 1, text: String::new() },
+            Selector::Other { kind, text } => Self { kind, text },
+        }
+    }
+}
+
+impl From<WireSelector> for Selector {
+    fn from(WireSelector { kind, text }: WireSelector) -> Self {
+        match kind {
+            0 => Self::Name(text),
+            1 if text.is_empty() => Self::All,
+            kind => Self::Other { kind, text },
+        }
+    }
+}
+
+/// Room for additions within a protocol version. A receiver ignores extensions that it does not know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Extension {
-    /// Which extension; numbers are given out in `PROTOCOL.md`.
+    /// Which extension; `PROTOCOL.md` assigns the numbers.
     pub id: u16,
-    /// What it says.
+    /// Its content.
     #[serde(deserialize_with = "codec::list")]
     pub data: Vec<u8>,
 }
+
+/// The extensions of a message: the last field of every control message.
+pub type Extensions = Vec<Extension>;
 
 /// The first frame of every client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,63 +155,65 @@ pub struct Hello {
     pub protocol_min: u16,
     /// Newest protocol version that the client speaks.
     pub protocol_max: u16,
-    /// What the connection is for.
-    pub role: Role,
-    /// Bits of what the client can do beyond the version's base; none are defined yet.
+    /// Bits of what the client can do beyond the version's base: see [`capability`].
     pub capabilities: u64,
-    /// The client's idea of its process id. For display only: the daemon asks the kernel.
+    /// The process id that the client sees. For display only: the daemon asks the kernel.
     pub pid: u32,
-    /// The number that the client wants in its sender id. The daemon gives another one if it is taken.
+    /// The number that the client proposes for its sender id. The daemon assigns another one if it is taken.
     pub sender_number: u32,
-    /// The client's version, for display and error texts.
+    /// What the connection is for, for display only.
+    pub purpose: String,
+    /// The client's version, for display and error messages.
     pub version: String,
     /// Additions.
     #[serde(deserialize_with = "codec::list")]
-    pub extensions: Vec<Extension>,
+    pub extensions: Extensions,
 }
 
-/// The daemon takes the client.
+/// The daemon accepts the client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Welcome {
-    /// The protocol version that both will speak: the newest that both know.
+    /// The protocol version of this connection: the newest that both sides speak.
     pub protocol: u16,
     /// Bits of what the daemon can do beyond the version's base: see [`capability`].
     pub capabilities: u64,
-    /// The sender id that the client stamps on its frames.
+    /// The sender id of every frame that the client publishes on this connection.
     pub sender: u64,
     /// Largest payload that this daemon accepts, in bytes.
     pub payload_bytes_max: u32,
     /// The daemon's process id, for display.
     pub pid: u32,
-    /// The daemon's version, for display and error texts.
+    /// The daemon's version, for display and error messages.
     pub version: String,
     /// Additions.
     #[serde(deserialize_with = "codec::list")]
-    pub extensions: Vec<Extension>,
+    pub extensions: Extensions,
 }
 
-/// Why a daemon ends a connection. The number is on the wire; the text beside it is for people.
+/// Why a daemon ends a connection. Programs read the number, people the text beside it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum RefusedCode {
-    /// 1: no protocol version that both speak.
+    /// 1: the two sides have no protocol version in common.
     Version,
     /// 2: the client runs as another user.
     OtherUser,
-    /// 3: too many connections, from this process or in all.
+    /// 3: too many connections, from this process or in total.
     Connections,
-    /// 4: too many channels, on this connection or in all.
+    /// 4: too many channels or subscriptions, on this connection or in total.
     Channels,
     /// 5: the client broke the protocol.
     Protocol,
     /// 6: the handshake took too long.
     Handshake,
-    /// 7: the listener chose to be disconnected when it is too slow, and was.
+    /// 7: the subscriber chose to be disconnected when it is too slow, and was.
     TooSlow,
     /// 8: the daemon's memory budget is used up and this connection holds the most of it.
     Memory,
     /// 9: the daemon is stopping.
     Stopping,
+    /// 10: the daemon does not support what the client requested; the reason names it.
+    Unsupported,
     /// Another number, from a newer daemon.
     Other(u16),
 }
@@ -167,11 +231,12 @@ impl RefusedCode {
             Self::TooSlow => 7,
             Self::Memory => 8,
             Self::Stopping => 9,
+            Self::Unsupported => 10,
             Self::Other(number) => number,
         }
     }
 
-    /// What the number on the wire stands for.
+    /// The code with this number on the wire.
     pub fn from_number(number: u16) -> Self {
         match number {
             1 => Self::Version,
@@ -183,265 +248,290 @@ impl RefusedCode {
             7 => Self::TooSlow,
             8 => Self::Memory,
             9 => Self::Stopping,
+            10 => Self::Unsupported,
             number => Self::Other(number),
         }
     }
 }
 
-impl Serialize for RefusedCode {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_u16(self.number())
-    }
+/// Encodes an enum that is open to later values as its number.
+macro_rules! as_number {
+    ($($name:ident),*) => {$(
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_u16(self.number())
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                u16::deserialize(deserializer).map(Self::from_number)
+            }
+        }
+    )*};
 }
 
-impl<'de> Deserialize<'de> for RefusedCode {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        u16::deserialize(deserializer).map(Self::from_number)
-    }
-}
+as_number!(Overflow, RefusedCode);
 
-/// The daemon will not serve this connection and closes it.
+/// The daemon does not serve this connection and closes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {
     /// Why, for programs.
     pub code: RefusedCode,
     /// Why, for people: one sentence with values and limits.
     pub reason: String,
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
 }
 
 impl Refused {
-    /// A refusal; a `reason` over [`REASON_BYTES_MAX`] is cut.
+    /// A refusal. A `reason` longer than [`REASON_BYTES_MAX`] is truncated.
     pub fn new(code: RefusedCode, reason: impl Into<String>) -> Self {
-        Self { code, reason: cut(reason.into(), REASON_BYTES_MAX) }
+        Self { code, reason: truncated(reason.into(), REASON_BYTES_MAX), extensions: Vec::new() }
     }
 }
 
-/// The daemon ends the connection in good order; everything before it was delivered.
+/// The daemon stops and ends the connection; everything accepted before was delivered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Goodbye {
     /// Why, for people.
     pub reason: String,
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
 }
 
-/// A sender names the channel that it will publish on.
+/// Opens a publication: the connection will publish on this channel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Open {
     /// The channel's name.
     pub channel: String,
-    /// Sequence number of the first frame that the sender will publish there; more than 0 when it resumes.
+    /// Sequence number of the first message to be published; more than 0 when a sender resumes.
     pub next_sequence: u64,
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
 }
 
 /// The answer to [`Open`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Opened {
-    /// The channel's id in publish frames.
-    pub channel: u32,
-    /// How many listeners the channel has now.
+    /// The channel's name, as requested.
+    pub channel: String,
+    /// The channel's id in data frames.
+    pub id: u32,
+    /// Number of listeners that the channel has now.
     pub listeners: u32,
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
 }
 
-/// A listener joins a channel.
+/// Adds a subscription to the connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subscribe {
-    /// The channel's name.
-    pub channel: String,
-    /// What happens when the listener does not keep up.
+    /// The client's number for the subscription, unique on its connection.
+    pub subscription: u32,
+    /// Which channels it covers.
+    pub selector: Selector,
+    /// What happens when the connection does not keep up.
     pub overflow: Overflow,
+    /// Whether it only observes: it does not count as a listener, and its losses are not losses of the bus.
+    pub observer: bool,
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
 }
 
-/// The answer to [`Subscribe`]: every frame that the daemon accepts after it goes to the listener or is counted in a
-/// [`Lagged`].
+/// The answer to [`Subscribe`]: every frame that the daemon accepts after it on a covered channel is delivered, or counted in
+/// a [`Lagged`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subscribed {
-    /// The channel's name, as asked for.
-    pub channel: String,
-    /// The channel's id in publish frames.
-    pub id: u32,
+    /// The number of the subscription.
+    pub subscription: u32,
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
 }
 
-/// At this place of the stream messages are missing.
+/// The channel of an id: sent before the first [`Lagged`] or data frame with that id, and with an empty name when the channel
+/// ends and the id becomes invalid.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Named {
+    /// The id in data frames.
+    pub id: u32,
+    /// The channel's name; empty when the channel has ended.
+    pub name: String,
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
+}
+
+/// Messages were lost at this point of the stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lagged {
-    /// The channel that they were on.
-    pub channel: u32,
+    /// The id of their channel.
+    pub id: u32,
     /// How many messages.
     pub count: u64,
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
 }
 
-/// What a daemon says of itself.
+/// Requests a [`Report`].
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Inspect {
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
+}
+
+/// Requests an orderly stop of the daemon. The answer is a [`Goodbye`].
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Stop {
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
+}
+
+/// The daemon's counters.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Report {
-    /// Milliseconds since the daemon began to accept.
+    /// Milliseconds since the daemon began to accept connections.
     pub uptime_ms: u64,
-    /// Connections that are open, the asking one among them.
+    /// Open connections, including the one that asks.
     pub connections: u64,
-    /// Connections in the role of sender.
+    /// Connections with at least one publication.
     pub senders: u64,
-    /// Connections in the role of listener.
+    /// Connections with at least one subscription that is not an observer.
     pub listeners: u64,
-    /// Channels that somebody has open.
+    /// Channels that have a publication or a listener.
     pub channels: u64,
     /// Messages accepted from senders.
     pub messages_accepted: u64,
-    /// Bytes of the frames that they came in.
+    /// Bytes of the frames that carried them.
     pub bytes_accepted: u64,
-    /// Messages written to listeners, each counted once per listener.
+    /// Messages written to listeners, counted once per listener.
     pub messages_delivered: u64,
-    /// Messages dropped for slow listeners, each counted once per listener.
+    /// Messages lost by slow listeners, counted once per listener.
     pub messages_lost: u64,
-    /// Bytes of memory that frames in transit hold now.
+    /// Bytes of memory held for frames in transit.
     pub held_bytes: u64,
-    /// The most that `held_bytes` may become.
+    /// Upper limit of `held_bytes`.
     pub held_bytes_max: u64,
     /// Additions.
     #[serde(deserialize_with = "codec::list")]
-    pub extensions: Vec<Extension>,
+    pub extensions: Extensions,
 }
 
-/// An inspector wants to see messages as they pass, without being counted as a listener.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Monitor {
-    /// The names of the channels; none for all.
-    #[serde(deserialize_with = "codec::list")]
-    pub channels: Vec<String>,
+/// Declares [`Control`] and what each variant has: a message type and a kind number.
+macro_rules! control {
+    ($($message:ident = $kind:ident,)*) => {
+        /// A control message of any kind.
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub enum Control {
+            $(#[doc = concat!("See [`", stringify!($message), "`](struct@", stringify!($message), ").")] $message($message),)*
+        }
+
+        $(impl From<$message> for Control {
+            fn from(message: $message) -> Self {
+                Self::$message(message)
+            }
+        })*
+
+        impl Control {
+            /// The kind number in the frame's header.
+            pub fn kind(&self) -> u8 {
+                match self {
+                    $(Self::$message(_) => kind::$kind,)*
+                }
+            }
+
+            fn body(&self) -> Result<Vec<u8>, CodecError> {
+                match self {
+                    $(Self::$message(message) => codec::encode(message),)*
+                }
+            }
+
+            /// The message of the kind number `kind` that `body` encodes; `None` for a kind that is not known.
+            pub(crate) fn decode(kind: u8, body: &[u8]) -> Option<Result<Self, CodecError>> {
+                Some(match kind {
+                    $(kind::$kind => codec::decode(body).map(Self::$message),)*
+                    _ => return None,
+                })
+            }
+        }
+    };
 }
 
-/// What a channel id stands for, told to a monitor before the first frame with that id.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Named {
-    /// The id.
-    pub channel: u32,
-    /// The channel's name; empty when the channel has ended and the id stands for nothing any more.
-    pub name: String,
-}
-
-/// A control message of any kind.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Control {
-    /// See [`Hello`].
-    Hello(Hello),
-    /// See [`Welcome`].
-    Welcome(Welcome),
-    /// See [`Refused`].
-    Refused(Refused),
-    /// See [`Goodbye`].
-    Goodbye(Goodbye),
-    /// See [`Open`].
-    Open(Open),
-    /// See [`Opened`].
-    Opened(Opened),
-    /// See [`Subscribe`].
-    Subscribe(Subscribe),
-    /// See [`Subscribed`].
-    Subscribed(Subscribed),
-    /// See [`Lagged`].
-    Lagged(Lagged),
-    /// Asks for a [`Report`]; has no body.
-    Inspect,
-    /// See [`Report`].
-    Report(Report),
-    /// Asks the daemon to stop in good order; has no body. The answer is a [`Goodbye`].
-    Stop,
-    /// See [`Monitor`].
-    Monitor(Monitor),
-    /// The answer to [`Monitor`]; has no body.
-    Monitoring,
-    /// See [`Named`].
-    Named(Named),
+control! {
+    Hello = HELLO,
+    Welcome = WELCOME,
+    Refused = REFUSED,
+    Goodbye = GOODBYE,
+    Open = OPEN,
+    Opened = OPENED,
+    Subscribe = SUBSCRIBE,
+    Subscribed = SUBSCRIBED,
+    Lagged = LAGGED,
+    Named = NAMED,
+    Inspect = INSPECT,
+    Report = REPORT,
+    Stop = STOP,
 }
 
 impl Control {
-    /// The kind number in the frame's header.
-    pub fn kind(&self) -> u8 {
-        match self {
-            Self::Hello(_) => kind::HELLO,
-            Self::Welcome(_) => kind::WELCOME,
-            Self::Refused(_) => kind::REFUSED,
-            Self::Goodbye(_) => kind::GOODBYE,
-            Self::Open(_) => kind::OPEN,
-            Self::Opened(_) => kind::OPENED,
-            Self::Subscribe(_) => kind::SUBSCRIBE,
-            Self::Subscribed(_) => kind::SUBSCRIBED,
-            Self::Lagged(_) => kind::LAGGED,
-            Self::Inspect => kind::INSPECT,
-            Self::Report(_) => kind::REPORT,
-            Self::Stop => kind::STOP,
-            Self::Monitor(_) => kind::MONITOR,
-            Self::Monitoring => kind::MONITORING,
-            Self::Named(_) => kind::NAMED,
-        }
-    }
-
     /// Appends the message to `out` as a whole frame.
     ///
     /// # Errors
     ///
-    /// [`CodecError`] if a text or a list in it makes the body larger than [`CONTROL_BYTES_MAX`]; `out` is then as it
-    /// was.
+    /// [`CodecError`] if a text or a list makes the body larger than [`CONTROL_BYTES_MAX`]; `out` is then unchanged.
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), CodecError> {
-        let mut body = Vec::new();
-        match self {
-            Self::Hello(message) => codec::encode(message, &mut body)?,
-            Self::Welcome(message) => codec::encode(message, &mut body)?,
-            Self::Refused(message) => codec::encode(message, &mut body)?,
-            Self::Goodbye(message) => codec::encode(message, &mut body)?,
-            Self::Open(message) => codec::encode(message, &mut body)?,
-            Self::Opened(message) => codec::encode(message, &mut body)?,
-            Self::Subscribe(message) => codec::encode(message, &mut body)?,
-            Self::Subscribed(message) => codec::encode(message, &mut body)?,
-            Self::Lagged(message) => codec::encode(message, &mut body)?,
-            Self::Inspect | Self::Stop | Self::Monitoring => {}
-            Self::Report(message) => codec::encode(message, &mut body)?,
-            Self::Monitor(message) => codec::encode(message, &mut body)?,
-            Self::Named(message) => codec::encode(message, &mut body)?,
-        }
-        let too_large = || CodecError::Invalid {
-            reason: format!("the body has {} bytes; the limit is {CONTROL_BYTES_MAX}", body.len()),
-        };
-        let len = u32::try_from(body.len()).ok().filter(|&len| len <= CONTROL_BYTES_MAX).ok_or_else(too_large)?;
+        let body = self.body()?;
+        let len = u32::try_from(body.len()).ok().filter(|&len| len <= CONTROL_BYTES_MAX);
+        let len = len.ok_or(CodecError::TooLarge { len: body.len() })?;
         out.extend_from_slice(Header::control(self.kind(), 0, len).as_bytes());
         out.extend_from_slice(&body);
         Ok(())
     }
 
-    /// The message that `body` is, for a frame with `kind`; `None` for a kind that is not known.
-    pub(crate) fn decode(kind: u8, body: &[u8]) -> Option<Result<Self, CodecError>> {
-        Some(match kind {
-            kind::HELLO => codec::decode(body).map(Self::Hello),
-            kind::WELCOME => codec::decode(body).map(Self::Welcome),
-            kind::REFUSED => codec::decode(body).map(Self::Refused),
-            kind::GOODBYE => codec::decode(body).map(Self::Goodbye),
-            kind::OPEN => codec::decode(body).map(Self::Open),
-            kind::OPENED => codec::decode(body).map(Self::Opened),
-            kind::SUBSCRIBE => codec::decode(body).map(Self::Subscribe),
-            kind::SUBSCRIBED => codec::decode(body).map(Self::Subscribed),
-            kind::LAGGED => codec::decode(body).map(Self::Lagged),
-            kind::INSPECT => codec::decode(body).map(|()| Self::Inspect),
-            kind::REPORT => codec::decode(body).map(Self::Report),
-            kind::STOP => codec::decode(body).map(|()| Self::Stop),
-            kind::MONITOR => codec::decode(body).map(Self::Monitor),
-            kind::MONITORING => codec::decode(body).map(|()| Self::Monitoring),
-            kind::NAMED => codec::decode(body).map(Self::Named),
-            _ => return None,
-        })
-    }
-
-    /// Whether a frame with `flags` may be skipped by a receiver that does not know its kind.
+    /// Whether a receiver that does not know the kind of a frame with these flags may skip it.
     pub(crate) fn is_optional(flags: u8) -> bool {
         flags & FLAG_OPTIONAL != 0
     }
 }
 
-/// `version`, cut to what Hello and Welcome may carry.
-pub fn version_text(version: &str) -> String {
-    cut(version.to_owned(), VERSION_BYTES_MAX)
+impl Selector {
+    /// The channel name of a [`Selector::Name`]; `None` for other selectors.
+    pub fn channel_name(&self) -> Option<Result<ChannelName, NameError>> {
+        match self {
+            Self::Name(name) => Some(ChannelName::new(name)),
+            Self::All | Self::Other { .. } => None,
+        }
+    }
 }
 
-fn cut(mut text: String, max: usize) -> String {
-    text.truncate(text.floor_char_boundary(max));
+/// `version`, truncated to what Hello and Welcome may carry.
+pub fn version_text(version: &str) -> String {
+    truncated(version.to_owned(), VERSION_BYTES_MAX)
+}
+
+/// `purpose`, truncated to what Hello may carry.
+pub fn purpose_text(purpose: &str) -> String {
+    truncated(purpose.to_owned(), PURPOSE_BYTES_MAX)
+}
+
+/// The longest prefix of `text` of at most `max` bytes that ends at a character boundary.
+fn truncated(mut text: String, max: usize) -> String {
+    if text.len() > max {
+        let end = (0..=max).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+        text.truncate(end);
+    }
     text
 }
 
 const _: () = assert!(CHANNEL_NAME_BYTES_MAX + 64 < CONTROL_BYTES_MAX as usize);
 const _: () = assert!(REASON_BYTES_MAX + 64 < CONTROL_BYTES_MAX as usize);
+const _: () = assert!(VERSION_BYTES_MAX + PURPOSE_BYTES_MAX + 64 < CONTROL_BYTES_MAX as usize);

@@ -1,43 +1,59 @@
-//! Bytes of one stream, in any chunking, become runs of frames and control messages. It refuses before it allocates,
-//! and never copies a payload that it can hand on by reference.
+//! Decodes the bytes of one stream, in any chunking, into runs of data frames and control messages. It checks every length before
+//! it allocates, and never copies a payload that it can pass on by reference.
 
 use crate::codec::CodecError;
 use crate::control::Control;
-use crate::frame::{Header, KIND_BATCH, Run, messages_in};
-use crate::limits::{BATCH_BYTES_MAX, CONTROL_BYTES_MAX, HEADER_BYTES, PAYLOAD_BYTES_MAX};
+use crate::frame::{Header, KIND_BATCH, KIND_PUBLISH, Run, messages_in};
+use crate::limits::{BATCH_BYTES_MAX, CONTROL_BYTES_MAX, HEADER_BYTES, META_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use bytes::buf::Limit;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-/// Bytes that a [`Decoder::lender`] is fed at a time, and the capacity of its chunk. Larger frames are collected in a buffer
-/// of their own.
+/// Bytes that a [`Decoder::lender`] reads at a time, and the capacity of its chunk. Larger frames are collected in a buffer of
+/// their own.
 pub const CHUNK_BYTES: usize = 64 * 1024;
 
-/// The same for a [`Decoder::consumer`], which has its chunk to itself and gains by fewer reads.
+/// The same for a [`Decoder::consumer`], which does not share its chunk and benefits from fewer reads.
 pub const CONSUMER_CHUNK_BYTES: usize = 256 * 1024;
+
+/// The same for a consumer that was [idle](Decoder::idle); it grows again while reads fill the chunk.
+pub const CONSUMER_CHUNK_BYTES_MIN: usize = 16 * 1024;
+
+/// How much larger the chunk of a consumer becomes after a read that filled it.
+const CHUNK_GROWTH: usize = 4;
 
 /// A run that shows less than one part in this many of the memory that it would pin is copied into memory of its own.
 const PINS_FACTOR_MAX: usize = 4;
 
-/// One thing that a stream said.
+/// One item of a stream.
 #[derive(Debug, Clone)]
 pub enum Item {
-    /// Publish frames.
+    /// Data frames.
     Run(Run),
+    /// A Publish frame whose body was [discarded](Decoder::discard_frame): one message.
+    Discarded(Header),
     /// A control message.
     Control(Control),
 }
 
-/// Why the bytes of a stream are not frames. The connection can not be used any further.
+/// Why the bytes of a stream are not frames. The connection cannot be used any further.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {
-    /// A publish frame announces more payload than allowed.
+    /// A Publish frame announces a larger payload than allowed.
     #[error("a frame announces a payload of {len} bytes; the limit is {max}")]
     PayloadTooLarge {
         /// Bytes announced.
         len: u32,
         /// Bytes allowed.
         max: u32,
+    },
+    /// A Publish frame announces more metadata than allowed, or more than its body has.
+    #[error("a frame announces {len} bytes of metadata in a body of {body} bytes; the limit is {META_BYTES_MAX}")]
+    MetadataTooLarge {
+        /// Bytes of metadata announced.
+        len: u16,
+        /// Bytes of the body.
+        body: u32,
     },
     /// A batch announces a larger body than allowed.
     #[error("a batch announces {len} bytes; the limit is {BATCH_BYTES_MAX}")]
@@ -59,22 +75,22 @@ pub enum DecodeError {
         /// Bytes announced.
         len: u32,
     },
-    /// A bit that must be zero is not.
-    #[error("a frame of kind {kind:#04x} has a non-zero value in a reserved place: {field}")]
+    /// A field that must be zero is not.
+    #[error("a frame of kind {kind:#04x} has a non-zero value in a reserved field: {field}")]
     Reserved {
         /// Kind of the frame.
         kind: u8,
-        /// Which place.
+        /// Which field.
         field: &'static str,
     },
-    /// A frame of a kind that is not known and must not be skipped.
+    /// The kind of a frame is not known, and the frame must not be skipped.
     #[error("frame kind {kind:#04x} is not known in this protocol version")]
     UnknownKind {
         /// Kind of the frame.
         kind: u8,
     },
-    /// The body of a control frame is not the message that its kind says.
-    #[error("a control frame of kind {kind:#04x} can not be read")]
+    /// The body of a control frame is not a message of its kind.
+    #[error("a control frame of kind {kind:#04x} cannot be decoded")]
     Control {
         /// Kind of the frame.
         kind: u8,
@@ -108,51 +124,62 @@ pub enum DecodeError {
 /// # Ok::<(), broadcaster_protocol::DecodeError>(())
 /// ```
 ///
-/// The chunk may be shared by any number of decoders that are fed in turn: what is left of an incomplete frame moves
-/// into the decoder, so that an idle stream costs no buffer. After an error the decoder yields the same error again.
+/// The chunk may be shared by any number of decoders that are fed in turn: the rest of an incomplete frame moves into the decoder,
+/// so that an idle stream needs no buffer. After an error the decoder yields the same error again.
 #[derive(Debug)]
 pub struct Decoder {
     payload_bytes_max: u32,
     chunk_bytes: usize,
     /// Runs may outlive the turn, so small ones must not pin a whole chunk.
     lends: bool,
-    /// The start of one incomplete frame; or, when `expect` led the way, whatever was read in its place.
+    /// The previous read filled its target, so that the next one takes more.
+    filled: bool,
+    /// The start of one incomplete frame; or what was read into room for an expected one; or what was [parked](Self::park).
     partial: BytesMut,
-    /// Bytes that the frame at the start of `partial` takes in all, as far as its bytes so far tell.
+    /// Total bytes of the frame at the start of `partial`, as far as its bytes so far determine them.
     need: usize,
     /// Bytes to read at once if the previous frame was larger than a chunk: the next ones are likely as large.
     expect: usize,
+    /// A Publish frame whose body is dropped as it arrives, and the bytes of it that are still to come.
+    discarding: Option<(Header, usize)>,
     failed: Option<DecodeError>,
-    given_up: bool,
+    /// Everything that is read is dropped.
+    closed: bool,
 }
 
 impl Decoder {
-    /// A decoder whose runs may be kept for long: a run that would pin much more memory than it shows is copied.
+    /// A decoder whose runs may be kept for long: a run that would pin much more memory than it contains is copied.
     pub fn lender(payload_bytes_max: u32) -> Self {
         Self {
             payload_bytes_max: payload_bytes_max.min(PAYLOAD_BYTES_MAX),
             chunk_bytes: CHUNK_BYTES,
             lends: true,
+            filled: false,
             partial: BytesMut::new(),
             need: 0,
             expect: 0,
+            discarding: None,
             failed: None,
-            given_up: false,
+            closed: false,
         }
     }
 
-    /// A decoder whose runs are used up before the next read: nothing is copied.
+    /// A decoder whose runs are consumed before the next read: nothing is copied.
     pub fn consumer(payload_bytes_max: u32) -> Self {
         Self { lends: false, chunk_bytes: CONSUMER_CHUNK_BYTES, ..Self::lender(payload_bytes_max) }
     }
 
-    /// Where the next bytes of the stream must go: into `chunk`, or into the decoder's own buffer while a frame larger
-    /// than a chunk is under way. Reserves at most [`CHUNK_BYTES`] ([`CONSUMER_CHUNK_BYTES`]) in `chunk`, or the checked size of one frame.
+    /// Where the next bytes of the stream must go: into `chunk`, or into the decoder's own buffer while a frame larger than a
+    /// chunk is incomplete. Reserves at most [`CHUNK_BYTES`] ([`CONSUMER_CHUNK_BYTES`]) in `chunk`, or the checked size of one
+    /// frame. Everything that was [parked](Self::park) must have been decoded before.
     ///
     /// # Panics
     ///
-    /// Never, if every [`next`](Self::next) got the same `chunk`, or an empty one.
+    /// Never, if every [`next`](Self::next) was given the same `chunk`, or an empty one.
     pub fn target<'a>(&'a mut self, chunk: &'a mut BytesMut) -> Limit<&'a mut BytesMut> {
+        if std::mem::take(&mut self.filled) {
+            self.chunk_bytes = (self.chunk_bytes * CHUNK_GROWTH).min(CONSUMER_CHUNK_BYTES);
+        }
         if self.partial.is_empty() && self.expect > 0 {
             self.need = self.expect;
         }
@@ -170,14 +197,13 @@ impl Decoder {
         chunk.limit(room)
     }
 
-    /// The next thing that the stream said, or `None` until more bytes were read. When it returns `None`, `chunk` is
-    /// empty.
+    /// The next item of the stream, or `None` until more bytes have been read. When it returns `None`, `chunk` is empty.
     ///
     /// # Errors
     ///
     /// [`DecodeError`] if the bytes are not frames; nothing more can be decoded from this stream.
     pub fn next(&mut self, chunk: &mut BytesMut) -> Result<Option<Item>, DecodeError> {
-        if self.given_up {
+        if self.closed {
             chunk.clear();
             return Ok(None);
         }
@@ -185,20 +211,32 @@ impl Decoder {
             chunk.clear();
             return Err(error.clone());
         }
+        if let Some((header, left)) = self.discarding.take() {
+            let source = if self.partial.is_empty() { chunk } else { &mut self.partial };
+            let size = left.min(source.len());
+            source.advance(size);
+            self.release_if_empty();
+            if size < left {
+                self.discarding = Some((header, left - size));
+                return Ok(None);
+            }
+            return Ok(Some(Item::Discarded(header)));
+        }
         loop {
             let own = !self.partial.is_empty();
             let pinned = if own { self.need } else { self.chunk_bytes };
+            self.filled |= !self.lends && (if own { &self.partial } else { &*chunk }).len() >= pinned;
             let source = if own { &mut self.partial } else { &mut *chunk };
             match scan(source, self.payload_bytes_max) {
                 Ok(Scan::Incomplete { .. }) if source.is_empty() => {
-                    // Room was made for a frame like the one before, and nothing came.
+                    // Room was made for a frame like the one before, and nothing arrived.
                     self.release_if_empty();
                     return Ok(None);
                 }
                 Ok(Scan::Incomplete { need }) => {
-                    // In a buffer with less room, growing would take up to twice what the frame needs.
-                    let goes_on = own && need == self.need && source.capacity() >= need;
-                    if !goes_on {
+                    // In a buffer with less room, growing could take up to twice what the frame needs.
+                    let continues = own && need == self.need && source.capacity() >= need;
+                    if !continues {
                         let mut rest = BytesMut::with_capacity(need);
                         rest.extend_from_slice(source);
                         source.clear();
@@ -236,29 +274,79 @@ impl Decoder {
         }
     }
 
-    /// Changes the largest payload that is allowed from the next frame on.
+    /// Releases the memory that only a busy stream needs: nothing arrives for now. The next reads begin with
+    /// [`CONSUMER_CHUNK_BYTES_MIN`]. For a [`consumer`](Self::consumer), after [`next`](Self::next) has returned `None`, or after a
+    /// read to the [`target`](Self::target) that found nothing.
+    pub fn idle(&mut self, chunk: &mut BytesMut) {
+        debug_assert!(!self.lends, "a lender's chunk serves other streams");
+        (self.filled, self.expect) = (false, 0);
+        if self.chunk_bytes > CONSUMER_CHUNK_BYTES_MIN {
+            self.chunk_bytes = CONSUMER_CHUNK_BYTES_MIN;
+            let chunk = std::mem::take(chunk);
+            if !chunk.is_empty() {
+                // The start of a frame, which the last target took over.
+                let mut rest = BytesMut::with_capacity(self.need);
+                rest.extend_from_slice(&chunk);
+                self.partial = rest;
+            }
+        }
+        self.release_if_empty();
+    }
+
+    /// Changes the largest allowed payload of every frame that is not decoded yet, an incomplete one included.
     pub fn set_payload_bytes_max(&mut self, payload_bytes_max: u32) {
         self.payload_bytes_max = payload_bytes_max.min(PAYLOAD_BYTES_MAX);
     }
 
-    /// Forgets a frame under way; from now on whatever is read is dropped.
-    pub fn give_up(&mut self) {
+    /// Moves what is left in `chunk` into the decoder, so that the chunk can serve another stream before this one is decoded
+    /// any further. Continue with [`next`](Self::next) before reading more.
+    pub fn park(&mut self, chunk: &mut BytesMut) {
+        if !chunk.is_empty() && !self.closed && self.failed.is_none() {
+            debug_assert!(self.partial.is_empty(), "a decoder with its own buffer leaves nothing in the chunk");
+            self.partial = BytesMut::from(&chunk[..]);
+            self.need = self.partial.len();
+        }
+        chunk.clear();
+    }
+
+    /// The header of the incomplete Publish frame at the start of what the decoder holds, once all of the header has arrived and
+    /// if the sizes that it announces are allowed. A batch never counts: it is small, and only its body has the number of its
+    /// messages.
+    pub fn incomplete_frame(&self) -> Option<&Header> {
+        let header = Header::peek(&self.partial).filter(|_| self.discarding.is_none())?;
+        let is_incomplete = header.kind() == KIND_PUBLISH && header.frame_bytes() > self.partial.len();
+        (is_incomplete && check(header, self.payload_bytes_max).is_ok()).then_some(header)
+    }
+
+    /// Drops what has arrived of an [incomplete Publish frame](Self::incomplete_frame) and, as it arrives, the rest of it. When the
+    /// frame is complete, [`next`](Self::next) yields [`Item::Discarded`] in its place. Returns whether there is such a frame.
+    pub fn discard_frame(&mut self) -> bool {
+        let Some(&header) = self.incomplete_frame() else { return false };
+        self.discarding = Some((header, header.frame_bytes() - self.partial.len()));
         self.partial = BytesMut::new();
         (self.need, self.expect) = (0, 0);
-        self.given_up = true;
+        true
     }
 
-    /// Whether the stream has stopped inside a frame.
+    /// Drops an incomplete frame; from now on everything that is read is dropped.
+    pub fn close(&mut self) {
+        self.partial = BytesMut::new();
+        (self.need, self.expect, self.discarding) = (0, 0, None);
+        self.closed = true;
+    }
+
+    /// Whether the stream stops inside a frame, or before what was [parked](Self::park).
     pub fn is_mid_frame(&self) -> bool {
-        !self.partial.is_empty()
+        !self.partial.is_empty() || self.discarding.is_some()
     }
 
-    /// Bytes of memory that the decoder holds for a frame under way.
+    /// Bytes that have arrived and are not decoded: those of an incomplete frame, or those that were [parked](Self::park). Room
+    /// that is reserved for the rest of the frame, and has not been written to, does not count.
     pub fn held_bytes(&self) -> usize {
-        if self.partial.is_empty() { 0 } else { self.need }
+        self.partial.len()
     }
 
-    /// Lets go of a used-up buffer: an idle stream, and a run that was handed on, must not keep it.
+    /// Releases an empty buffer: an idle stream must not keep it.
     fn release_if_empty(&mut self) {
         if self.partial.is_empty() {
             self.partial = BytesMut::new();
@@ -276,18 +364,17 @@ impl Decoder {
     }
 }
 
-/// How much to read in one go behind a frame of `frame_bytes`: as many such frames as fit into four chunks; 0 for the usual
-/// chunk.
+/// How much to read at once after a frame of `frame_bytes`: as many such frames as fit into four chunks; 0 for the usual chunk.
 fn expected_bytes(frame_bytes: usize, chunk_bytes: usize) -> usize {
     if frame_bytes <= chunk_bytes { 0 } else { frame_bytes * (4 * chunk_bytes / frame_bytes).max(1) }
 }
 
 enum Scan {
-    /// The first frame is not complete; it takes `need` bytes in all, as far as its bytes so far tell.
+    /// The first frame is not complete; it has `need` bytes in total, as far as its bytes so far determine them.
     Incomplete { need: usize },
-    /// Consecutive data frames with `messages` messages take `size` bytes, the first of them `first_bytes`.
+    /// Consecutive data frames with `messages` messages have `size` bytes, the first of them `first_bytes`.
     Run { first_bytes: usize, messages: u64, size: usize },
-    /// One control frame takes `size` bytes.
+    /// One control frame has `size` bytes.
     Control { kind: u8, flags: u8, size: usize },
 }
 
@@ -302,13 +389,12 @@ fn scan(bytes: &[u8], payload_bytes_max: u32) -> Result<Scan, DecodeError> {
     if !first.is_data() {
         return Ok(Scan::Control { kind: first.kind(), flags: first.flags(), size });
     }
-    let len = first.payload_bytes();
+    let len = first.body_bytes();
     let mut messages = count(first, &bytes[HEADER_BYTES..size]).ok_or(DecodeError::BadBatch { len })?;
-    let payload_bytes_max = if first.kind() == KIND_BATCH { BATCH_BYTES_MAX } else { payload_bytes_max };
-    // What does not continue the run, for whatever reason, is looked at again as the first frame of what comes next.
+    // A frame that does not continue the run, for whatever reason, is examined again as the first frame of the next item.
     while let Some(header) = Header::peek(&bytes[size..]) {
-        let due = first.sequence().wrapping_add(messages);
-        if !header.continues(first) || header.sequence() != due || header.payload_bytes() > payload_bytes_max {
+        let expected = first.sequence().wrapping_add(messages);
+        if !header.continues(first) || header.sequence() != expected || !fits(header, payload_bytes_max) {
             break;
         }
         let end = size + header.frame_bytes();
@@ -320,25 +406,42 @@ fn scan(bytes: &[u8], payload_bytes_max: u32) -> Result<Scan, DecodeError> {
     Ok(Scan::Run { first_bytes: first.frame_bytes(), messages, size })
 }
 
-/// The messages of a data frame; `None` if it is a batch that does not add up.
+/// The number of messages of a data frame; `None` if it is a malformed batch.
 #[inline]
 fn count(header: &Header, body: &[u8]) -> Option<u64> {
     if header.kind() == KIND_BATCH { messages_in(body).ok() } else { Some(1) }
 }
 
+/// Whether the sizes that the header of a data frame announces are allowed.
+#[inline]
+fn fits(header: &Header, payload_bytes_max: u32) -> bool {
+    match header.kind() {
+        KIND_BATCH => header.meta_bytes() == 0 && header.body_bytes() <= BATCH_BYTES_MAX,
+        _ => {
+            let meta_bytes = header.meta_bytes();
+            let meta_fits = meta_bytes <= META_BYTES_MAX && u32::from(meta_bytes) <= header.body_bytes();
+            meta_fits && header.payload_bytes() <= payload_bytes_max
+        }
+    }
+}
+
 fn check(header: &Header, payload_bytes_max: u32) -> Result<(), DecodeError> {
-    let (kind, len) = (header.kind(), header.payload_bytes());
+    let (kind, len) = (header.kind(), header.body_bytes());
     if let Some(field) = header.reserved_violation() {
         return Err(DecodeError::Reserved { kind, field });
     }
     if !header.is_data() {
         return if len > CONTROL_BYTES_MAX { Err(DecodeError::ControlTooLarge { kind, len }) } else { Ok(()) };
     }
+    if fits(header, payload_bytes_max) {
+        return Ok(());
+    }
     if kind == KIND_BATCH {
-        return if len > BATCH_BYTES_MAX { Err(DecodeError::BatchTooLarge { len }) } else { Ok(()) };
+        return Err(DecodeError::BatchTooLarge { len });
     }
-    if len > payload_bytes_max {
-        return Err(DecodeError::PayloadTooLarge { len, max: payload_bytes_max });
+    let meta_bytes = header.meta_bytes();
+    if meta_bytes > META_BYTES_MAX || u32::from(meta_bytes) > len {
+        return Err(DecodeError::MetadataTooLarge { len: meta_bytes, body: len });
     }
-    Ok(())
+    Err(DecodeError::PayloadTooLarge { len: header.payload_bytes(), max: payload_bytes_max })
 }

@@ -1,6 +1,7 @@
-//! The fixed header of a frame, and runs of frames. Laid out by hand: no serializer ever touches a payload.
+//! The fixed header of a frame, and runs of frames. Both are laid out by hand: no serializer ever touches a payload.
 
 use crate::limits::{HEADER_BYTES, RECORD_HEADER_BYTES};
+use crate::meta::MetadataRef;
 use bytes::{Buf, Bytes};
 use std::fmt;
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
@@ -9,20 +10,20 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 /// The kind of a frame that carries one message; kinds from 0x10 on are control messages ([`crate::control`]).
 pub const KIND_PUBLISH: u8 = 0x01;
 
-/// The kind of a frame that carries several small messages of one sender on one channel, with sequence numbers that rise by
-/// one: for each message its length as four bytes, then its payload. There is at least one, and nothing behind the last.
+/// The kind of a frame that carries several small messages of one sender on one channel, with consecutive sequence numbers: for
+/// each message its length as four bytes, then its payload. There is at least one, and nothing follows the last.
 pub const KIND_BATCH: u8 = 0x02;
 
 /// Flag: a receiver that does not know the frame's kind skips it. Without it an unknown kind ends the connection.
 pub const FLAG_OPTIONAL: u8 = 0b0000_0001;
 
-/// A channel, as one daemon numbers it. Valid on every connection to that daemon for as long as somebody has the
-/// channel open; never reused while it is.
+/// A channel, as one daemon numbers it. The id is the same on every connection to that daemon for as long as the channel
+/// exists, and is not reused before the channel ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChannelId(pub u32);
 
-/// A sender: the process that holds it (upper 32 bits, as the kernel told the daemon) and a number that tells the
-/// senders of one process apart (lower 32 bits). It survives a restart of the daemon.
+/// A sender: its process (upper 32 bits, as reported by the kernel to the daemon) and a number that distinguishes the senders
+/// of one process (lower 32 bits). It survives a restart of the daemon.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SenderId(u64);
 
@@ -32,7 +33,7 @@ impl SenderId {
         Self((pid as u64) << 32 | number as u64)
     }
 
-    /// The sender that `raw` stands for on the wire.
+    /// The sender with the number `raw` on the wire.
     pub const fn from_raw(raw: u64) -> Self {
         Self(raw)
     }
@@ -42,7 +43,7 @@ impl SenderId {
         self.0
     }
 
-    /// The sender's process id, from the kernel's peer credentials; 0 where the kernel does not tell (another pid
+    /// The sender's process id, from the kernel's peer credentials; 0 where the kernel does not report one (another pid
     /// namespace, some platforms).
     pub const fn pid(self) -> u32 {
         (self.0 >> 32) as u32
@@ -66,26 +67,26 @@ impl fmt::Debug for SenderId {
     }
 }
 
-/// The 28 bytes before every payload, little-endian, without padding.
+/// The 28 bytes at the start of every frame, little-endian, without padding.
 ///
 /// | offset | size | field |
 /// | --- | --- | --- |
-/// | 0 | 4 | bytes of payload that follow |
+/// | 0 | 4 | bytes of the body, which follows |
 /// | 4 | 1 | kind |
 /// | 5 | 1 | flags |
-/// | 6 | 2 | reserved, zero |
-/// | 8 | 4 | channel id (publish), else zero |
-/// | 12 | 8 | sender id (publish), else zero |
-/// | 20 | 8 | sequence number (publish), else zero |
+/// | 6 | 2 | bytes of metadata at the start of the body (Publish), else zero |
+/// | 8 | 4 | channel id (data frame), else zero |
+/// | 12 | 8 | sender id (data frame), else zero |
+/// | 20 | 8 | sequence number (data frame), else zero |
 ///
-/// Bytes 4 to 20 are equal in all frames of one [`Run`], so that a scan compares them at once.
+/// Bytes 4 to 20, apart from the metadata size, are equal in all frames of one [`Run`], so that a scan compares them at once.
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub struct Header {
-    payload_bytes: U32,
+    body_bytes: U32,
     kind: u8,
     flags: u8,
-    reserved: U16,
+    meta_bytes: U16,
     channel: U32,
     sender: U64,
     sequence: U64,
@@ -94,17 +95,25 @@ pub struct Header {
 const _: () = assert!(size_of::<Header>() == HEADER_BYTES);
 
 impl Header {
-    /// The header of a frame that carries `payload_bytes` bytes on `channel`.
+    /// The header of a frame that carries one message of `payload_bytes` bytes on `channel`, without metadata.
     pub fn publish(channel: ChannelId, sender: SenderId, sequence: u64, payload_bytes: u32) -> Self {
         Self {
-            payload_bytes: payload_bytes.into(),
+            body_bytes: payload_bytes.into(),
             kind: KIND_PUBLISH,
             flags: 0,
-            reserved: 0.into(),
+            meta_bytes: 0.into(),
             channel: channel.0.into(),
             sender: sender.0.into(),
             sequence: sequence.into(),
         }
+    }
+
+    /// The same frame with `meta_bytes` bytes of metadata before its payload. For a frame without metadata whose payload is at
+    /// most [`PAYLOAD_BYTES_MAX`](crate::limits::PAYLOAD_BYTES_MAX).
+    #[must_use]
+    pub fn with_metadata(self, meta_bytes: u16) -> Self {
+        let body_bytes = self.body_bytes.get() + u32::from(meta_bytes);
+        Self { body_bytes: body_bytes.into(), meta_bytes: meta_bytes.into(), ..self }
     }
 
     /// The header of a batch whose first message has the number `sequence`, with a body of `body_bytes` bytes.
@@ -112,50 +121,62 @@ impl Header {
         Self { kind: KIND_BATCH, ..Self::publish(channel, sender, sequence, body_bytes) }
     }
 
-    /// The same frame as another daemon numbers it.
+    /// The same frame with the ids that another daemon assigned.
     #[must_use]
-    pub fn restamped(self, channel: ChannelId, sender: SenderId) -> Self {
+    pub fn with_ids(self, channel: ChannelId, sender: SenderId) -> Self {
         Self { channel: channel.0.into(), sender: sender.0.into(), ..self }
     }
 
     /// The header of a control frame with a body of `body_bytes` bytes.
     pub fn control(kind: u8, flags: u8, body_bytes: u32) -> Self {
         Self {
-            payload_bytes: body_bytes.into(),
+            body_bytes: body_bytes.into(),
             kind,
             flags,
-            reserved: 0.into(),
+            meta_bytes: 0.into(),
             channel: 0.into(),
             sender: 0.into(),
             sequence: 0.into(),
         }
     }
 
-    /// The header at the start of `bytes`, or `None` while fewer than [`HEADER_BYTES`] are there.
+    /// The header at the start of `bytes`, or `None` while it has fewer than [`HEADER_BYTES`].
     #[inline]
     pub fn peek(bytes: &[u8]) -> Option<&Self> {
         Self::ref_from_prefix(bytes).ok().map(|(header, _)| header)
     }
 
-    /// The header as it goes over the wire.
+    /// The bytes of the header.
     #[inline]
     pub fn as_bytes(&self) -> &[u8] {
         IntoBytes::as_bytes(self)
     }
 
-    /// Bytes of payload that follow.
+    /// Bytes of the body: metadata and payload, or a batch, or a control message.
+    #[inline]
+    pub fn body_bytes(&self) -> u32 {
+        self.body_bytes.get()
+    }
+
+    /// Bytes of metadata at the start of the body.
+    #[inline]
+    pub fn meta_bytes(&self) -> u16 {
+        self.meta_bytes.get()
+    }
+
+    /// Bytes of the body after the metadata.
     #[inline]
     pub fn payload_bytes(&self) -> u32 {
-        self.payload_bytes.get()
+        self.body_bytes.get().saturating_sub(u32::from(self.meta_bytes.get()))
     }
 
     /// Bytes of the whole frame.
     #[inline]
     pub fn frame_bytes(&self) -> usize {
-        HEADER_BYTES + self.payload_bytes.get() as usize
+        HEADER_BYTES + self.body_bytes.get() as usize
     }
 
-    /// What the frame is: [`KIND_PUBLISH`] or one of [`crate::control`].
+    /// The kind of the frame: [`KIND_PUBLISH`], [`KIND_BATCH`] or one of [`crate::control::kind`].
     #[inline]
     pub fn kind(&self) -> u8 {
         self.kind
@@ -166,39 +187,41 @@ impl Header {
         self.flags
     }
 
-    /// The channel that a publish frame is for.
+    /// The channel of a data frame.
     #[inline]
     pub fn channel(&self) -> ChannelId {
         ChannelId(self.channel.get())
     }
 
-    /// The sender of a publish frame.
+    /// The sender of a data frame.
     #[inline]
     pub fn sender(&self) -> SenderId {
         SenderId(self.sender.get())
     }
 
-    /// The sender's running number of a publish frame on its channel.
+    /// The sequence number of the first message of a data frame.
     #[inline]
     pub fn sequence(&self) -> u64 {
         self.sequence.get()
     }
 
-    /// Whether the frame carries messages, and is no control message.
+    /// Whether the frame carries messages rather than a control message.
     #[inline]
     pub fn is_data(&self) -> bool {
         matches!(self.kind, KIND_PUBLISH | KIND_BATCH)
     }
 
-    /// Whether everything but size and sequence number is equal: kind, flags, channel, sender.
+    /// Whether kind, flags, channel and sender are equal.
     #[inline]
     pub(crate) fn continues(&self, previous: &Self) -> bool {
-        let same = |header: &Self| -> [u8; 16] {
-            let mut same = [0; 16];
-            same.copy_from_slice(&header.as_bytes()[4..20]);
-            same
+        /// Bytes 6 and 7 of the header, which hold the metadata size, within bytes 4 to 20.
+        const META_BYTES: u128 = 0xffff << 16;
+        let fields = |header: &Self| {
+            let mut fields = [0; 16];
+            fields.copy_from_slice(&header.as_bytes()[4..20]);
+            u128::from_le_bytes(fields) & !META_BYTES
         };
-        u128::from_ne_bytes(same(self)) == u128::from_ne_bytes(same(previous))
+        fields(self) == fields(previous)
     }
 
     /// The first field that must be zero and is not.
@@ -206,8 +229,8 @@ impl Header {
         let optional = if self.is_data() { 0 } else { FLAG_OPTIONAL };
         if self.flags & !optional != 0 {
             Some("flags")
-        } else if self.reserved.get() != 0 {
-            Some("reserved")
+        } else if self.kind != KIND_PUBLISH && self.meta_bytes.get() != 0 {
+            Some("metadata size of a frame without metadata")
         } else if self.is_data() {
             None
         } else if self.channel.get() != 0 || self.sender.get() != 0 || self.sequence.get() != 0 {
@@ -221,7 +244,8 @@ impl Header {
 impl fmt::Debug for Header {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Header")
-            .field("payload_bytes", &self.payload_bytes())
+            .field("body_bytes", &self.body_bytes())
+            .field("meta_bytes", &self.meta_bytes())
             .field("kind", &self.kind)
             .field("flags", &self.flags)
             .field("channel", &self.channel())
@@ -231,7 +255,7 @@ impl fmt::Debug for Header {
     }
 }
 
-/// How the body of a batch is not what it must be.
+/// The body of a batch is malformed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BadBatch;
 
@@ -253,11 +277,11 @@ fn record_bytes(body: &[u8]) -> Option<usize> {
     RECORD_HEADER_BYTES.checked_add(usize::try_from(len).ok()?)
 }
 
-/// Bytes and messages of the whole data frame at the start of `frames`, which must have been checked.
+/// Bytes and messages of the complete data frame at the start of `frames`, which must have been checked.
 ///
 /// # Panics
 ///
-/// If there is no whole data frame.
+/// If there is no complete data frame.
 pub fn extent(frames: &[u8]) -> (usize, u64) {
     let header = Header::peek(frames).expect("a checked frame has a header");
     let size = header.frame_bytes();
@@ -270,18 +294,19 @@ pub fn extent(frames: &[u8]) -> (usize, u64) {
 /// One message, borrowed from the run that it came in.
 #[derive(Debug, Clone, Copy)]
 pub struct Frame<'a> {
-    /// Who sent it.
+    /// The sender.
     pub sender: SenderId,
-    /// The sender's running number for it on its channel.
+    /// The sender's count of messages on the channel before this one.
     pub sequence: u64,
-    /// What was sent.
+    /// What the sender attached; empty unless it attached something.
+    pub metadata: MetadataRef<'a>,
+    /// The message.
     pub payload: &'a [u8],
 }
 
-/// Consecutive data frames of one sender on one channel, with sequence numbers that rise by one from message to message, as
-/// the very bytes that came off the wire.
+/// Consecutive data frames of one sender on one channel, with consecutive sequence numbers, exactly as they were read.
 ///
-/// A daemon hands a run on by reference: the cost per listener is per run, not per message.
+/// A daemon forwards a run by reference: the cost per listener is per run, not per message.
 #[derive(Clone)]
 pub struct Run {
     channel: ChannelId,
@@ -291,7 +316,7 @@ pub struct Run {
     bytes: Bytes,
     pinned_bytes: usize,
     batched: bool,
-    /// Bytes that are left of the batch that the first message stands in; 0 if a header comes next.
+    /// Bytes that are left of the batch that holds the first message; 0 if a header comes next.
     batch_left: usize,
 }
 
@@ -321,38 +346,42 @@ impl Run {
         self.sender
     }
 
-    /// Sequence number of the first message; the others follow without a hole.
+    /// Sequence number of the first message; the others follow without a gap.
     pub fn first(&self) -> u64 {
         self.first
     }
 
-    /// How many messages are left.
+    /// Number of messages that are left.
     pub fn messages(&self) -> u64 {
         self.messages
     }
 
-    /// What is left of the frames, as they stand on the wire.
+    /// The bytes of the remaining frames.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 
-    /// Bytes of memory that stay allocated for as long as somebody keeps the run: its own, or those of the chunk that
-    /// it is a part of.
+    /// Bytes of memory that stay allocated for as long as the run exists: its own, or those of the chunk that it is a part of.
     pub fn pinned_bytes(&self) -> usize {
         self.pinned_bytes
     }
 
-    /// The first message, or `None` when all were taken off.
+    /// The first message, or `None` when none is left.
     #[inline]
     pub fn front(&self) -> Option<Frame<'_>> {
-        let (start, end, _) = self.front_place()?;
-        Some(Frame { sender: self.sender, sequence: self.first, payload: &self.bytes[start..end] })
+        let Position { metadata, payload, end, .. } = self.front_position()?;
+        Some(Frame {
+            sender: self.sender,
+            sequence: self.first,
+            metadata: MetadataRef::new(&self.bytes[metadata..payload]),
+            payload: &self.bytes[payload..end],
+        })
     }
 
-    /// Takes the first message off.
+    /// Removes the first message.
     #[inline]
     pub fn skip_front(&mut self) {
-        if let Some((_, end, batch_left)) = self.front_place() {
+        if let Some(Position { end, batch_left, .. }) = self.front_position() {
             self.bytes.advance(end);
             self.batch_left = batch_left;
             self.first = self.first.wrapping_add(1);
@@ -360,31 +389,45 @@ impl Run {
         }
     }
 
-    /// The messages, first to last.
+    /// The sequence numbers and payloads of the messages, first to last.
     pub fn iter(&self) -> impl Iterator<Item = (u64, Bytes)> {
         let mut rest = self.clone();
         std::iter::from_fn(move || {
-            let (start, end, _) = rest.front_place()?;
-            let message = (rest.first, rest.bytes.slice(start..end));
+            let Position { payload, end, .. } = rest.front_position()?;
+            let message = (rest.first, rest.bytes.slice(payload..end));
             rest.skip_front();
             Some(message)
         })
     }
 
-    /// Where the first payload stands, and how much of its batch is left behind it.
+    /// Location of the first message.
     #[inline]
-    fn front_place(&self) -> Option<(usize, usize, usize)> {
+    fn front_position(&self) -> Option<Position> {
         if !self.batched {
             let header = Header::peek(&self.bytes)?;
-            return Some((HEADER_BYTES, header.frame_bytes(), 0));
+            let payload = HEADER_BYTES + usize::from(header.meta_bytes());
+            return Some(Position { metadata: HEADER_BYTES, payload, end: header.frame_bytes(), batch_left: 0 });
         }
         let (record, left) = match self.batch_left {
-            0 => (HEADER_BYTES, Header::peek(&self.bytes)?.payload_bytes() as usize),
+            0 => (HEADER_BYTES, Header::peek(&self.bytes)?.body_bytes() as usize),
             left => (0, left),
         };
         let size = record_bytes(&self.bytes[record..])?;
-        Some((record + RECORD_HEADER_BYTES, record + size, left - size))
+        let payload = record + RECORD_HEADER_BYTES;
+        Some(Position { metadata: payload, payload, end: record + size, batch_left: left - size })
     }
+}
+
+/// Location of the first message of a run in its bytes.
+struct Position {
+    /// Start of its metadata.
+    metadata: usize,
+    /// Start of its payload, which is the end of the metadata.
+    payload: usize,
+    /// End of its payload.
+    end: usize,
+    /// Bytes of its batch that follow it.
+    batch_left: usize,
 }
 
 impl fmt::Debug for Run {

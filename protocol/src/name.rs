@@ -1,4 +1,4 @@
-//! Channel names: what may be one, and why another may not. It never looks a channel up.
+//! Channel names and the rules that they follow. It never looks a channel up.
 
 use crate::limits::CHANNEL_NAME_BYTES_MAX;
 use std::fmt;
@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 /// The name of a channel: 1 to 255 bytes of UTF-8 without `/` and control characters.
 ///
-/// Reverse domain names (`com.example.sync`) keep programs out of each other's way; nothing enforces them. Names are
-/// compared byte by byte: no case folding, no Unicode normalisation. Cloning is one reference count.
+/// Reverse domain names (`com.example.sync`) keep programs apart; nothing enforces them. Names are
+/// compared byte by byte: no case folding, no Unicode normalization. Cloning increments a reference count.
 ///
 /// ```
 /// use broadcaster_protocol::ChannelName;
@@ -22,11 +22,11 @@ use std::sync::Arc;
 pub struct ChannelName(Arc<str>);
 
 impl ChannelName {
-    /// Checks `name` and keeps a copy of it.
+    /// Checks `name` and copies it.
     ///
     /// # Errors
     ///
-    /// [`NameError`] tells which rule the name breaks, with the value and the limit.
+    /// [`NameError`] names the rule that the name breaks, the value and the limit.
     pub fn new(name: &str) -> Result<Self, NameError> {
         if name.is_empty() {
             return Err(NameError::Empty);
@@ -72,7 +72,7 @@ impl fmt::Debug for ChannelName {
     }
 }
 
-/// Why a text is not a channel name.
+/// Why a string is not a channel name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NameError {
@@ -86,13 +86,13 @@ pub enum NameError {
         len: usize,
     },
     /// The name contains `/` or a control character.
-    #[error("the channel name {name:?} has {found:?} at byte {at}; '/' and control characters are not allowed")]
+    #[error("the channel name {name:?} contains {found:?} at byte {at}; '/' and control characters are not allowed")]
     Forbidden {
         /// The name as given.
         name: Box<str>,
         /// The first character that is not allowed.
         found: char,
-        /// Where it stands, in bytes from the start.
+        /// Its position, in bytes from the start.
         at: usize,
     },
 }

@@ -1,28 +1,37 @@
-//! A run is used up from the front, message by message, and always knows what is left; the same for single frames and
-//! for batches.
+//! A run is consumed from the front, message by message, and always knows its remaining messages, both for single frames and for
+//! batches.
 #![allow(clippy::unwrap_used)]
 
 use broadcaster_protocol::frame::extent;
 use broadcaster_protocol::limits::HEADER_BYTES;
+use broadcaster_protocol::meta::MetadataRef;
 use broadcaster_protocol::{ChannelId, Decoder, Header, Item, Run, SenderId};
 use bytes::{Bytes, BytesMut};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-/// A frame of its own for each message.
+/// A Publish frame for each payload.
 fn frames(first: u64, payloads: &[Vec<u8>]) -> Vec<u8> {
+    frames_with(first, &vec![vec![]; payloads.len()], payloads)
+}
+
+/// A Publish frame for each payload, with its metadata.
+fn frames_with(first: u64, metadata: &[Vec<u8>], payloads: &[Vec<u8>]) -> Vec<u8> {
     let mut sequence = first;
     let mut bytes = Vec::new();
-    for payload in payloads {
-        let len = u32::try_from(payload.len()).unwrap();
-        bytes.extend_from_slice(Header::publish(ChannelId(3), SenderId::new(4, 5), sequence, len).as_bytes());
+    for (metadata, payload) in metadata.iter().zip(payloads) {
+        let header =
+            Header::publish(ChannelId(3), SenderId::new(4, 5), sequence, u32::try_from(payload.len()).unwrap());
+        let header = header.with_metadata(u16::try_from(metadata.len()).unwrap());
+        bytes.extend_from_slice(header.as_bytes());
+        bytes.extend_from_slice(metadata);
         bytes.extend_from_slice(payload);
         sequence = sequence.wrapping_add(1);
     }
     bytes
 }
 
-/// Batches of so many messages each.
+/// Batches of `messages` messages each.
 fn batches(first: u64, payloads: &[Vec<u8>], messages: usize) -> Vec<u8> {
     let mut sequence = first;
     let mut bytes = Vec::new();
@@ -44,8 +53,8 @@ fn run(wire: &[u8]) -> Run {
     }
 }
 
-/// The run has these messages, in every way in which it can be looked at.
-fn check(run: &Run, first: u64, payloads: &[Vec<u8>]) {
+/// The run has these messages, through each of its methods.
+fn check(run: &Run, first: u64, metadata: &[Vec<u8>], payloads: &[Vec<u8>]) {
     assert_eq!((run.channel(), run.sender(), run.first()), (ChannelId(3), SenderId::new(4, 5), first));
     assert_eq!(run.messages(), payloads.len() as u64);
     let expected =
@@ -53,21 +62,22 @@ fn check(run: &Run, first: u64, payloads: &[Vec<u8>]) {
     assert!(run.iter().eq(expected));
     let front = run.front().map(|frame| (frame.sender, frame.sequence, frame.payload));
     assert_eq!(front, payloads.first().map(|payload| (SenderId::new(4, 5), first, payload.as_slice())));
+    assert_eq!(run.front().map(|frame| frame.metadata), metadata.first().map(|metadata| MetadataRef::new(metadata)));
     assert_eq!(run.bytes().is_empty(), payloads.is_empty());
 }
 
-/// Takes all messages off, one by one, and checks what is left each time.
-fn use_up(mut run: Run, first: u64, payloads: &[Vec<u8>]) {
+/// Removes all messages, one by one, and checks the rest each time.
+fn consume(mut run: Run, first: u64, metadata: &[Vec<u8>], payloads: &[Vec<u8>]) {
     let pinned = run.pinned_bytes();
     for at in 0..payloads.len() {
-        check(&run, first.wrapping_add(at as u64), &payloads[at..]);
+        check(&run, first.wrapping_add(at as u64), &metadata[at..], &payloads[at..]);
         run.skip_front();
     }
     let end = first.wrapping_add(payloads.len() as u64);
-    check(&run, end, &[]);
+    check(&run, end, &[], &[]);
     run.skip_front();
-    check(&run, end, &[]);
-    assert_eq!(run.pinned_bytes(), pinned, "what is pinned does not become less");
+    check(&run, end, &[], &[]);
+    assert_eq!(run.pinned_bytes(), pinned, "a run pins the same memory until it is dropped");
 }
 
 #[test]
@@ -84,13 +94,14 @@ fn payloads_are_references_into_the_run() {
 }
 
 #[test]
-fn a_clone_is_used_up_by_itself() {
+fn clones_are_consumed_independently() {
     let payloads = [b"a".to_vec(), b"bc".to_vec(), vec![]];
     let run = run(&batches(7, &payloads, 3));
-    let mut used = run.clone();
-    used.skip_front();
-    check(&used, 8, &payloads[1..]);
-    check(&run, 7, &payloads);
+    let mut clone = run.clone();
+    clone.skip_front();
+    let metadata = [vec![], vec![], vec![]];
+    check(&clone, 8, &metadata[1..], &payloads[1..]);
+    check(&run, 7, &metadata, &payloads);
 }
 
 #[test]
@@ -98,25 +109,38 @@ fn the_extent_of_a_frame_is_its_bytes_and_messages() {
     let payloads = vec![b"abc".to_vec(); 5];
     let single = frames(0, &payloads);
     assert_eq!(extent(&single), (HEADER_BYTES + 3, 1));
+    let with_metadata = frames_with(0, &[b"meta".to_vec()], &payloads);
+    assert_eq!(extent(&with_metadata), (HEADER_BYTES + 4 + 3, 1));
     let batch = batches(0, &payloads, 4);
     let first = HEADER_BYTES + 4 * 7;
     assert_eq!(extent(&batch), (first, 4));
     assert_eq!(extent(&batch[first..]), (HEADER_BYTES + 7, 1));
 }
 
+/// Metadata and payloads of some messages.
+fn messages() -> impl Strategy<Value = (Vec<Vec<u8>>, Vec<Vec<u8>>)> {
+    let metadata = prop_oneof![Just(vec![]), vec(any::<u8>(), 0..30)];
+    vec((metadata, vec(any::<u8>(), 0..50)), 1..40).prop_map(|messages| messages.into_iter().unzip())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_message_comes_off_in_its_turn(
-        payloads in vec(vec(any::<u8>(), 0..50), 1..40),
+    fn messages_are_removed_in_order(
+        (metadata, payloads) in messages(),
         messages in 1..10_usize,
         first in prop_oneof![Just(0), u64::MAX - 20..=u64::MAX],
     ) {
-        for wire in [frames(first, &payloads), batches(first, &payloads, messages)] {
+        let none = vec![vec![]; payloads.len()];
+        for (wire, metadata) in [
+            (frames(first, &payloads), &none),
+            (frames_with(first, &metadata, &payloads), &metadata),
+            (batches(first, &payloads, messages), &none),
+        ] {
             let run = run(&wire);
             assert_eq!(*run.bytes(), wire);
-            use_up(run, first, &payloads);
+            consume(run, first, metadata, &payloads);
         }
     }
 }

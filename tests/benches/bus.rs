@@ -1,38 +1,42 @@
-//! The cross-process bench: what the bus does beside floors that are measured in the same run.
+//! The cross-process bench: measures the bus against minimal brokers (the floors) in the same run.
 //!
-//! It never runs sender, broker and listener in one process, never touches the user's own bus, and never hides a loss.
+//! Sender, broker and listener are always separate processes. The bench never touches the user's own bus and never hides a
+//! loss.
 //!
 //! ```text
 //! cargo build --release -p broadcasterd
-//! cargo bench -p broadcaster-tests --bench bus -- [FILTER...] [--runs N] [--quick] [--json FILE]
+//! cargo bench -p broadcaster-tests --bench bus -- [FILTER...] [--runs N] [--quick] [--floors] [--json FILE]
 //! ```
 //!
-//! Each figure is a median over runs in which all systems of one case take turns (a b c ours, a b c ours, ...), and each
-//! ratio is the median of the ratios of one turn, so that a slow minute of the machine hits both sides of the division. The
-//! program starts itself again for each process of a run. The floors are the least that a broker can be:
+//! All systems of a case take turns (a b c ours, a b c ours, ...). Each figure is the median over the runs, and each ratio is
+//! the median of the ratios within a turn, so that a slow minute of the machine affects both sides of the division. The
+//! program starts itself again for every process of a run.
+//!
+//! The floors are the least that a broker can do:
 //!
 //! - **a** reads header and payload, frame by frame, and makes one write per listener and frame;
-//! - **b** reads what is there, forwards all whole frames in one write per listener, and its listeners read likewise;
-//! - **c** is b, and the sender puts 64 KiB of frames into each write;
-//! - **wide** is c with socket buffers of 1 MiB. No goal refers to it; it tells what the kernel's default buffers cost.
+//! - **b** reads as much as is available and forwards all complete frames in one write per listener; its listeners read the
+//!   same way;
+//! - **c** is b with a sender that puts 64 KiB of frames into each write;
+//! - **wide** is c with socket buffers of 1 MiB. No goal refers to it. It shows what the kernel's default buffers cost.
 //!
-//! Floors block: they lose nothing and one stalled listener stops them all. Ours is lossy by contract, therefore an unpaced
-//! figure stands beside its loss, and beside the highest paced rate whose loss is under 0.1 %.
+//! Floors block: they lose nothing, and one stalled listener stops all others. The bus is lossy by contract. Its unpaced
+//! figure is therefore printed with its loss, followed by the highest paced rate that loses less than 0.1 %.
 
 #![allow(missing_docs, clippy::cast_possible_truncation, clippy::cast_precision_loss, clippy::cast_sign_loss)]
 
 #[path = "bus/bench.rs"]
 mod bench;
+#[path = "bus/children.rs"]
+mod children;
 #[path = "bus/clock.rs"]
 mod clock;
-#[path = "bus/fail.rs"]
-mod fail;
+#[path = "bus/error.rs"]
+mod error;
+#[path = "bus/fields.rs"]
+mod fields;
 #[path = "bus/floor.rs"]
 mod floor;
-#[path = "bus/link.rs"]
-mod link;
-#[path = "bus/nursery.rs"]
-mod nursery;
 #[path = "bus/ours.rs"]
 mod ours;
 #[path = "bus/payload.rs"]
@@ -45,29 +49,29 @@ mod roles;
 mod sections;
 #[path = "bus/stats.rs"]
 mod stats;
+#[path = "bus/system.rs"]
+mod system;
 #[path = "bus/table.rs"]
 mod table;
 #[path = "bus/traffic.rs"]
 mod traffic;
-#[path = "bus/words.rs"]
-mod words;
 
 use std::process::ExitCode;
 
 const USAGE: &str = "\
-usage: cargo bench -p broadcaster-tests --bench bus -- [FILTER...] [--runs N] [--quick] [--json FILE]
-  FILTER    latency, fanout, payload, fanin, idle, cold, stall (default: all)
-  --runs N  runs per figure, the median is reported (default 5, with --quick 3)
-  --quick   shorter runs, coarser figures
-  --floors  the floors alone
-  --json F  write the rows to F as well";
+usage: cargo bench -p broadcaster-tests --bench bus -- [FILTER...] [--runs N] [--quick] [--floors] [--json FILE]
+  FILTER       latency, fanout, payload, fanin, idle, cold, stall (default: all)
+  --runs N     number of runs; each figure is their median (default 5, with --quick 3)
+  --quick      shorter runs, less precise figures
+  --floors     measure the floors only
+  --json FILE  also write the rows to FILE";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     if args.first().is_some_and(|first| first == "--role") {
         return roles::main(&args[1..]);
     }
-    // `cargo test --benches` starts benches without this word, and six minutes are not what it asks for.
+    // `cargo test --benches` starts benches without this argument and expects them to end quickly.
     if !args.iter().any(|arg| arg == "--bench") {
         eprintln!("{USAGE}\n(started without --bench: nothing measured)");
         return ExitCode::SUCCESS;

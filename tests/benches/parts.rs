@@ -1,20 +1,22 @@
-//! What the parts cost by themselves, in one process, without a system call: the sender's stamping, the decoder, the broker's
-//! fan-out, the listener's hearing. All per frame of 64 bytes, in batches of 64 KiB as they come off a socket.
+//! The cost of each part alone, in one process and without system calls: decoder, broker fan-out, sender and listener.
+//!
+//! All figures are per frame of 64 bytes, in batches of 64 KiB as they arrive from a socket.
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use broadcaster_broker::{Broker, ConnId, Effect, Event, Limits, Moment};
-use broadcaster_protocol::control::{Control, Open, Overflow, Role, Subscribe};
+use broadcaster_protocol::control::{Control, Named, Open, Opened, Overflow, Selector, Subscribe, Subscribed, Welcome};
 use broadcaster_protocol::decode::CHUNK_BYTES;
-use broadcaster_protocol::{ChannelId, ChannelName, Decoder, Header, Item, SenderId, handshake};
+use broadcaster_protocol::{ChannelId, Decoder, Header, Item, SenderId, handshake};
 use bytes::{BufMut, BytesMut};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
-use system_broadcaster::core::{Core, Heard, ListenerCore, SenderCore};
+use system_broadcaster::ChannelName;
+use system_broadcaster::machine::{self, Machine, Publisher, Received, Subscriber, Subscription};
 
 const PAYLOAD: [u8; 64] = [7; 64];
 
-/// Frames that fit into a chunk.
+/// The number of frames that fit into a chunk.
 const FRAMES: u64 = (CHUNK_BYTES / (28 + PAYLOAD.len())) as u64;
 
 /// A chunk of frames, numbered from `first`.
@@ -39,7 +41,7 @@ fn decoder(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A broker with listeners and a sender that has opened a channel.
+/// A broker with its listeners, and a sender that has opened a channel.
 struct Bus {
     broker: Broker,
     channel: ChannelId,
@@ -64,36 +66,46 @@ impl Bus {
             next: 0,
         };
         for conn in (0..=listeners).map(ConnId) {
-            let role = if conn == bus.conn { Role::Sender } else { Role::Listener };
-            let pid = if conn == bus.conn { 1 } else { 2 };
-            bus.happen(Event::Opened { conn, pid, uid: 0 });
-            bus.happen(Event::Control { conn, control: Control::Hello(handshake::hello(role, "bench", 1, 1)) });
+            let is_sender = conn == bus.conn;
+            bus.handle(Event::Opened { conn, pid: if is_sender { 1 } else { 2 }, uid: 0 });
+            bus.handle(Event::Control { conn, control: handshake::hello("bench", "bench", 1, 1).into() });
             let channel = "bench".to_owned();
-            let control = match role {
-                Role::Sender => Control::Open(Open { channel, next_sequence: 0 }),
-                _ => Control::Subscribe(Subscribe { channel, overflow: Overflow::DropOldest }),
+            let control = match is_sender {
+                true => Open { channel, next_sequence: 0, extensions: Vec::new() }.into(),
+                false => Subscribe {
+                    subscription: 0,
+                    selector: Selector::Name(channel),
+                    overflow: Overflow::DropOldest,
+                    observer: false,
+                    extensions: Vec::new(),
+                }
+                .into(),
             };
-            bus.happen(Event::Control { conn, control });
+            bus.handle(Event::Control { conn, control });
         }
         bus
     }
 
-    fn happen(&mut self, event: Event) {
+    fn handle(&mut self, event: Event) {
         self.broker.handle(Moment::default(), event, &mut self.effects);
-        for effect in std::mem::take(&mut self.effects) {
+        let mut effects = std::mem::take(&mut self.effects);
+        for effect in effects.drain(..) {
             let Effect::Write(conn) = effect else { panic!("{effect:?}") };
             loop {
                 let bytes = self.broker.outgoing(conn).map(<[u8]>::len).sum();
                 if bytes == 0 {
                     break;
                 }
-                self.broker.handle(Moment::default(), Event::Written { conn, bytes }, &mut self.effects);
+                let written = Event::Written { conn, bytes, blocked: false };
+                self.broker.handle(Moment::default(), written, &mut self.effects);
             }
         }
+        self.broker.handle(Moment::default(), Event::Flushed, &mut effects);
+        self.effects = effects;
     }
 
     fn publish(&mut self, wire: &mut [u8]) {
-        // The numbers must go on.
+        // Sequence numbers must be consecutive across chunks.
         for frame in wire.chunks_exact_mut(28 + PAYLOAD.len()) {
             frame[20..28].copy_from_slice(&self.next.to_le_bytes());
             self.next += 1;
@@ -101,8 +113,8 @@ impl Bus {
         self.decoder.target(&mut self.buffer).put_slice(wire);
         let mut buffer = std::mem::take(&mut self.buffer);
         while let Some(item) = self.decoder.next(&mut buffer).unwrap() {
-            let Item::Run(run) = item else { panic!("only frames") };
-            self.happen(Event::Run { conn: self.conn, run });
+            let Item::Run(run) = item else { panic!("the chunk contains only frames") };
+            self.handle(Event::Run { conn: self.conn, run });
         }
         self.buffer = buffer;
     }
@@ -124,23 +136,22 @@ fn broker(criterion: &mut Criterion) {
     }
 }
 
-/// Gives a core what the daemon answers to it.
-fn greet(core: &mut impl Core, answers: &[Control]) {
-    core.connected();
+/// Completes the handshake of a machine with the daemon's answers.
+fn complete_handshake(machine: &mut impl Machine, answers: impl IntoIterator<Item = Control>) {
+    machine.connected();
     for answer in answers {
-        let outgoing = core.outgoing().len();
-        core.sent(outgoing);
+        let outgoing = machine.outgoing().len();
+        machine.sent(outgoing);
         let mut bytes = Vec::new();
         answer.encode(&mut bytes).unwrap();
-        core.target().put_slice(&bytes);
-        core.received().unwrap();
+        machine.target().put_slice(&bytes);
+        machine.received().unwrap();
     }
-    assert!(core.is_ready());
+    assert!(machine.is_ready());
 }
 
 fn welcome() -> Control {
-    use broadcaster_protocol::control::Welcome;
-    Control::Welcome(Welcome {
+    let welcome = Welcome {
         protocol: 1,
         capabilities: 0,
         sender: SenderId::new(1, 1).raw(),
@@ -148,34 +159,48 @@ fn welcome() -> Control {
         pid: 1,
         version: String::new(),
         extensions: Vec::new(),
-    })
+    };
+    welcome.into()
 }
 
 fn client(criterion: &mut Criterion) {
-    use broadcaster_protocol::control::{Opened, Subscribed};
     let name = ChannelName::new("bench").unwrap();
     let mut group = criterion.benchmark_group("client");
     group.throughput(Throughput::Elements(FRAMES));
     group.bench_function("sender feeds a chunk of 64 B", |bencher| {
-        let mut core = SenderCore::new(name.clone(), 1, 1);
-        greet(&mut core, &[welcome(), Control::Opened(Opened { channel: 1, listeners: 0 })]);
+        let mut publisher = Publisher::new(name.clone(), "bench", 1, 1);
+        let opened = Opened { channel: name.to_string(), id: 1, listeners: 0, extensions: Vec::new() };
+        complete_handshake(&mut publisher, [welcome(), opened.into()]);
         bencher.iter(|| {
             for _ in 0..FRAMES {
-                core.feed(black_box(&PAYLOAD)).unwrap();
+                publisher.feed(black_box(&PAYLOAD)).unwrap();
             }
-            let outgoing = core.outgoing().len();
-            core.sent(outgoing);
+            let outgoing = publisher.outgoing().len();
+            publisher.sent(outgoing);
         });
     });
-    group.bench_function("listener hears a chunk of 64 B", |bencher| {
-        let mut core = ListenerCore::new(name.clone(), Overflow::DropOldest, 1);
-        let subscribed = Subscribed { channel: "bench".to_owned(), id: 1 };
-        greet(&mut core, &[welcome(), Control::Subscribed(subscribed)]);
+    group.bench_function("listener receives a chunk of 64 B", |bencher| {
+        let subscription = Subscription {
+            selector: machine::Selector::Name(name.clone()),
+            overflow: Overflow::DropOldest,
+            observer: false,
+        };
+        let mut subscriber = Subscriber::new(vec![subscription], "bench", 1);
+        let subscribed = Subscribed { subscription: 0, extensions: Vec::new() };
+        let named = Named { id: 1, name: name.to_string(), extensions: Vec::new() };
+        complete_handshake(&mut subscriber, [welcome(), subscribed.into(), named.into()]);
         let wire = chunk(ChannelId(1), SenderId::new(1, 1), 0);
         bencher.iter(|| {
-            core.target().put_slice(&wire);
-            while core.hear().unwrap() == Heard::Frame {
-                black_box(core.frame().unwrap().payload);
+            let mut rest = &wire[..];
+            while !rest.is_empty() {
+                let mut target = subscriber.target();
+                let (part, behind) = rest.split_at(rest.len().min(target.remaining_mut()));
+                target.put_slice(part);
+                rest = behind;
+                subscriber.has_read(part.len());
+                while subscriber.poll_next().unwrap() == Received::Frame {
+                    black_box(subscriber.frame().unwrap().payload);
+                }
             }
         });
     });

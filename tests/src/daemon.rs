@@ -1,5 +1,6 @@
-//! Real daemons and clients as processes, each on a bus of its own in a directory of its own. Readiness is a line on a
-//! pipe; whatever a test starts ends with it.
+//! Real daemons and clients as processes. Each test has its own bus in its own directory.
+//!
+//! A process signals readiness by a line on a pipe. All processes of a test end with the test.
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -11,23 +12,24 @@ use std::time::Duration;
 use system_broadcaster::Options;
 use tempfile::TempDir;
 
-/// How long a process test may take before it is taken for hung.
+/// A process test that takes longer has hung.
 const WATCHDOG: Duration = Duration::from_secs(240);
 
-/// The `broadcasterd` of this build, built if it is not; or the one that `BROADCASTER_TEST_PROGRAM` names, where a test can not
-/// build anything.
+/// The `broadcasterd` of this build. It is built if necessary.
+///
+/// `BROADCASTER_TEST_PROGRAM` names another one, for environments in which a test cannot build anything.
 ///
 /// # Panics
 ///
-/// If it can not be built.
+/// If it cannot be built.
 pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         if let Some(program) = std::env::var_os("BROADCASTER_TEST_PROGRAM") {
-            return std::path::absolute(program).expect("a path");
+            return std::path::absolute(program).expect("BROADCASTER_TEST_PROGRAM is a path");
         }
-        // A test runs as <target>/<profile>/deps/<name>.
-        let test = std::env::current_exe().expect("a test is a program");
+        // The path of a test is <target>/<profile>/deps/<name>.
+        let test = std::env::current_exe().expect("the path of this test");
         let profile = test.ancestors().nth(2).expect("cargo's layout").to_owned();
         let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         build.args(["build", "--quiet", "--package", "broadcasterd", "--bin", "broadcasterd"]);
@@ -41,7 +43,7 @@ pub fn program() -> &'static Path {
     })
 }
 
-/// A bus that nobody else uses.
+/// A bus that only one test uses. Dropping it stops its daemon.
 #[derive(Debug)]
 pub struct Bus {
     directory: TempDir,
@@ -55,47 +57,51 @@ impl Default for Bus {
 }
 
 impl Bus {
-    /// A bus without a daemon.
+    /// Creates a bus without a daemon.
     ///
     /// # Panics
     ///
-    /// If there is no temporary directory.
+    /// If no temporary directory can be created.
     pub fn new() -> Self {
         let directory = tempfile::Builder::new().prefix("bus-").tempdir().expect("a temporary directory");
         Self { directory, _watchdog: Watchdog::new() }
     }
 
-    /// The directory of socket and lock.
+    /// The directory of the socket and the lock file.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// The socket, or the pipe that is named after the directory.
+    /// The socket; on Windows, the pipe, which is named after the directory.
     ///
     /// # Panics
     ///
-    /// If the directory's name is no text.
+    /// If the name of the directory is not UTF-8.
     pub fn socket(&self) -> PathBuf {
         if cfg!(windows) {
-            let name =
-                self.directory().file_name().and_then(OsStr::to_str).expect("a temporary directory has a plain name");
+            let name = self
+                .directory()
+                .file_name()
+                .and_then(OsStr::to_str)
+                .expect("the name of a temporary directory is UTF-8");
             return format!(r"\\.\pipe\broadcaster-test-{name}").into();
         }
         self.directory().join("bus.sock")
     }
 
-    /// The directory of the user's settings, which need not be there.
+    /// The directory of the user's settings, which may not exist.
     pub fn config_home(&self) -> PathBuf {
         self.directory().join("config")
     }
 
-    /// How a client in this process connects: to a running daemon only.
+    /// Options for clients in this process. They connect to a running daemon and never start one.
     pub fn options(&self) -> Options {
         Options::new().socket(self.socket()).autostart(false).embedded(false)
     }
 
-    /// A command on this bus, with this build's daemon to start if one is needed, and none of the settings of whoever runs
-    /// the tests.
+    /// A command that uses this bus, and that starts this build's daemon if it needs one.
+    ///
+    /// The settings of the user who runs the tests have no effect on it.
     pub fn command(&self, program: impl AsRef<OsStr>, arguments: &[&str]) -> Command {
         let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
@@ -109,23 +115,23 @@ impl Bus {
         command
     }
 
-    /// A daemon in the foreground that is ready.
+    /// Starts a daemon in the foreground, and waits until it is ready.
     ///
     /// # Panics
     ///
-    /// If it does not come up.
+    /// If it does not become ready.
     pub fn start(&self) -> Process {
         let mut daemon = Process::spawn(&mut self.command(program(), &["run", "--log", "warn"]));
         let line = daemon.line();
-        assert!(line.starts_with("listening on"), "the daemon says {line:?}");
+        assert!(line.starts_with("listening on"), "output of the daemon: {line:?}");
         daemon
     }
 
-    /// Runs `broadcasterd` with these arguments to its end.
+    /// Runs `broadcasterd` with `arguments`, and waits for it to exit.
     ///
     /// # Panics
     ///
-    /// If it can not be run.
+    /// If it cannot be run.
     pub fn run(&self, arguments: &[&str]) -> std::process::Output {
         let mut command = self.command(program(), arguments);
         command.stdin(Stdio::null()).stderr(Stdio::piped());
@@ -133,14 +139,14 @@ impl Bus {
     }
 }
 
-/// A daemon that started itself ends with the test.
 impl Drop for Bus {
     fn drop(&mut self) {
-        let _ = self.options().deadline(Duration::from_secs(2)).daemon().stop();
+        // A client may have started a daemon.
+        let _ = self.options().timeout(Duration::from_secs(2)).daemon().stop();
     }
 }
 
-/// A child process that is killed when the test lets go of it.
+/// A child process. Dropping it kills it.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
@@ -149,63 +155,63 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command`, whose stdin and stdout are pipes.
+    /// Starts `command`, whose standard output must be a pipe.
     ///
     /// # Panics
     ///
-    /// If it can not be started.
+    /// If it cannot be started.
     pub fn spawn(command: &mut Command) -> Self {
         let mut child = command.spawn().expect("the program starts");
         let stdin = child.stdin.take();
-        let stdout = BufReader::new(child.stdout.take().expect("stdout is a pipe"));
+        let stdout = BufReader::new(child.stdout.take().expect("standard output is a pipe"));
         Self { child, stdin, stdout }
     }
 
-    /// The next line of its output; empty at its end.
+    /// The next line of its output, without the line break. Empty at the end.
     ///
     /// # Panics
     ///
-    /// If it can not be read.
+    /// If the output cannot be read.
     pub fn line(&mut self) -> String {
         let mut line = String::new();
         self.stdout.read_line(&mut line).expect("the output can be read");
         line.trim_end().to_owned()
     }
 
-    /// Reads its diagnostics, which must be a pipe, up to a line that begins like this. What comes later is dropped.
+    /// Expects that its first line of diagnostics starts with `prefix`. The rest is discarded.
     ///
     /// # Panics
     ///
-    /// If there is no such line.
-    pub fn expect_error_line(&mut self, wanted: &str) {
-        let mut stderr = BufReader::new(self.child.stderr.take().expect("stderr is a pipe"));
+    /// If standard error is not a pipe, or if the line is a different one.
+    pub fn expect_error_line(&mut self, prefix: &str) {
+        let mut stderr = BufReader::new(self.child.stderr.take().expect("standard error is a pipe"));
         let mut line = String::new();
-        stderr.read_line(&mut line).expect("the diagnostics can be read");
-        assert!(line.starts_with(wanted), "it says {line:?}");
+        stderr.read_line(&mut line).expect("standard error can be read");
+        assert!(line.starts_with(prefix), "expected {prefix:?}, got {line:?}");
         std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
     }
 
-    /// All the output that is left.
+    /// All remaining output.
     ///
     /// # Panics
     ///
-    /// If it can not be read.
+    /// If the output cannot be read.
     pub fn rest(&mut self) -> String {
         let mut rest = String::new();
         self.stdout.read_to_string(&mut rest).expect("the output can be read");
         rest
     }
 
-    /// Tells it a line.
+    /// Writes a line to its standard input.
     ///
     /// # Panics
     ///
-    /// If it does not listen.
-    pub fn tell(&mut self, line: &str) {
-        writeln!(self.stdin.as_mut().expect("stdin is a pipe"), "{line}").expect("it listens");
+    /// If standard input is closed or is not a pipe.
+    pub fn write_line(&mut self, line: &str) {
+        writeln!(self.stdin.as_mut().expect("standard input is an open pipe"), "{line}").expect("the line is written");
     }
 
-    /// Ends its input.
+    /// Closes its standard input.
     pub fn end_input(&mut self) {
         self.stdin = None;
     }
@@ -215,35 +221,35 @@ impl Process {
         self.child.id()
     }
 
-    /// Kills it, and waits until it has ended.
+    /// Kills it, and waits until it has exited.
     ///
     /// # Panics
     ///
-    /// If it can not be waited for.
+    /// If it cannot be waited for.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
-        self.child.wait().expect("it is our child");
+        self.child.wait().expect("a child can be waited for");
     }
 
     /// Sends it a signal.
     ///
     /// # Panics
     ///
-    /// If it is gone.
+    /// If it no longer exists.
     #[cfg(unix)]
     pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = i32::try_from(self.pid()).ok().and_then(rustix::process::Pid::from_raw).expect("a process id");
-        rustix::process::kill_process(pid, signal).expect("the process is there");
+        rustix::process::kill_process(pid, signal).expect("the process exists");
     }
 
-    /// Waits until it ends, and returns its exit code, if it was not a signal that ended it.
+    /// Closes its standard input, waits until it exits, and returns its exit code. `None` if a signal ended it.
     ///
     /// # Panics
     ///
-    /// If it can not be waited for.
+    /// If it cannot be waited for.
     pub fn wait(&mut self) -> Option<i32> {
         self.stdin = None;
-        self.child.wait().expect("it is our child").code()
+        self.child.wait().expect("a child can be waited for").code()
     }
 }
 
@@ -254,7 +260,7 @@ impl Drop for Process {
     }
 }
 
-/// Ends a test run that hangs, since no call of ours may.
+/// Aborts a test run that hangs.
 #[derive(Debug)]
 struct Watchdog(#[allow(dead_code)] Sender<()>);
 
@@ -263,7 +269,7 @@ impl Watchdog {
         let (alive, dropped) = channel::<()>();
         std::thread::spawn(move || {
             if let Err(std::sync::mpsc::RecvTimeoutError::Timeout) = dropped.recv_timeout(WATCHDOG) {
-                eprintln!("a process test hangs: no end after {WATCHDOG:?}");
+                eprintln!("a process test hangs: still running after {WATCHDOG:?}");
                 std::process::abort();
             }
         });

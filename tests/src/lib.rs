@@ -1,9 +1,9 @@
-//! What the tests of system-broadcaster stand on: simulated worlds, and daemons of their own. Never the user's bus.
+//! Support for the tests of system-broadcaster: simulated worlds, and real daemons. The user's own bus is never used.
 //!
-//! | module | what it holds |
+//! | module | contents |
 //! | --- | --- |
-//! | [`world`] | the production broker and the production client cores over in-memory links, in virtual time |
-//! | [`model`] | the dull model that knows what a listener must have heard |
+//! | [`world`] | the production driver and the production client loops over pipes in memory, in virtual time |
+//! | [`model`] | the plain model that knows what a listener must have received |
 //! | [`daemon`] | real daemons and clients as processes, each on a bus of its own |
 
 pub mod daemon;

@@ -1,4 +1,4 @@
-//! The settings and the log of real daemons, each on a bus of its own with a config directory of its own.
+//! Settings and log of real daemons, each with its own bus and config directory.
 
 #![cfg(unix)]
 
@@ -34,11 +34,11 @@ fn show(command: &mut Command) -> serde_json::Value {
 fn daemon(command: &mut Command) -> Process {
     let mut daemon = Process::spawn(command);
     let line = daemon.line();
-    assert!(line.starts_with("listening on"), "the daemon says {line:?}");
+    assert!(line.starts_with("listening on"), "the first line is {line:?}");
     daemon
 }
 
-/// Messages pass, and more than one connection comes and goes; then the daemon stops when it is asked to.
+/// Messages pass, connections come and go, and the daemon stops on request.
 fn serves_and_stops(bus: &Bus, daemon: &mut Process) {
     serves(bus);
     bus.options().daemon().stop().expect("it stops");
@@ -47,14 +47,14 @@ fn serves_and_stops(bus: &Bus, daemon: &mut Process) {
 
 fn serves(bus: &Bus) {
     for round in 0..20_u8 {
-        let mut ear = bus.options().listener("news").expect("joined");
+        let mut listener = bus.options().listener("news").expect("joined");
         bus.options().sender("news").expect("opened").send(&[round]).expect("sent");
-        assert_eq!(ear.recv_timeout(Duration::from_secs(20)).expect("received").payload(), [round]);
+        assert_eq!(listener.recv_timeout(Duration::from_secs(20)).expect("received").payload(), [round]);
     }
 }
 
 #[test]
-fn settings_tell_where_they_come_from() {
+fn settings_show_their_origin() {
     let bus = Bus::new();
     let path = config_file(&bus).display().to_string();
     assert_eq!(text(&bus.run(&["config", "path"]).stdout).trim_end(), path);
@@ -84,7 +84,7 @@ fn settings_tell_where_they_come_from() {
 }
 
 #[test]
-fn a_wrong_config_file_is_one_sentence_and_nobody_serves() {
+fn invalid_config_file_is_one_sentence_and_no_daemon_starts() {
     let bus = Bus::new();
     let path = write_config(&bus, "[limits]\n\nconnections_max = 0\n").display().to_string();
     let sentence = format!("broadcasterd: {path}:3:19: connections_max = 0 is out of range; use 4 to 1000000\n");
@@ -96,7 +96,7 @@ fn a_wrong_config_file_is_one_sentence_and_nobody_serves() {
     let start = bus.run(&["start"]);
     assert_eq!(start.status.code(), Some(2));
     assert!(text(&start.stderr).starts_with(&sentence), "{}", text(&start.stderr));
-    // Another file is another matter, and one that is named must be there.
+    // Another file may be valid, and a file that is named must exist.
     assert_eq!(bus.run(&["config", "check", "--config", "/dev/null"]).status.code(), Some(0));
     let missing = bus.directory().join("none.toml").display().to_string();
     let by_flag = bus.run(&["run", "--config", &missing]);
@@ -104,42 +104,42 @@ fn a_wrong_config_file_is_one_sentence_and_nobody_serves() {
         bus.command(program(), &["run"]).env("BROADCASTERD_CONFIG", &missing).stderr(Stdio::piped()).output();
     for (named_by, output) in [("--config", by_flag), ("BROADCASTERD_CONFIG", by_variable.expect("runs"))] {
         let wanted = format!(
-            "broadcasterd: there is no config file {missing}, which {named_by} names; create it, or leave {named_by} out\n"
+            "broadcasterd: there is no config file {missing}, which {named_by} names; create it, or omit {named_by}\n"
         );
         assert_eq!((output.status.code(), text(&output.stderr)), (Some(2), wanted));
     }
-    assert_eq!(bus.run(&["status"]).status.code(), Some(4), "nobody serves");
+    assert_eq!(bus.run(&["status"]).status.code(), Some(4), "no daemon runs");
 }
 
 #[test]
-fn a_wrong_flag_or_variable_is_told() {
+fn invalid_flag_or_variable_is_reported() {
     let bus = Bus::new();
-    let told = |output: Output, wanted: &str| {
+    let check = |output: Output, wanted: &str| {
         assert_eq!(output.status.code(), Some(2));
         assert!(text(&output.stderr).contains(wanted), "{}", text(&output.stderr));
     };
-    told(bus.run(&["run", "--log", "inof"]), "\"inof\" is no log level");
-    told(bus.run(&["run", "--idle-exit", "soon"]), "\"soon\" is no time");
+    check(bus.run(&["run", "--log", "inof"]), "\"inof\" is not a log level");
+    check(bus.run(&["run", "--idle-exit", "soon"]), "\"soon\" is not a time");
     let mut command = bus.command(program(), &["start"]);
     command.env("BROADCASTERD_IDLE_EXIT", "soon").stderr(Stdio::piped());
-    told(command.output().expect("runs"), "the variable BROADCASTERD_IDLE_EXIT cannot be used: \"soon\" is no time");
+    check(command.output().expect("runs"), "the variable BROADCASTERD_IDLE_EXIT is invalid: \"soon\" is not a time");
 }
 
 #[test]
-fn limits_of_the_file_hold_in_the_daemon() {
+fn limits_of_the_file_apply_to_the_daemon() {
     let bus = Bus::new();
     write_config(&bus, "[limits]\npayload_bytes_max = 10\nheld_bytes_max = \"2 MiB\"\n");
     let _daemon = bus.start();
-    assert_eq!(bus.options().daemon().status().expect("it runs").report.held_bytes_max, 2 << 20);
+    assert_eq!(bus.options().daemon().status().expect("it runs").held_bytes_max, 2 << 20);
     let mut sender = bus.options().sender("news").expect("opened");
-    sender.send(&[0; 10]).expect("as large as it may be");
+    sender.send(&[0; 10]).expect("at the limit");
     let refused = sender.send(&[0; 11]).expect_err("too large").to_string();
     assert!(refused.contains("10"), "{refused}");
 }
 
 #[test]
-fn idle_exit_of_the_file_and_of_a_variable_reach_a_daemon_that_is_started_on_demand() {
-    // This is how `broadcasterd start` runs it; without a setting it would stay for a minute, and with a flag it could not be set.
+fn idle_exit_of_file_and_variable_reach_a_daemon_started_on_demand() {
+    // `broadcasterd start` runs the daemon like this. By default it would stay for a minute.
     for by_variable in [false, true] {
         let bus = Bus::new();
         let mut command = bus.command(program(), &["run", "--detached", "--log", "error"]);
@@ -157,13 +157,13 @@ fn idle_exit_of_the_file_and_of_a_variable_reach_a_daemon_that_is_started_on_dem
     command.env("BROADCASTERD_CONFIG", &other).env("BROADCASTERD_IDLE_EXIT", "1h").stdin(Stdio::null());
     assert!(command.output().expect("runs").status.success());
     let status = bus.options().daemon().status().expect("it runs");
-    assert_eq!(status.report.held_bytes_max, 99 << 20, "the file that the variable names was read");
-    let environment = std::fs::read(format!("/proc/{}/environ", status.pid)).expect("ours");
+    assert_eq!(status.held_bytes_max, 99 << 20, "the file that the variable names was read");
+    let environment = std::fs::read(format!("/proc/{}/environ", status.pid)).expect("open");
     assert!(text(&environment).split('\0').any(|variable| variable == "BROADCASTERD_IDLE_EXIT=1h"));
 }
 
 #[test]
-fn a_log_on_a_full_disk_hurts_nobody() {
+fn log_on_a_full_disk_affects_nothing() {
     for level in ["debug", "trace"] {
         let bus = Bus::new();
         let full = File::options().write(true).open("/dev/full").expect("it is there");
@@ -173,7 +173,7 @@ fn a_log_on_a_full_disk_hurts_nobody() {
 }
 
 #[test]
-fn a_log_that_nobody_can_read_any_more_hurts_nobody() {
+fn log_without_a_reader_affects_nothing() {
     let bus = Bus::new();
     let (reader, writer) = std::io::pipe().expect("a pipe");
     drop(reader);
@@ -182,17 +182,17 @@ fn a_log_that_nobody_can_read_any_more_hurts_nobody() {
 }
 
 #[test]
-fn a_closed_stderr_hurts_nobody() {
+fn closed_stderr_affects_nothing() {
     let bus = Bus::new();
     let shell = "exec \"$0\" run --log trace 2>&-";
     let mut daemon = daemon(&mut bus.command("sh", &["-c", shell, program().to_str().expect("text")]));
     serves_and_stops(&bus, &mut daemon);
 }
 
-/// A pipe with no room at all, and how many bytes are in it. Its writer is one that waits.
+/// A pipe that is completely full, and the number of bytes in it. Its writer blocks.
 fn full_pipe() -> (PipeReader, PipeWriter, usize) {
     let (reader, writer) = std::io::pipe().expect("a pipe");
-    // Only an open file that does not wait can fill it to the brim.
+    // Only a non-blocking file can fill it completely.
     let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&writer));
     let flags = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).expect("small");
     let mut open = File::options();
@@ -206,8 +206,7 @@ fn full_pipe() -> (PipeReader, PipeWriter, usize) {
 }
 
 #[test]
-fn a_log_that_nobody_reads_makes_nobody_wait() {
-    // A daemon in the foreground has the pipe for itself; one that is being started asks before each line.
+fn unread_log_never_blocks_the_bus() {
     for detached in [false, true] {
         let bus = Bus::new();
         let (reader, writer, _) = full_pipe();
@@ -215,35 +214,33 @@ fn a_log_that_nobody_reads_makes_nobody_wait() {
         let mut command = bus.command(program(), &["run", "--log", "trace"]);
         let mut daemon = daemon(command.args(detached.then_some("--detached")).stderr(writer));
         serves_and_stops(&bus, &mut daemon);
-        let flags = rustix::fs::fcntl_getfl(&shared).expect("ours");
-        assert!(!flags.contains(rustix::fs::OFlags::NONBLOCK), "others who share the pipe may still wait");
+        let flags = rustix::fs::fcntl_getfl(&shared).expect("open");
+        assert!(!flags.contains(rustix::fs::OFlags::NONBLOCK), "the mode of the shared pipe is unchanged");
         drop(reader);
     }
 }
 
 #[test]
-fn lost_lines_of_the_log_are_told_when_it_is_read_again() {
+fn lost_lines_of_the_log_are_reported_when_it_is_read_again() {
     let bus = Bus::new();
     let (mut reader, writer, filled) = full_pipe();
     let mut command = bus.command(program(), &["run", "--log", "debug"]);
     let mut daemon = daemon(command.stderr(writer));
     drop(command);
-    serves(&bus);
+    // Two lines for each of 60 connections, several times what the daemon keeps for a reader.
+    (0..10).for_each(|_| serves(&bus));
     let mut filling = vec![0; filled];
-    reader.read_exact(&mut filling).expect("what it was filled with");
+    reader.read_exact(&mut filling).expect("the filling");
     assert!(filling.iter().all(|&byte| byte == b'x'), "nothing was written");
     serves_and_stops(&bus, &mut daemon);
     let mut log = String::new();
     reader.read_to_string(&mut log).expect("text");
-    let told = log.lines().next().expect("a line");
-    assert!(
-        told.starts_with("broadcasterd: ")
-            && told.ends_with(" lines of this log are lost, since nobody read it in time")
-    );
+    let lost = " lines of this log were lost because it was not read in time";
+    assert!(log.lines().any(|line| line.starts_with("broadcasterd: ") && line.ends_with(lost)), "{log}");
 }
 
 #[test]
-fn the_log_tells_of_connections_and_never_of_payloads() {
+fn log_contains_connections_and_never_payloads() {
     let bus = Bus::new();
     let (mut reader, writer) = std::io::pipe().expect("a pipe");
     let reads = std::thread::spawn(move || {
@@ -254,13 +251,13 @@ fn the_log_tells_of_connections_and_never_of_payloads() {
     let mut daemon = daemon(command.stderr(writer));
     drop(command);
     let secret = b"swordfish-0123456789";
-    let mut ear = bus.options().listener("news").expect("joined");
+    let mut listener = bus.options().listener("news").expect("joined");
     let mut sender = bus.options().sender("news").expect("opened");
     sender.send(secret).expect("sent");
     sender.feed(secret).expect("fed");
     sender.flush().expect("sent");
     for _ in 0..2 {
-        assert_eq!(ear.recv_timeout(Duration::from_secs(20)).expect("received").payload(), secret);
+        assert_eq!(listener.recv_timeout(Duration::from_secs(20)).expect("received").payload(), secret);
     }
     serves_and_stops(&bus, &mut daemon);
     let log = reads.join().expect("read");
@@ -285,20 +282,20 @@ fn nothing_is_logged_at_info_for_connections_and_frames() {
     bus.options().daemon().stop().expect("it stops");
     let mut log = String::new();
     stderr.read_to_string(&mut log).expect("text");
-    child.wait().expect("ours");
+    child.wait().expect("open");
     assert!(log.contains("ready"), "the log is at info: {log}");
-    assert!(log.lines().count() < 5, "it has a few lines for the daemon, and none for 60 connections: {log}");
+    assert!(log.lines().count() < 5, "a few lines for the daemon, and none for 60 connections: {log}");
 }
 
 #[test]
-fn without_a_journal_the_log_goes_to_stderr_though_a_stream_is_named() {
+fn without_a_journal_the_log_goes_to_stderr_even_if_a_stream_is_named() {
     if std::path::Path::new("/run/systemd/journal/socket").exists() {
-        return; // there is a journal, and no business of ours in it
+        return; // The test must not write to a real journal.
     }
     let bus = Bus::new();
     let path = bus.directory().join("log");
     let log = File::create(&path).expect("made");
-    let stat = rustix::fs::fstat(&log).expect("ours");
+    let stat = rustix::fs::fstat(&log).expect("open");
     let mut command = bus.command(program(), &["run", "--log", "debug"]);
     command.env("JOURNAL_STREAM", format!("{}:{}", stat.st_dev, stat.st_ino)).stderr(log);
     serves_and_stops(&bus, &mut daemon(&mut command));

@@ -1,4 +1,4 @@
-//! What a real daemon tells about itself, beside what really happened. Each test has a bus of its own.
+//! The statistics of a real daemon, compared with what happened. Each test has a bus of its own.
 
 #![cfg(unix)]
 
@@ -7,6 +7,7 @@ use broadcaster_tests::daemon::{Bus, Process};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::io::{Read, Write};
+use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -21,8 +22,8 @@ fn stats_socket(bus: &Bus) -> PathBuf {
 
 /// Head and body of the answer to `GET path`.
 fn get(bus: &Bus, path: &str) -> (String, String) {
-    let mut stream = UnixStream::connect(stats_socket(bus)).expect("the stats socket is there");
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").expect("asked");
+    let mut stream = UnixStream::connect(stats_socket(bus)).expect("a stats socket");
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").expect("requested");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("answered");
     let (head, body) = answer.split_once("\r\n\r\n").expect("head and body");
@@ -39,7 +40,7 @@ fn sample(metrics: &str, name: &str) -> String {
     line.unwrap_or_else(|| panic!("no {name} in\n{metrics}")).to_owned()
 }
 
-/// What the command prints, which must succeed.
+/// The output of a command, which must succeed.
 fn command(bus: &Bus, arguments: &[&str]) -> String {
     let output = bus.run(arguments);
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -53,7 +54,7 @@ fn listener(bus: &Bus) -> Process {
 }
 
 #[test]
-fn figures_are_what_was_sent_and_heard() {
+fn statistics_match_what_was_sent_and_received() {
     let bus = Bus::new();
     let daemon = bus.start();
     let options = bus.options();
@@ -63,21 +64,21 @@ fn figures_are_what_was_sent_and_heard() {
         news.send(&[7; 100]).expect("sent");
     }
     for _ in 0..10 {
-        one.recv().expect("heard");
-        two.recv().expect("heard");
+        one.recv().expect("received");
+        two.recv().expect("received");
     }
     for _ in 0..3 {
-        odd.send(b"nobody listens").expect("sent");
+        odd.send(b"without effect").expect("sent");
     }
-    // Its answer comes after what the senders had sent before.
-    while options.daemon().status().expect("it answers").report.messages_accepted < 13 {}
+    // The daemon answers after it has read what was sent before.
+    while options.daemon().status().expect("it answers").messages_accepted < 13 {}
 
     let news_bytes = 10 * (HEADER_BYTES + 100);
     let odd_bytes = 3 * (HEADER_BYTES + 14);
     let stats = json(&bus);
-    let told = &stats["daemon"];
-    assert_eq!(told["pid"], daemon.pid());
-    assert_eq!(told["socket"], bus.socket().display().to_string());
+    let daemon_stats = &stats["daemon"];
+    assert_eq!(daemon_stats["pid"], daemon.pid());
+    assert_eq!(daemon_stats["socket"], bus.socket().display().to_string());
     for (field, wanted) in [
         ("connections", 4),
         ("senders", 2),
@@ -88,7 +89,7 @@ fn figures_are_what_was_sent_and_heard() {
         ("messages_lost", 0),
         ("connections_refused", 0),
     ] {
-        assert_eq!(told[field], wanted, "{field} of {told}");
+        assert_eq!(daemon_stats[field], wanted, "{field} of {daemon_stats}");
     }
     let channels = stats["channels"].as_array().expect("an array");
     let channel = |at: usize, field: &str| channels[at][field].clone();
@@ -99,8 +100,11 @@ fn figures_are_what_was_sent_and_heard() {
 
     let ours = std::fs::read_to_string("/proc/self/comm").ok().map(|name| name.trim_end().to_owned());
     let connections = stats["connections"].as_array().expect("an array");
-    let roles: Vec<&str> = connections.iter().filter_map(|connection| connection["role"].as_str()).collect();
-    assert_eq!(roles, ["listener", "listener", "sender", "sender"], "in the order in which they came");
+    let of_each = |field: &str| connections.iter().map(|it| it[field].clone()).collect::<Vec<_>>();
+    assert_eq!(of_each("subscriptions"), [1, 1, 0, 0].map(Value::from), "oldest first");
+    assert_eq!(of_each("publications"), [0, 0, 1, 1].map(Value::from));
+    assert_eq!(of_each("observers"), [0, 0, 0, 0].map(Value::from));
+    assert_eq!(of_each("phase"), ["active"; 4].map(Value::from));
     for (connection, messages) in connections.iter().zip([10, 10, 10, 3]) {
         assert_eq!(connection["pid"], std::process::id());
         assert_eq!(connection["process"].as_str(), ours.as_deref());
@@ -111,8 +115,10 @@ fn figures_are_what_was_sent_and_heard() {
     let (head, metrics) = get(&bus, "/metrics");
     assert!(head.contains("application/openmetrics-text; version=1.0.0"), "{head}");
     for (name, wanted) in [
-        (r#"broadcaster_connections{role="sender"}"#, 2),
-        (r#"broadcaster_connections{role="listener"}"#, 2),
+        (r#"broadcaster_connections{phase="active"}"#, 4),
+        ("broadcaster_senders", 2),
+        ("broadcaster_listeners", 2),
+        ("broadcaster_observers", 0),
         ("broadcaster_channels", 2),
         ("broadcaster_messages_accepted_total", 13),
         ("broadcaster_accepted_bytes_total", news_bytes + odd_bytes),
@@ -142,7 +148,21 @@ fn figures_are_what_was_sent_and_heard() {
 }
 
 #[test]
-fn stopped_listener_is_named_with_what_waits_for_it() {
+fn observer_is_no_listener() {
+    let bus = Bus::new();
+    let _daemon = bus.start();
+    let monitor = bus.options().daemon().monitor(["news"]).expect("connected");
+    let stats = json(&bus);
+    let connection = &stats["connections"][0];
+    assert_eq!((&connection["observers"], &connection["subscriptions"]), (&1.into(), &0.into()), "{stats}");
+    assert_eq!((&stats["daemon"]["observers"], &stats["daemon"]["listeners"]), (&1.into(), &0.into()), "{stats}");
+    let table = command(&bus, &["peers"]);
+    assert!(table.lines().last().is_some_and(|row| row.contains("observer")), "{table}");
+    drop(monitor);
+}
+
+#[test]
+fn stopped_listener_is_listed_with_its_queue() {
     const FRAMES: u64 = 1000;
     let bus = Bus::new();
     let _daemon = bus.start();
@@ -152,16 +172,16 @@ fn stopped_listener_is_named_with_what_waits_for_it() {
     for _ in 0..FRAMES {
         sender.send(&[0; 16 * 1024]).expect("a sender never waits for a listener");
     }
-    while bus.options().daemon().status().expect("it answers").report.messages_accepted < FRAMES {}
+    while bus.options().daemon().status().expect("it answers").messages_accepted < FRAMES {}
 
     let stats = json(&bus);
     let connections = stats["connections"].as_array().expect("an array");
-    let slow = connections.iter().find(|connection| connection["pid"] == stopped.pid()).expect("it is there");
-    assert_eq!((&slow["role"], &slow["process"]), (&"listener".into(), &"bus-probe".into()));
+    let slow = connections.iter().find(|connection| connection["pid"] == stopped.pid()).expect("listed");
+    assert_eq!((&slow["subscriptions"], &slow["process"]), (&1.into(), &"bus-probe".into()));
     assert_eq!((&slow["channels"], &slow["channels_total"]), (&serde_json::json!(["news"]), &1.into()));
     assert!(slow["blocked_ms"].is_u64(), "{slow}");
     let number = |field: &str| slow[field].as_u64().unwrap_or_else(|| panic!("{field} of {slow}"));
-    assert!(number("queue_messages") > 0 && number("messages_lost") > 0, "16 MB are too much for it: {slow}");
+    assert!(number("queue_messages") > 0 && number("messages_lost") > 0, "16 MB exceed its queue: {slow}");
     assert_eq!(number("messages") + number("queue_messages") + number("messages_lost"), FRAMES, "{slow}");
     assert!(number("queue_bytes") <= stats["daemon"]["queue_bytes_max"].as_u64().expect("a limit"), "{slow}");
     assert_eq!(stats["daemon"]["messages_lost"], number("messages_lost"));
@@ -169,15 +189,15 @@ fn stopped_listener_is_named_with_what_waits_for_it() {
 
     let metrics = get(&bus, "/metrics").1;
     let labels = format!(
-        r#"{{id="{}",pid="{}",process="bus-probe",role="listener",channel="news"}}"#,
+        r#"{{id="{}",pid="{}",process="bus-probe",kind="listener",channel="news"}}"#,
         number("id"),
         stopped.pid()
     );
-    let told = |family: &str| sample(&metrics, &format!("broadcaster_listener_{family}{labels}"));
-    assert_eq!(told("queue_messages"), number("queue_messages").to_string());
-    assert_eq!(told("queue_bytes"), number("queue_bytes").to_string());
-    assert_eq!(told("messages_lost_total"), number("messages_lost").to_string());
-    assert!(told("blocked_seconds").parse::<f64>().expect("a number") >= 0.0);
+    let of_listener = |family: &str| sample(&metrics, &format!("broadcaster_listener_{family}{labels}"));
+    assert_eq!(of_listener("queue_messages"), number("queue_messages").to_string());
+    assert_eq!(of_listener("queue_bytes"), number("queue_bytes").to_string());
+    assert_eq!(of_listener("messages_lost_total"), number("messages_lost").to_string());
+    assert!(of_listener("blocked_seconds").parse::<f64>().expect("a number") >= 0.0);
 
     let summary = command(&bus, &["stats"]);
     let (_, slow) = summary.split_once("Slow listeners").expect("one is slow");
@@ -186,13 +206,39 @@ fn stopped_listener_is_named_with_what_waits_for_it() {
     stopped.signal(Signal::CONT);
     stopped.end_input();
     assert!(stopped.line().starts_with("received "));
-    while bus.options().daemon().status().expect("it answers").report.listeners > 0 {}
-    let (_, metrics) = get(&bus, "/metrics");
-    assert!(!metrics.contains("bus-probe"), "who has left is not named any more");
+    while bus.options().daemon().status().expect("it answers").listeners > 0 {}
+    // Requests within a quarter of a second share one snapshot.
+    while get(&bus, "/metrics").1.contains("bus-probe") {}
 }
 
 #[test]
-fn without_a_daemon_the_commands_start_none_and_say_so() {
+fn client_that_closes_its_sending_half_gets_the_whole_answer() {
+    let bus = Bus::new();
+    let _daemon = bus.start();
+    let mut stream = UnixStream::connect(stats_socket(&bus)).expect("a stats socket");
+    stream.write_all(b"GET /stats.json HTTP/1.0\r\n\r\n").expect("requested");
+    stream.shutdown(Shutdown::Write).expect("half closed");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("answered");
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("the answer is {answer:?}"));
+    assert!(head.starts_with("HTTP/1.0 200 OK"), "{head}");
+    assert!(serde_json::from_str::<Value>(body).is_ok(), "{body}");
+}
+
+#[test]
+fn busy_service_is_reported_with_the_remedy() {
+    let bus = Bus::new();
+    let _daemon = bus.start();
+    let _idle: Vec<_> = (0..16).map(|_| UnixStream::connect(stats_socket(&bus)).expect("a stats socket")).collect();
+    let output = bus.run(&["stats"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("is busy") && stderr.contains("all 16 connections"), "{stderr}");
+    assert!(stderr.contains("close one or try again"), "{stderr}");
+}
+
+#[test]
+fn commands_start_no_daemon_and_report_that_none_runs() {
     let bus = Bus::new();
     for command in ["stats", "channels", "peers"] {
         let output = bus.run(&[command]);
@@ -203,7 +249,7 @@ fn without_a_daemon_the_commands_start_none_and_say_so() {
 }
 
 #[test]
-fn host_without_a_stats_socket_is_named() {
+fn host_without_a_stats_socket_is_reported() {
     let bus = Bus::new();
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
     let lone = directory.path().join("bus-probe");
@@ -212,46 +258,46 @@ fn host_without_a_stats_socket_is_named() {
     let mut host = Process::spawn(host.env_remove("BROADCASTERD").env("PATH", "/nonexistent"));
     assert_eq!(host.line(), "joined");
     let output = bus.run(&["stats"]);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains(&format!("process {}", host.pid())) && said.contains("no stats socket"), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains(&format!("process {}", host.pid())) && stderr.contains("no stats socket"), "{stderr}");
 }
 
 #[test]
-fn stopped_daemon_is_not_waited_for_and_a_gone_one_leaves_no_socket() {
+fn stopped_daemon_times_out_and_an_ended_one_leaves_no_socket() {
     let bus = Bus::new();
     let mut daemon = bus.start();
     assert!(stats_socket(&bus).exists());
     daemon.signal(Signal::STOP);
     let output = bus.run(&["stats"]);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(5), "{said}");
-    assert!(said.contains("within 5s"), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(5), "{stderr}");
+    assert!(stderr.contains("within 5s"), "{stderr}");
     daemon.signal(Signal::CONT);
     let _open = UnixStream::connect(stats_socket(&bus)).expect("connected");
     daemon.signal(Signal::TERM);
-    assert_eq!(daemon.wait(), Some(0), "an open stats connection does not hold it");
+    assert_eq!(daemon.wait(), Some(0), "an open stats connection does not delay the stop");
     assert!(!stats_socket(&bus).exists());
 }
 
 #[test]
-fn another_user_is_told_nothing() {
+fn other_user_gets_no_statistics() {
     const NOBODY: u32 = 65_534;
     let bus = Bus::new();
     let _daemon = bus.start();
-    let mode = std::fs::metadata(stats_socket(&bus)).expect("it is there").permissions().mode();
+    let mode = std::fs::metadata(stats_socket(&bus)).expect("listed").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     if rustix::process::geteuid().as_raw() != 0 {
         let why = "only root can become another user";
-        writeln!(std::io::stderr(), "SKIPPED: another_user_is_told_nothing: {why}").expect("stderr is open");
+        writeln!(std::io::stderr(), "SKIPPED: other_user_gets_no_statistics: {why}").expect("stderr is open");
         return;
     }
-    // Where the other user may read and run it.
+    // A place where the other user may run the program.
     let directory = tempfile::tempdir().expect("a directory");
     let open = |path: PathBuf, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).expect("set");
     open(directory.path().to_owned(), 0o755);
     let probe = directory.path().join("bus-probe");
-    // By another process: a file that we have open to write, also in a child of another test, can not be run.
+    // Copied by another process: a file that this one has open for writing, also in a child of another test, cannot be executed.
     let copied = Command::new("install").args(["-m", "755", PROBE]).arg(&probe).status();
     assert!(copied.expect("install runs").success());
     let ask = |uid| {
@@ -260,9 +306,9 @@ fn another_user_is_told_nothing() {
     };
     assert!(ask(0).starts_with("answered HTTP/1.1 200 OK"));
     open(bus.directory().to_owned(), 0o755);
-    let said = ask(NOBODY);
-    assert!(said.contains("Permission denied"), "{said}");
-    // Even if the modes let it in, the daemon looks who it is.
+    let answer = ask(NOBODY);
+    assert!(answer.contains("Permission denied"), "{answer}");
+    // Even if the modes admit it, the daemon checks the user.
     open(stats_socket(&bus), 0o666);
     assert_eq!(ask(NOBODY), "answered \n");
 }

@@ -1,5 +1,6 @@
-//! What an orderly stop does with bytes that nobody has read yet. The server runs on a thread of this process, so that the stop can
-//! be asked for in the very moment after they were sent; no bus of the user is touched.
+//! An orderly stop delivers messages that the server has not read yet.
+//!
+//! The server runs on a thread of this process, so that the stop follows the last send immediately.
 
 use broadcaster_protocol::endpoint::{Candidate, Origin};
 use broadcaster_server::{Limits, bind, serve};
@@ -7,25 +8,25 @@ use std::time::Duration;
 use system_broadcaster::Options;
 
 #[test]
-fn stop_delivers_what_is_still_in_the_sockets() {
+fn stop_delivers_messages_still_in_the_sockets() {
     let directory = tempfile::tempdir().expect("a directory");
     let socket = directory.path().join("bus.sock");
     let bound = bind(&[Candidate { socket: socket.clone(), origin: Origin::Explicit }]).expect("bound");
     let (hand_over, sender) = tokio::sync::oneshot::channel::<system_broadcaster::Sender>();
-    let (back, kept) = std::sync::mpsc::channel();
+    let (keep_open, kept) = std::sync::mpsc::channel();
     let server = std::thread::spawn(move || {
         serve(bound, Limits::default(), "test", |_| async move {
             let mut sender = sender.await.expect("a sender");
-            // The server can not read in between, since this is its own thread, nor all of it with one read after that.
+            // This future runs on the server's thread, so the server reads nothing in between. One read is too small for all of it.
             for number in 0..60_u8 {
                 sender.send(&[number; 5000]).expect("its socket has room");
             }
-            back.send(sender).expect("kept open");
+            keep_open.send(sender).expect("kept open");
         })
     });
-    let options = Options::new().socket(&socket).autostart(false).embedded(false).deadline(Duration::from_secs(30));
+    let options = Options::new().socket(&socket).autostart(false).embedded(false).timeout(Duration::from_secs(30));
     let mut listener = options.listener("news").expect("connected");
-    hand_over.send(options.sender("news").expect("connected")).expect("taken");
+    hand_over.send(options.sender("news").expect("connected")).expect("the server runs");
     for number in 0..60_u8 {
         assert_eq!(listener.recv().expect("delivered").payload(), [number; 5000]);
     }

@@ -1,5 +1,5 @@
-//! The daemon as a service of a real `systemd --user`. Each fact runs a second time inside `tests/user-manager`, as a user who exists
-//! for it alone: no test touches a bus, a service or a file of the user who runs it.
+//! The daemon as a service of a real `systemd --user`. Each test runs again inside `tests/user-manager`, as a user created for it: no
+//! test touches a bus, a service or a file of the user who runs it.
 #![cfg(target_os = "linux")]
 
 use broadcaster_tests::daemon::{Process, program};
@@ -16,32 +16,32 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-/// Set for the run inside.
+/// Set for the inner run.
 const INSIDE: &str = "TEST_INSIDE";
 
-/// Set where it must run, so that a test that can not is a failure.
+/// If set, a test that cannot run fails.
 const MUST_RUN: &str = "BUS_SYSTEMD_TESTS_MUST_RUN";
 
-/// What `tests/user-manager` ends with where it can not run.
-const CAN_NOT_RUN: i32 = 125;
+/// The exit code of `tests/user-manager` on a system where it cannot run.
+const CANNOT_RUN: i32 = 125;
 
-/// How long a run inside may take before it is taken for hung.
+/// An inner run that takes longer hangs.
 const HUNG_AFTER: Duration = Duration::from_secs(180);
 
 const SOCKET_UNIT: &str = "broadcasterd.socket";
 const SERVICE_UNIT: &str = "broadcasterd.service";
 
-/// A line that is seen whether or not the test fails.
-fn loudly(line: &str) {
+/// Prints a line even if the test passes.
+fn print_always(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// Runs `facts`, which are those of the test called `name`, as a user with a manager.
+/// Runs `facts`, the body of the test `name`, as a user with a manager.
 fn with_user_manager(name: &str, facts: fn(&Home)) {
     run_inside(name, &[], facts);
 }
 
-/// The same, run by root beside that user.
+/// The same as root, next to that user.
 fn as_root_beside_the_user(name: &str, facts: fn(&Home)) {
     run_inside(name, &["--root"], facts);
 }
@@ -50,36 +50,36 @@ fn run_inside(name: &str, options: &[&str], facts: fn(&Home)) {
     if std::env::var_os(INSIDE).is_some() {
         std::thread::spawn(|| {
             std::thread::sleep(HUNG_AFTER);
-            loudly("a test under systemd hangs");
+            print_always("a test under systemd hangs");
             std::process::abort();
         });
         return facts(&Home::new());
     }
     let test = std::env::current_exe().expect("a test is a program");
-    // Whatever ends this test ends the user's manager and all that it runs.
+    // The manager and everything it runs end with this test.
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]).arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("user-manager")).args(options);
     command.arg("--copy").arg(program()).arg("--copy").arg(&test);
     command.arg(test.file_name().expect("a name")).args(["--exact", name, "--nocapture", "--test-threads=1"]);
     let output = command.env(INSIDE, "1").stdin(Stdio::null()).output();
-    let (code, said, why) = match &output {
+    let (code, stdout, stderr) = match &output {
         Ok(output) => {
-            let why = String::from_utf8_lossy(&output.stderr).into_owned();
-            (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned(), why)
+            let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+            (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned(), stderr)
         }
-        Err(error) => (Some(CAN_NOT_RUN), String::new(), format!("setpriv: {error}")),
+        Err(error) => (Some(CANNOT_RUN), String::new(), format!("setpriv: {error}")),
     };
-    if code == Some(CAN_NOT_RUN) {
+    if code == Some(CANNOT_RUN) {
         let must_run = std::env::var_os(MUST_RUN).is_some_and(|value| !value.is_empty());
-        assert!(!must_run, "{MUST_RUN} is set, and {name} can not run: {why}");
-        return loudly(&format!("SKIPPED: {name}: {}", why.trim()));
+        assert!(!must_run, "{MUST_RUN} is set, and {name} cannot run: {stderr}");
+        return print_always(&format!("SKIPPED: {name}: {}", stderr.trim()));
     }
-    assert!(code == Some(0), "{name} fails inside ({code:?}):\n{said}\n{why}");
-    assert!(said.contains("1 passed"), "{name} is the test that ran: {said}");
-    why.lines().filter(|line| line.starts_with("measured: ")).for_each(loudly);
+    assert!(code == Some(0), "{name} fails inside ({code:?}):\n{stdout}\n{stderr}");
+    assert!(stdout.contains("1 passed"), "{name} is the test that ran: {stdout}");
+    stderr.lines().filter(|line| line.starts_with("measured: ")).for_each(print_always);
 }
 
-/// The user's places.
+/// The directories of the user.
 struct Home {
     home: PathBuf,
     runtime: PathBuf,
@@ -103,7 +103,7 @@ impl Home {
         self.runtime.join("broadcaster/bus.sock")
     }
 
-    /// A command of the user's, also if root asks.
+    /// A command that runs as the user, even if the test is root.
     fn command(&self, program: impl AsRef<OsStr>, arguments: &[&str]) -> Command {
         let mut command = Command::new(program);
         if rustix::process::geteuid().is_root() {
@@ -130,7 +130,7 @@ impl Home {
         self.property(SERVICE_UNIT, "MainPID").parse().expect("a process id")
     }
 
-    /// Settings on top of those of the service.
+    /// Adds settings to the service.
     fn change_service(&self, lines: &str) {
         let settings = self.units().join("broadcasterd.service.d");
         std::fs::create_dir_all(&settings).expect("a directory");
@@ -146,19 +146,19 @@ impl Home {
         self.broadcasterd(&["send", "news", message]).ok();
     }
 
-    /// The process that the daemon says it is.
+    /// The process id that the daemon reports.
     fn status_pid(&self) -> u32 {
         let status: serde_json::Value =
             serde_json::from_str(&self.broadcasterd(&["status", "--json"]).ok()).expect("one JSON object");
         status["pid"].as_u64().and_then(|pid| pid.try_into().ok()).expect("a process id")
     }
 
-    /// That one daemon serves, and that it is the service's.
+    /// Checks that exactly one daemon runs, as the service.
     fn expect_service_alone(&self) -> u32 {
         assert_eq!(self.systemctl(&["is-active", SERVICE_UNIT]).ok().trim(), "active");
         let pid = self.main_pid();
         assert_eq!(self.status_pid(), pid, "the service serves");
-        assert_eq!(daemons(), [pid], "nobody else does");
+        assert_eq!(daemons(), [pid], "no other daemon runs");
         pid
     }
 
@@ -170,7 +170,7 @@ impl Home {
     }
 }
 
-/// What a command did.
+/// The result of a command.
 struct Ran {
     line: String,
     code: Option<i32>,
@@ -224,7 +224,7 @@ fn process(pid: u32) -> Pid {
     i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id")
 }
 
-/// Somebody else's child, whose end can be waited for.
+/// A process that is not a child, whose end can be awaited.
 struct Watched(OwnedFd);
 
 impl Watched {
@@ -257,19 +257,19 @@ fn has_line(text: &str, start: &str) -> bool {
 }
 
 #[test]
-fn dry_run_says_what_it_would_do_and_does_nothing() {
-    with_user_manager("dry_run_says_what_it_would_do_and_does_nothing", |home| {
-        let said = home.broadcasterd(&["install", "--now", "--dry-run"]).ok();
+fn dry_run_lists_the_steps_and_changes_nothing() {
+    with_user_manager("dry_run_lists_the_steps_and_changes_nothing", |home| {
+        let output = home.broadcasterd(&["install", "--now", "--dry-run"]).ok();
         for line in ["would write /", "would reload", "would enable", "would start"] {
-            assert!(has_line(&said, line), "{line}: {said}");
+            assert!(has_line(&output, line), "{line}: {output}");
         }
         assert_eq!(files(&home.units()), [""; 0].map(PathBuf::from));
         assert_eq!(home.property(SOCKET_UNIT, "LoadState"), "not-found");
         home.install();
         let before = files(&home.units());
-        let said = home.broadcasterd(&["uninstall", "--dry-run"]).ok();
+        let output = home.broadcasterd(&["uninstall", "--dry-run"]).ok();
         for line in ["would disable", "would stop", "would remove /", "would reload"] {
-            assert!(has_line(&said, line), "{line}: {said}");
+            assert!(has_line(&output, line), "{line}: {output}");
         }
         assert_eq!(files(&home.units()), before);
         assert_eq!(home.systemctl(&["is-active", SOCKET_UNIT]).ok().trim(), "active");
@@ -277,31 +277,31 @@ fn dry_run_says_what_it_would_do_and_does_nothing() {
 }
 
 #[test]
-fn install_says_each_step_and_a_second_time_changes_nothing() {
-    with_user_manager("install_says_each_step_and_a_second_time_changes_nothing", |home| {
-        let said = home.broadcasterd(&["install"]).ok();
+fn install_reports_each_step_and_changes_nothing_the_second_time() {
+    with_user_manager("install_reports_each_step_and_changes_nothing_the_second_time", |home| {
+        let output = home.broadcasterd(&["install"]).ok();
         let units = home.units();
         for unit in [SOCKET_UNIT, SERVICE_UNIT] {
-            assert!(has_line(&said, &format!("wrote {}", units.join(unit).display())), "{said}");
+            assert!(has_line(&output, &format!("wrote {}", units.join(unit).display())), "{output}");
             let mode = std::fs::metadata(units.join(unit)).expect("written").permissions().mode();
             assert_eq!(mode & 0o7777, 0o644);
         }
-        assert!(has_line(&said, "reloaded") && has_line(&said, "enabled broadcasterd.socket"), "{said}");
-        assert!(has_line(&said, "until then nothing changes"), "{said}");
+        assert!(has_line(&output, "reloaded") && has_line(&output, "enabled broadcasterd.socket"), "{output}");
+        assert!(has_line(&output, "nothing changes until then"), "{output}");
         assert!(!home.socket().exists(), "it starts at the next login");
         let identities = |files: &[PathBuf]| {
             files.iter().map(|file| std::fs::symlink_metadata(file).expect("there").ino()).collect::<Vec<_>>()
         };
         let (before, numbers) = (files(&units), identities(&files(&units)));
-        assert_eq!(before.len(), 3, "two units and the link that enables: {before:?}");
+        assert_eq!(before.len(), 3, "two units and the enabling link: {before:?}");
 
-        let said = home.broadcasterd(&["install", "--now"]).ok();
-        assert!(has_line(&said, "started broadcasterd.socket"), "{said}");
-        let said = home.broadcasterd(&["install", "--now"]).ok();
-        assert!(said.lines().all(|line| line.contains("already")) && said.lines().count() == 4, "{said}");
+        let output = home.broadcasterd(&["install", "--now"]).ok();
+        assert!(has_line(&output, "started broadcasterd.socket"), "{output}");
+        let output = home.broadcasterd(&["install", "--now"]).ok();
+        assert!(output.lines().all(|line| line.contains("already")) && output.lines().count() == 4, "{output}");
         assert_eq!((files(&units), identities(&files(&units))), (before, numbers), "no file was touched");
         assert_eq!(home.systemctl(&["is-enabled", SOCKET_UNIT]).ok().trim(), "enabled");
-        assert_eq!(daemons(), [0; 0], "nobody has used the bus yet");
+        assert_eq!(daemons(), [0; 0], "the bus is unused");
     });
 }
 
@@ -310,7 +310,7 @@ fn units_verify_clean() {
     with_user_manager("units_verify_clean", |home| {
         home.install();
         let units = [SOCKET_UNIT, SERVICE_UNIT].map(|unit| home.units().join(unit));
-        // The page of the manual belongs to the package.
+        // The manual page belongs to the package.
         let mut verify = home.command("systemd-analyze", &["--user", "--man=no", "verify"]);
         let verified = Ran::new(verify.args(units)).ends(0);
         assert_eq!(verified.stderr, "");
@@ -339,14 +339,14 @@ fn first_connect_starts_the_service() {
 }
 
 #[test]
-fn a_look_does_not_start_the_service() {
-    with_user_manager("a_look_does_not_start_the_service", |home| {
+fn observing_does_not_start_the_service() {
+    with_user_manager("observing_does_not_start_the_service", |home| {
         home.install();
-        let looks = ["status", "stats", "channels", "peers", "monitor", "restart", "stop"];
-        for look in looks.map(|look| [look]) {
-            home.broadcasterd(&look).ends(4);
-            assert_eq!(daemons(), [0; 0], "{look:?}");
-            assert_eq!(home.property(SERVICE_UNIT, "ActiveState"), "inactive", "{look:?}");
+        let commands = ["status", "stats", "channels", "peers", "monitor", "restart", "stop"];
+        for command in commands.map(|command| [command]) {
+            home.broadcasterd(&command).ends(4);
+            assert_eq!(daemons(), [0; 0], "{command:?}");
+            assert_eq!(home.property(SERVICE_UNIT, "ActiveState"), "inactive", "{command:?}");
         }
     });
 }
@@ -372,7 +372,7 @@ fn enabled_socket_listens_from_the_login_on() {
     with_user_manager("enabled_socket_listens_from_the_login_on", |home| {
         home.broadcasterd(&["install"]).ok();
         assert_eq!(home.property(SOCKET_UNIT, "ActiveState"), "inactive");
-        // A login starts this target, and with it what is enabled.
+        // A login starts this target, and with it everything enabled.
         home.systemctl(&["start", "sockets.target"]).ok();
         assert_eq!(home.property(SOCKET_UNIT, "ActiveState"), "active");
         home.send("x");
@@ -392,7 +392,7 @@ fn idle_service_ends_and_starts_with_the_next_send() {
         idle.wait_for_end();
         home.send("after");
         assert_ne!(home.property(SERVICE_UNIT, "ExecMainPID"), pid.to_string());
-        assert_eq!(home.property(SERVICE_UNIT, "NRestarts"), "0", "an idle end is no failure");
+        assert_eq!(home.property(SERVICE_UNIT, "NRestarts"), "0", "an idle exit is not a failure");
     });
 }
 
@@ -400,7 +400,7 @@ fn idle_service_ends_and_starts_with_the_next_send() {
 fn daemon_needs_no_system_call_that_the_service_refuses() {
     with_user_manager("daemon_needs_no_system_call_that_the_service_refuses", |home| {
         home.install();
-        // A refused call is an error otherwise, which a daemon may get over.
+        // By default a refused call is an error, which a daemon may handle.
         home.change_service("SystemCallErrorNumber=kill");
         let mut listener = home.listener("news");
         let pid = home.expect_service_alone();
@@ -416,18 +416,18 @@ fn daemon_needs_no_system_call_that_the_service_refuses() {
             assert!(has_line(&status, line), "{line}: {status}");
         }
         home.systemctl(&["stop", SOCKET_UNIT, SERVICE_UNIT]).ok();
-        assert_eq!(home.property(SERVICE_UNIT, "Result"), "success", "the stop needs none either");
+        assert_eq!(home.property(SERVICE_UNIT, "Result"), "success", "nor does a stop need one");
     });
 }
 
 #[test]
-fn service_that_can_not_run_leaves_the_bus_to_daemons_that_start_themselves() {
-    with_user_manager("service_that_can_not_run_leaves_the_bus_to_daemons_that_start_themselves", |home| {
+fn service_that_cannot_run_leaves_the_bus_to_daemons_that_clients_start() {
+    with_user_manager("service_that_cannot_run_leaves_the_bus_to_daemons_that_clients_start", |home| {
         home.install();
         home.change_service("ExecStart=\nExecStart=/bin/false");
         let since = Instant::now();
         home.send("x");
-        loudly(&format!("measured: a send past a service that can not run took {:?}", since.elapsed()));
+        print_always(&format!("measured: a send past a service that cannot run took {:?}", since.elapsed()));
         let pid = home.status_pid();
         assert_eq!((daemons(), home.main_pid()), (vec![pid], 0));
         assert_eq!(home.property(SOCKET_UNIT, "ActiveState"), "failed");
@@ -435,7 +435,7 @@ fn service_that_can_not_run_leaves_the_bus_to_daemons_that_start_themselves() {
         assert_eq!(
             home.systemctl(&["list-units", "--all", "--quiet", "broadcasterd.*"]).ok(),
             "",
-            "nothing is left of the failure"
+            "no trace of the failure remains"
         );
     });
 }
@@ -451,7 +451,7 @@ fn stopped_service_starts_with_the_next_send() {
         stopped.wait_for_end();
         home.send("after");
         assert_ne!(home.expect_service_alone(), pid);
-        assert_eq!(home.property(SERVICE_UNIT, "NRestarts"), "0", "a stop is no failure");
+        assert_eq!(home.property(SERVICE_UNIT, "NRestarts"), "0", "a stop is not a failure");
     });
 }
 
@@ -462,18 +462,18 @@ fn uninstall_leaves_nothing_and_programs_start_their_daemon_again() {
             home.install();
             home.send("by the service");
             let pid = home.expect_service_alone();
-            let said = home.broadcasterd(&["uninstall"]).ok();
-            assert!(has_line(&said, &format!("with it goes process {pid}")), "{said}");
+            let output = home.broadcasterd(&["uninstall"]).ok();
+            assert!(has_line(&output, &format!("process {pid}, the daemon, stops")), "{output}");
             for line in ["disabled", "stopped", "removed /", "reloaded"] {
-                assert!(has_line(&said, line), "{line}: {said}");
+                assert!(has_line(&output, line), "{line}: {output}");
             }
             assert_eq!(files(&home.units()), [""; 0].map(PathBuf::from));
             assert!(!home.socket().exists());
             assert_eq!(daemons(), [0; 0]);
             assert_eq!(home.property(SOCKET_UNIT, "LoadState"), "not-found");
-            let said = home.broadcasterd(&["uninstall"]).ok();
-            assert_eq!(said, "it is not installed: nothing to take back\n", "round {round}");
-            home.send("by a daemon that started itself");
+            let output = home.broadcasterd(&["uninstall"]).ok();
+            assert_eq!(output, "not installed: nothing to undo\n", "round {round}");
+            home.send("without the service");
             let own = home.status_pid();
             assert_eq!((daemons(), home.main_pid()), (vec![own], 0));
         }
@@ -481,16 +481,16 @@ fn uninstall_leaves_nothing_and_programs_start_their_daemon_again() {
 }
 
 #[test]
-fn daemon_that_started_itself_makes_way_and_its_listener_goes_on() {
-    with_user_manager("daemon_that_started_itself_makes_way_and_its_listener_goes_on", |home| {
+fn service_replaces_a_running_daemon_and_its_listener_continues() {
+    with_user_manager("service_replaces_a_running_daemon_and_its_listener_continues", |home| {
         let mut listener = home.listener("news");
         let old = home.status_pid();
         assert_eq!(daemons(), [old]);
-        let makes_way = Watched::new(old);
-        let said = home.broadcasterd(&["install", "--now"]).ok();
-        assert!(has_line(&said, &format!("process {old}, the daemon until now, makes way")), "{said}");
+        let previous = Watched::new(old);
+        let output = home.broadcasterd(&["install", "--now"]).ok();
+        assert!(has_line(&output, &format!("process {old}, the previous daemon, stops")), "{output}");
         assert_eq!(listener.line(), r#"{"channel":"news","lagged":null}"#);
-        makes_way.wait_for_end();
+        previous.wait_for_end();
         home.expect_service_alone();
         home.send("after");
         assert!(listener.line().contains(r#""payload":"after""#), "no second gap, no loss");
@@ -498,8 +498,8 @@ fn daemon_that_started_itself_makes_way_and_its_listener_goes_on() {
 }
 
 #[test]
-fn somebody_elses_unit_is_neither_replaced_nor_removed() {
-    with_user_manager("somebody_elses_unit_is_neither_replaced_nor_removed", |home| {
+fn foreign_unit_is_neither_replaced_nor_removed() {
+    with_user_manager("foreign_unit_is_neither_replaced_nor_removed", |home| {
         let unit = home.units().join(SERVICE_UNIT);
         std::fs::create_dir_all(home.units()).expect("a directory");
         std::fs::write(&unit, "[Service]\nExecStart=/bin/true\n").expect("written");
@@ -517,18 +517,18 @@ fn somebody_elses_unit_is_neither_replaced_nor_removed() {
 }
 
 #[test]
-fn works_from_any_directory_and_without_the_variable_of_the_runtime_directory() {
-    with_user_manager("works_from_any_directory_and_without_the_variable_of_the_runtime_directory", |home| {
-        let odd = home.home.join("a b $HOME 100%n é;#");
-        std::fs::create_dir(&odd).expect("a directory");
-        let program = odd.join("broadcasterd");
+fn install_works_from_any_directory_and_without_xdg_runtime_dir() {
+    with_user_manager("install_works_from_any_directory_and_without_xdg_runtime_dir", |home| {
+        let unusual = home.home.join("a b $HOME 100%n é;#");
+        std::fs::create_dir(&unusual).expect("a directory");
+        let program = unusual.join("broadcasterd");
         std::fs::copy(home.home.join("bin/broadcasterd"), &program).expect("copied");
         let mut install = home.command(&program, &["install", "--now"]);
         let installed = Ran::new(install.env_remove("XDG_RUNTIME_DIR")).ends(0);
         assert_eq!(installed.stderr, "", "no warning");
         home.send("x");
         let pid = home.expect_service_alone();
-        assert_eq!(std::fs::read_link(format!("/proc/{pid}/exe")).expect("our process"), program);
+        assert_eq!(std::fs::read_link(format!("/proc/{pid}/exe")).expect("a running process"), program);
 
         let quoted = home.home.join("it's");
         std::fs::create_dir(&quoted).expect("a directory");
@@ -555,8 +555,8 @@ fn directory_that_the_manager_does_not_read_is_refused() {
 }
 
 #[test]
-fn program_in_a_place_that_is_cleaned_is_warned_of() {
-    with_user_manager("program_in_a_place_that_is_cleaned_is_warned_of", |home| {
+fn program_in_a_temporary_place_causes_a_warning() {
+    with_user_manager("program_in_a_temporary_place_causes_a_warning", |home| {
         let build = home.home.join("project/target");
         std::fs::create_dir_all(build.join("debug")).expect("a directory");
         std::fs::write(build.join("CACHEDIR.TAG"), "").expect("written");
@@ -594,8 +594,8 @@ fn journal_has_what_the_daemon_logs() {
 }
 
 #[test]
-fn daemon_that_hangs_is_ended_by_the_watchdog_and_replaced() {
-    with_user_manager("daemon_that_hangs_is_ended_by_the_watchdog_and_replaced", |home| {
+fn hanging_daemon_is_ended_by_the_watchdog_and_replaced() {
+    with_user_manager("hanging_daemon_is_ended_by_the_watchdog_and_replaced", |home| {
         home.install();
         home.change_service("WatchdogSec=1s");
         home.send("before");
@@ -604,28 +604,32 @@ fn daemon_that_hangs_is_ended_by_the_watchdog_and_replaced() {
         let since = Instant::now();
         signal(pid, Signal::STOP);
         hung.wait_for_end();
-        loudly(&format!("measured: a daemon that hangs was ended after {:?}, with a watchdog of 1 s", since.elapsed()));
+        print_always(&format!(
+            "measured: a daemon that hangs was ended after {:?}, with a watchdog of 1 s",
+            since.elapsed()
+        ));
         home.send("after");
         assert_ne!(home.expect_service_alone(), pid);
         assert_eq!(home.property(SERVICE_UNIT, "NRestarts"), "1");
     });
 }
 
-/// What a listener under load saw.
-struct Heard {
+/// What a listener under load received.
+struct Received {
     gaps: usize,
     /// From the last message before the gap to the first one after it.
     silent_for: Duration,
 }
 
-/// Reads a listener to the message `end`. Tells once when messages flow, and once when they flow again after a gap.
-fn hear(lines: impl BufRead, flows: &std::sync::mpsc::Sender<()>) -> Heard {
-    let mut heard = Heard { gaps: 0, silent_for: Duration::ZERO };
+/// Reads the output of a listener up to the message `end`. Signals once when messages flow, and once when they flow again after a
+/// gap.
+fn receive(lines: impl BufRead, flows: &std::sync::mpsc::Sender<()>) -> Received {
+    let mut received = Received { gaps: 0, silent_for: Duration::ZERO };
     let (mut messages, mut last, mut in_gap) = (0_u64, Instant::now(), false);
     for line in lines.lines() {
         let line = line.expect("the listener's output");
         if line.contains(r#""lagged":null"#) {
-            heard.gaps += 1;
+            received.gaps += 1;
             in_gap = true;
         } else if line.contains(r#""payload":"end""#) {
             break;
@@ -634,13 +638,13 @@ fn hear(lines: impl BufRead, flows: &std::sync::mpsc::Sender<()>) -> Heard {
                 flows.send(()).expect("the test waits");
             }
             if std::mem::take(&mut in_gap) {
-                heard.silent_for = last.elapsed();
+                received.silent_for = last.elapsed();
             }
             messages += 1;
             last = Instant::now();
         }
     }
-    heard
+    received
 }
 
 #[test]
@@ -659,7 +663,7 @@ fn restart_under_load_is_one_gap_for_each_listener() {
                 assert!(line.starts_with("listening on"), "{line}");
                 let (lines, flows) = (BufReader::new(child.stdout.take().expect("a pipe")), flows.clone());
                 listeners.push((child, stderr));
-                std::thread::spawn(move || hear(lines, &flows))
+                std::thread::spawn(move || receive(lines, &flows))
             })
             .collect();
         let old = home.expect_service_alone();
@@ -681,33 +685,33 @@ fn restart_under_load_is_one_gap_for_each_listener() {
             flowing.recv_timeout(HUNG_AFTER).expect("messages flow");
         }
         let since = Instant::now();
-        let said = home.broadcasterd(&["restart"]).ok();
+        let output = home.broadcasterd(&["restart"]).ok();
         let took = since.elapsed();
-        assert_eq!(said, "restarted broadcasterd.service\n");
+        assert_eq!(output, "restarted broadcasterd.service\n");
         for _ in 0..3 {
             flowing.recv_timeout(HUNG_AFTER).expect("messages flow again");
         }
         let back = since.elapsed();
         done.store(true, Ordering::Relaxed);
         let sent = sender.join().expect("the sender ends");
-        let heard: Vec<_> = readers.into_iter().map(|reader| reader.join().expect("the reader ends")).collect();
+        let received: Vec<_> = readers.into_iter().map(|reader| reader.join().expect("the reader ends")).collect();
         for (mut child, _) in listeners {
-            child.kill().expect("ours");
-            child.wait().expect("ours");
+            child.kill().expect("a child");
+            child.wait().expect("a child");
         }
-        assert_eq!(heard.iter().map(|heard| heard.gaps).collect::<Vec<_>>(), [1, 1, 1], "one gap each");
+        assert_eq!(received.iter().map(|received| received.gaps).collect::<Vec<_>>(), [1, 1, 1], "one gap each");
         assert_ne!(home.expect_service_alone(), old);
-        let silent: Vec<_> = heard.iter().map(|heard| heard.silent_for).collect();
-        loudly(&format!(
-            "measured: a restart under load took {took:?}; all listeners were back {back:?} after it was asked for, and heard \
+        let silent: Vec<_> = received.iter().map(|received| received.silent_for).collect();
+        print_always(&format!(
+            "measured: a restart under load took {took:?}; all listeners were back after {back:?}, and received \
              nothing for {silent:?}; {sent} messages sent"
         ));
     });
 }
 
 #[test]
-fn restart_without_a_service_starts_the_daemon_again() {
-    with_user_manager("restart_without_a_service_starts_the_daemon_again", |home| {
+fn restart_without_a_service_restarts_the_daemon() {
+    with_user_manager("restart_without_a_service_restarts_the_daemon", |home| {
         home.broadcasterd(&["restart"]).ends(4);
         let mut listener = home.listener("news");
         let old = home.status_pid();
@@ -738,9 +742,9 @@ fn restart_of_another_bus_leaves_the_service_alone() {
 }
 
 #[test]
-fn units_of_a_package_are_used_as_they_are() {
-    as_root_beside_the_user("units_of_a_package_are_used_as_they_are", |home| {
-        // A directory for all users, as it is in these namespaces only.
+fn units_of_a_package_are_used_unchanged() {
+    as_root_beside_the_user("units_of_a_package_are_used_unchanged", |home| {
+        // The directory for all users, replaced in these namespaces only.
         let directory = Path::new("/etc/systemd/user");
         Ran::new(Command::new("mount").args(["-t", "tmpfs", "-o", "mode=755", "none"]).arg(directory)).ends(0);
         let packaging = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/systemd");
@@ -752,8 +756,8 @@ fn units_of_a_package_are_used_as_they_are() {
         }
         home.systemctl(&["daemon-reload"]).ok();
         let packaged = files(directory);
-        let said = home.broadcasterd(&["install", "--now"]).ok();
-        assert!(has_line(&said, "/etc/systemd/user has the units of this program already"), "{said}");
+        let output = home.broadcasterd(&["install", "--now"]).ok();
+        assert!(has_line(&output, "/etc/systemd/user already contains the units of this program"), "{output}");
         assert_eq!(files(&home.units()), [home.units().join("sockets.target.wants/broadcasterd.socket")]);
         home.send("x");
         home.expect_service_alone();
@@ -761,14 +765,14 @@ fn units_of_a_package_are_used_as_they_are() {
         assert_eq!((files(&home.units()), files(directory), daemons()), (Vec::new(), packaged, Vec::new()));
         assert!(!home.socket().exists());
 
-        // As a package does that enables it for everybody.
+        // As a package does that enables it for all users.
         Ran::new(Command::new("systemctl").args(["--global", "--quiet", "enable", SOCKET_UNIT])).ends(0);
         home.systemctl(&["daemon-reload"]).ok();
-        let said = home.broadcasterd(&["install", "--now"]).ok();
-        assert!(has_line(&said, "broadcasterd.socket is enabled already"), "{said}");
-        let said = home.broadcasterd(&["uninstall"]).ok();
-        assert!(said.contains("mask --now") && said.lines().count() == 1, "{said}");
-        assert_eq!(home.property(SOCKET_UNIT, "ActiveState"), "active", "it is not ours to stop");
+        let output = home.broadcasterd(&["install", "--now"]).ok();
+        assert!(has_line(&output, "broadcasterd.socket is already enabled"), "{output}");
+        let output = home.broadcasterd(&["uninstall"]).ok();
+        assert!(output.contains("mask --now") && output.lines().count() == 1, "{output}");
+        assert_eq!(home.property(SOCKET_UNIT, "ActiveState"), "active", "uninstall must not stop it");
     });
 }
 
@@ -779,16 +783,19 @@ fn another_user_sees_nothing() {
         home.send("x");
         let places = ["", "bus.sock", "stats.sock"].map(|name| home.runtime.join("broadcaster").join(name));
         for (place, mode) in places.iter().zip([0o700, 0o600, 0o600]) {
-            let is = std::fs::metadata(place).expect("it is there to be seen").permissions().mode();
+            let is = std::fs::metadata(place).expect("root can read it").permissions().mode();
             assert_eq!(is & 0o7777, mode, "{}", place.display());
         }
-        // The stranger's own copy, in a file system of these namespaces.
+        // A copy for the other user, in a file system of these namespaces.
         let program = Path::new("/run/broadcasterd");
         std::fs::copy(home.home.join("bin/broadcasterd"), program).expect("copied");
+        let own = Path::new("/run/stranger");
+        std::fs::create_dir(own).expect("made");
+        std::os::unix::fs::chown(own, Some(home.uid() + 1), Some(home.uid() + 1)).expect("given away");
         let stranger = |program: &Path, arguments: &[&str]| {
             let mut command = Command::new(program);
             command.uid(home.uid() + 1).gid(home.uid() + 1).current_dir("/").args(arguments).stdin(Stdio::null());
-            Ran::new(command.env("HOME", "/nonexistent").env("XDG_RUNTIME_DIR", "/nonexistent"))
+            Ran::new(command.env("HOME", own).env("XDG_RUNTIME_DIR", "/nonexistent"))
         };
         for place in &places {
             let place = place.to_str().expect("text");
@@ -799,16 +806,16 @@ fn another_user_sees_nothing() {
                 assert!(refused.code != Some(0) && refused.stdout.is_empty(), "{}", refused.stdout);
             }
         }
-        let nobody = stranger(program, &["status"]).ends(4);
-        assert!(nobody.stderr.contains("no broadcaster daemon"), "{}", nobody.stderr);
+        let refused = stranger(program, &["status"]).ends(4);
+        assert!(refused.stderr.contains("no broadcaster daemon"), "{}", refused.stderr);
         let sockets = std::fs::read_to_string("/proc/net/unix").expect("the list of sockets");
-        let ours: Vec<&str> = sockets.lines().filter(|line| line.contains("broadcast")).collect();
-        assert!(ours.iter().any(|line| line.ends_with(&*home.socket().to_string_lossy())), "{sockets}");
-        assert!(!ours.iter().any(|line| line.contains('@')), "no name without a file: {ours:?}");
+        let sockets_of_bus: Vec<&str> = sockets.lines().filter(|line| line.contains("broadcast")).collect();
+        assert!(sockets_of_bus.iter().any(|line| line.ends_with(&*home.socket().to_string_lossy())), "{sockets}");
+        assert!(!sockets_of_bus.iter().any(|line| line.contains('@')), "no abstract name: {sockets_of_bus:?}");
     });
 }
 
-/// Without any manager: no root is needed, and the facts are those of the command alone.
+/// Needs no manager and no root: only the command is tested.
 #[test]
 fn without_a_user_manager_nothing_is_written_and_the_remedy_is_named() {
     let directory = tempfile::tempdir().expect("a temporary directory");

@@ -1,5 +1,5 @@
-//! `broadcasterd top` as a process: without a terminal, on a terminal of its own, and how it leaves that. What it shows is
-//! tested where it is drawn, never here.
+//! `broadcasterd top` as a process: without a terminal, on a terminal of its own, and how it restores it. What it draws is tested
+//! where it is drawn.
 
 #![cfg(unix)]
 
@@ -15,7 +15,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
-/// A terminal that nobody looks at: what is drawn on it comes as chunks of bytes.
+/// A pseudoterminal whose output arrives as chunks of bytes.
 struct Tty {
     ours: File,
     theirs: File,
@@ -39,7 +39,7 @@ impl Tty {
         let (chunks, drawn) = channel();
         std::thread::spawn(move || {
             let mut chunk = [0; 4096];
-            // Reading fails as soon as nobody has the other side open.
+            // Reading fails once the other side is closed.
             while let Ok(len) = reader.read(&mut chunk) {
                 if len == 0 || chunks.send(chunk[..len].to_vec()).is_err() {
                     return;
@@ -49,11 +49,11 @@ impl Tty {
         Self { ours, theirs, drawn }
     }
 
-    /// Starts `top` on it, and waits until it has drawn its first screen.
+    /// Starts `top` on this terminal and waits for its first screen.
     fn watch(&self, bus: &Bus) -> Top {
         let mut command = bus.command(program(), &["top", "--interval", "100ms"]);
         let theirs = || Stdio::from(self.theirs.try_clone().expect("a descriptor"));
-        // Keys are read from where the terminal is; its diagnostics are not of interest here.
+        // Keys are read from the terminal; diagnostics are irrelevant here.
         command.stdin(theirs()).stdout(theirs()).stderr(Stdio::null());
         let top = Top(command.spawn().expect("top starts"));
         let mut drawn = Vec::new();
@@ -68,7 +68,7 @@ impl Tty {
         tcgetattr(&self.theirs).expect("a terminal has modes")
     }
 
-    /// All that is drawn until the last one lets go of it.
+    /// Everything drawn until the terminal is closed.
     fn rest(self) -> String {
         let Self { theirs, drawn, ours: _ours } = self;
         drop(theirs);
@@ -76,13 +76,13 @@ impl Tty {
     }
 }
 
-/// The process, which ends with the test.
+/// The process, killed when dropped.
 struct Top(Child);
 
 impl Top {
     fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw).expect("a process id");
-        kill_process(pid, signal).expect("top is there");
+        kill_process(pid, signal).expect("top runs");
     }
 }
 
@@ -93,12 +93,12 @@ impl Drop for Top {
     }
 }
 
-/// To another screen and back, and the cursor shown.
+/// Escape sequences: enter and leave the alternate screen, show the cursor.
 const ENTER: &str = "\u{1b}[?1049h";
 const LEAVE: &str = "\u{1b}[?1049l";
 const SHOW: &str = "\u{1b}[?25h";
 
-/// Ends `top` by `end`, and asserts that the terminal is as it was.
+/// Ends `top` with `end` and asserts that the terminal is restored.
 fn restores(end: impl FnOnce(&mut Tty, &Top)) {
     let bus = Bus::new();
     let mut tty = Tty::open();
@@ -106,7 +106,7 @@ fn restores(end: impl FnOnce(&mut Tty, &Top)) {
     let mut top = tty.watch(&bus);
     assert_ne!(tty.modes().local_modes, before.local_modes, "top reads single keys");
     end(&mut tty, &top);
-    assert!(top.0.wait().expect("it is our child").success());
+    assert!(top.0.wait().expect("a child").success());
     let after = tty.modes();
     assert_eq!(
         (after.local_modes, after.input_modes, after.output_modes),
@@ -115,34 +115,34 @@ fn restores(end: impl FnOnce(&mut Tty, &Top)) {
     let rest = tty.rest();
     let left = rest.rfind(LEAVE).expect("top leaves its screen");
     assert!(rest[left..].contains(SHOW), "the cursor is shown: {rest:?}");
-    assert!(!bus.socket().exists(), "top has started a daemon");
+    assert!(!bus.socket().exists(), "top started a daemon");
 }
 
 #[test]
-fn terminal_is_as_it_was_after_a_key() {
+fn terminal_is_restored_after_a_key() {
     for key in [&b"q"[..], b"\x03"] {
         restores(|tty, _| tty.ours.write_all(key).expect("a key is pressed"));
     }
 }
 
 #[test]
-fn terminal_is_as_it_was_after_a_signal() {
+fn terminal_is_restored_after_a_signal() {
     for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         restores(|_, top| top.signal(signal));
     }
 }
 
 #[test]
-fn without_a_terminal_it_says_what_to_do() {
+fn error_without_a_terminal_names_the_alternative() {
     let bus = Bus::new();
     let output = bus.run(&["top"]);
-    let said = String::from_utf8_lossy(&output.stderr);
+    let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0));
-    assert!(said.contains("top --once"), "it says {said:?}");
+    assert!(stderr.contains("top --once"), "{stderr:?}");
 }
 
 #[test]
-fn once_prints_a_screen_and_never_starts_a_daemon() {
+fn once_prints_a_screen_and_starts_no_daemon() {
     let bus = Bus::new();
     let once = ["top", "--once", "--interval", "100ms", "--size", "80x24"];
     let output = bus.run(&once);
@@ -154,5 +154,5 @@ fn once_prints_a_screen_and_never_starts_a_daemon() {
     let screen = String::from_utf8_lossy(&output.stdout);
     assert_eq!((output.status.code(), screen.lines().count()), (Some(0), 24), "{screen}");
     assert!(screen.contains(&format!("process {}", daemon.pid())), "{screen}");
-    assert!(screen.contains("nobody is slow"), "{screen}");
+    assert!(screen.contains("no slow listeners"), "{screen}");
 }

@@ -5,16 +5,21 @@ use crate::event::ConnId;
 /// One thing to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
-    /// Write what [`Broker::outgoing`](crate::Broker::outgoing) offers for the connection until nothing is left, and
-    /// tell each step with [`Event::Written`](crate::Event::Written). Not issued again before nothing is left.
+    /// Write what [`Broker::outgoing`](crate::Broker::outgoing) offers for the connection until nothing is left, and report each
+    /// step with [`Event::Written`](crate::Event::Written). At the end of the turn at the latest; not issued again before
+    /// nothing is left.
     Write(ConnId),
-    /// Close the connection at once; what waits for it is dropped.
+    /// Close the connection, before the next event. What waits for it is dropped.
     Close(ConnId),
-    /// Accept no more connections, read what clients have sent up to now, then tell
+    /// Drop what has arrived of the connection's incomplete frame, before the next event, and the rest of it as it arrives. Then
+    /// report [`Event::Discarded`](crate::Event::Discarded) in its place. Nothing if the connection has ended.
+    Discard(ConnId),
+    /// Accept no more connections, read what clients have sent up to now, then report
     /// [`Event::Drained`](crate::Event::Drained).
     Drain,
-    /// All that was sent is delivered, and only who looks at the daemon is still there: let the next daemon begin. Issued at most
-    /// once, before those are told goodbye, so that who asked for the stop finds no daemon, or the next one, but never this one.
+    /// Let the next daemon begin: everything is delivered, and the connections that are left neither send nor listen. Issued at
+    /// most once, before those connections receive their Goodbye. So the client that requested the stop finds no daemon, or the
+    /// next one, but never this one.
     Release,
     /// Nothing is left to do: end.
     Exit,

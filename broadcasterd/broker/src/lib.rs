@@ -1,28 +1,42 @@
 //! The broker of system-broadcaster as a value: events and the time go in, effects come out.
 //!
 //! It knows nothing about sockets, clocks, threads, files, environment variables or random numbers; connections are
-//! opaque numbers to it. That is what makes the simulation in `tests` honest: it runs this very code.
+//! opaque numbers to it. So the simulation in `tests` runs the code that the daemon runs.
 //!
-//! | module | what it holds |
+//! | module | contents |
 //! | --- | --- |
-//! | [`broker`](Broker) | the state machine: who may do what, and who gets what |
-//! | `registry` | channel names, ids, and who listens |
-//! | `outbox` | what waits for one listener, and what was dropped |
-//! | `quota` | every limit, and the ledger of held memory |
-//! | `stats` | the counters, and the picture of everything that inspectors get |
+//! | [`broker`](Broker) | the state machine: its contract, and which event goes where |
+//! | `session` | what a connection may request, and the answers |
+//! | `registry` | channels, their ids and their subscribers |
+//! | `delivery` | from an accepted run to the outboxes, and from there to the counters |
+//! | `outbox` | the queue of one connection, and what was lost from it |
+//! | `memory` | the ledger of held memory |
+//! | `budget` | what is given up when held memory exceeds its budget |
+//! | `lifecycle` | the beginning and the end of connections, and of the broker |
+//! | `snapshot` | a picture of everything |
+//! | `limits` | every limit, by name |
+//! | `invariants` | the check that all of this adds up |
 
 #![forbid(unsafe_code)]
 
 mod broker;
+mod budget;
+mod connection;
+mod delivery;
 mod effect;
 mod event;
+mod invariants;
+mod lifecycle;
+mod limits;
+mod memory;
 mod outbox;
-mod quota;
 mod registry;
-mod stats;
+mod session;
+mod snapshot;
 
-pub use broker::Broker;
+pub use broker::{Broker, Stats};
+pub use connection::ConnPhase;
 pub use effect::{Effect, Effects};
-pub use event::{ConnId, Event, Moment};
-pub use quota::Limits;
-pub use stats::{ChannelSnapshot, ConnSnapshot, PeerRole, Snapshot, Stats};
+pub use event::{ConnId, Event, Incomplete, Moment};
+pub use limits::{Limits, TURN_WORK_MAX};
+pub use snapshot::{ChannelSnapshot, ConnSnapshot, Snapshot};

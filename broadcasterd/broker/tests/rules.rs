@@ -1,149 +1,200 @@
-//! Who may do what, and every limit reached: the broker by itself, one event after the other.
+//! Every rule and every limit of the broker, one event after the other. No other part of the project takes part.
 
 #![allow(clippy::unwrap_used)]
 
-use broadcaster_broker::{Broker, ConnId, Effect, Event, Limits, Moment, PeerRole};
-use broadcaster_protocol::control::{Control, Monitor, Open, Overflow, Refused, RefusedCode, Role, Subscribe};
+use broadcaster_broker::{Broker, ConnId, ConnPhase, ConnSnapshot, Effect, Event, Incomplete, Limits, Moment};
+use broadcaster_protocol::control::{
+    Control, Inspect, Open, Overflow, Refused, RefusedCode, Selector, Stop, Subscribe, Welcome,
+};
 use broadcaster_protocol::limits::PAYLOAD_BYTES_MAX;
-use broadcaster_protocol::{ChannelId, Decoder, Header, Item, Run, SenderId, handshake};
+use broadcaster_protocol::{ChannelId, ChannelName, Decoder, Header, Item, Run, SenderId, handshake};
 use bytes::{BufMut, BytesMut};
+use std::ops::Range;
 use std::time::Duration;
 
 const UID: u32 = 1000;
 
-/// A broker whose connections all read at once, and what was said to each.
+/// A broker whose connections all read at once, and what each received. Each event is a turn.
 struct Bus {
     broker: Broker,
     now: Moment,
-    said: Vec<Vec<Item>>,
+    received: Vec<Vec<Item>>,
     ended: Vec<bool>,
     effects: Vec<Effect>,
-    /// Nobody reads.
-    deaf: bool,
+    /// No connection reads.
+    stalled: bool,
+}
+
+/// A connection that has opened one channel.
+#[derive(Clone, Copy)]
+struct Sender {
+    conn: ConnId,
+    id: SenderId,
+    channel: ChannelId,
 }
 
 impl Bus {
     fn new(limits: Limits) -> Self {
         let now = Moment::default();
         let broker = Broker::new(limits, UID, 1, "test", now);
-        Self { broker, now, said: Vec::new(), ended: Vec::new(), effects: Vec::new(), deaf: false }
+        Self { broker, now, received: Vec::new(), ended: Vec::new(), effects: Vec::new(), stalled: false }
     }
 
-    fn tell(&mut self, event: Event) {
+    /// Plays a turn of one event.
+    fn happen(&mut self, event: Event) {
+        self.apply(event);
+        self.apply(Event::Flushed);
+        self.broker.invariants();
+    }
+
+    fn apply(&mut self, event: Event) {
         let mut effects = Vec::new();
         self.broker.handle(self.now, event, &mut effects);
+        self.effects.extend(&effects);
         for effect in effects {
-            self.effects.push(effect);
             match effect {
-                Effect::Write(conn) if !self.deaf => self.read(conn),
-                Effect::Close(conn) => self.close(conn),
-                Effect::Write(_) | Effect::Drain | Effect::Release | Effect::Exit => {}
+                Effect::Write(conn) if self.stalled => self.apply(Event::Written { conn, bytes: 0, blocked: true }),
+                Effect::Write(conn) => self.read(conn),
+                Effect::Close(conn) => self.end(conn),
+                Effect::Discard(_) | Effect::Drain | Effect::Release | Effect::Exit => {}
             }
         }
     }
 
     fn read(&mut self, conn: ConnId) {
-        let outgoing: Vec<u8> = self.broker.outgoing(conn).flatten().copied().collect();
-        if outgoing.is_empty() {
-            return;
-        }
         let (mut decoder, mut chunk) = (Decoder::consumer(PAYLOAD_BYTES_MAX), BytesMut::new());
-        decoder.target(&mut chunk).put_slice(&outgoing);
-        while let Some(item) = decoder.next(&mut chunk).unwrap() {
-            self.said[conn.0].push(item);
+        loop {
+            let outgoing: Vec<u8> = self.broker.outgoing(conn).flatten().copied().collect();
+            if outgoing.is_empty() {
+                return;
+            }
+            for piece in outgoing.chunks(64 * 1024) {
+                let mut rest = piece;
+                while !rest.is_empty() {
+                    let mut target = decoder.target(&mut chunk);
+                    let (now, later) = rest.split_at(rest.len().min(target.remaining_mut()));
+                    target.put_slice(now);
+                    rest = later;
+                    while let Some(item) = decoder.next(&mut chunk).unwrap() {
+                        self.received[conn.0].push(item);
+                    }
+                }
+            }
+            self.apply(Event::Written { conn, bytes: outgoing.len(), blocked: false });
         }
-        self.tell(Event::Written { conn, bytes: outgoing.len() });
+    }
+
+    /// The connection takes so many bytes and no more; they are lost to the test.
+    fn take(&mut self, conn: ConnId, bytes: usize) {
+        assert!(self.waiting(conn) > bytes);
+        self.happen(Event::Written { conn, bytes, blocked: true });
+    }
+
+    fn waiting(&mut self, conn: ConnId) -> usize {
+        self.broker.outgoing(conn).map(<[u8]>::len).sum()
+    }
+
+    fn end(&mut self, conn: ConnId) {
+        if !std::mem::replace(&mut self.ended[conn.0], true) {
+            self.apply(Event::Closed { conn });
+        }
     }
 
     fn close(&mut self, conn: ConnId) {
-        if !std::mem::replace(&mut self.ended[conn.0], true) {
-            self.tell(Event::Closed { conn });
+        self.end(conn);
+        self.apply(Event::Flushed);
+        self.broker.invariants();
+    }
+
+    fn connect_as(&mut self, pid: u32, uid: u32) -> ConnId {
+        let conn = ConnId(self.received.len());
+        self.received.push(Vec::new());
+        self.ended.push(false);
+        self.happen(Event::Opened { conn, pid, uid });
+        conn
+    }
+
+    /// A connection whose Hello was accepted.
+    fn connect(&mut self, pid: u32) -> ConnId {
+        let conn = self.connect_as(pid, UID);
+        self.send(conn, handshake::hello("a test", "test", pid, 7));
+        conn
+    }
+
+    fn send(&mut self, conn: ConnId, control: impl Into<Control>) {
+        self.happen(Event::Control { conn, control: control.into() });
+    }
+
+    fn welcome(&self, conn: ConnId) -> &Welcome {
+        match self.received[conn.0].first() {
+            Some(Item::Control(Control::Welcome(welcome))) => welcome,
+            other => panic!("{conn:?} was not welcomed, but received {other:?}"),
         }
     }
 
-    fn open_as(&mut self, pid: u32, uid: u32) -> ConnId {
-        let conn = ConnId(self.said.len());
-        self.said.push(Vec::new());
-        self.ended.push(false);
-        self.tell(Event::Opened { conn, pid, uid });
-        conn
-    }
-
-    fn greet(&mut self, role: Role, pid: u32) -> ConnId {
-        let conn = self.open_as(pid, UID);
-        self.say(conn, Control::Hello(handshake::hello(role, "test", pid, 7)));
-        conn
-    }
-
-    fn say(&mut self, conn: ConnId, control: Control) {
-        self.tell(Event::Control { conn, control });
-    }
-
-    /// Greets and joins without reading an answer.
-    fn greet_deaf(&mut self, role: Role, channel: &str) -> ConnId {
-        let conn = self.greet(role, 50);
-        self.say(
-            conn,
-            match role {
-                Role::Sender => Control::Open(Open { channel: channel.to_owned(), next_sequence: 0 }),
-                _ => subscribe(channel),
-            },
-        );
-        let waiting: usize = self.broker.outgoing(conn).map(<[u8]>::len).sum();
-        self.deaf = false;
-        self.read(conn);
-        self.deaf = true;
-        assert!(waiting > 0);
-        conn
-    }
-
-    fn channel_of(&self, sender: ConnId) -> ChannelId {
-        let opened = self.said[sender.0].iter().find_map(|item| match item {
-            Item::Control(Control::Opened(opened)) => Some(ChannelId(opened.channel)),
+    fn open(&mut self, conn: ConnId, channel: &str) -> Sender {
+        self.send(conn, open(channel));
+        let opened = self.received[conn.0].iter().rev().find_map(|item| match item {
+            Item::Control(Control::Opened(opened)) if opened.channel == channel => Some(ChannelId(opened.id)),
             _ => None,
         });
-        opened.unwrap()
+        Sender { conn, id: SenderId::from_raw(self.welcome(conn).sender), channel: opened.unwrap() }
     }
 
-    fn sender(&mut self, channel: &str) -> (ConnId, SenderId, ChannelId) {
-        let conn = self.greet(Role::Sender, 50);
-        self.say(conn, Control::Open(Open { channel: channel.to_owned(), next_sequence: 0 }));
-        let [Item::Control(Control::Welcome(welcome)), Item::Control(Control::Opened(opened))] = &self.said[conn.0][..]
-        else {
-            panic!("{:?}", self.said[conn.0]);
-        };
-        (conn, SenderId::from_raw(welcome.sender), ChannelId(opened.channel))
+    fn sender(&mut self, channel: &str) -> Sender {
+        let conn = self.connect(50);
+        self.open(conn, channel)
     }
 
     fn listener(&mut self, channel: &str) -> ConnId {
-        let conn = self.greet(Role::Listener, 60);
-        self.say(conn, subscribe(channel));
+        let conn = self.connect(60);
+        self.send(conn, subscribe(1, channel));
         conn
     }
 
-    fn monitor(&mut self, channels: &[&str]) -> ConnId {
-        let conn = self.greet(Role::Inspector, 70);
-        self.say(conn, watch(channels));
+    fn observer(&mut self, selector: Selector) -> ConnId {
+        let conn = self.connect(70);
+        self.send(conn, observe(1, selector));
         conn
     }
 
-    /// What the connection was told since it began: messages as their channel, others as they are.
-    fn shown(&self, conn: ConnId) -> Vec<Shown> {
-        let items = self.said[conn.0].iter();
-        let shown = items.filter_map(|item| match item {
-            Item::Run(run) => Some(Shown::Messages(run.channel().0, run.messages())),
-            Item::Control(Control::Named(named)) => Some(Shown::Name(named.channel, named.name.clone())),
-            Item::Control(Control::Lagged(lagged)) => Some(Shown::Lost(lagged.channel, lagged.count)),
-            Item::Control(_) => None,
+    fn publish(&mut self, sender: Sender, sequences: Range<u64>, payload: &[u8]) {
+        let run = run(sender.channel, sender.id, sequences, payload);
+        self.happen(Event::Run { conn: sender.conn, run });
+    }
+
+    /// What the connection has received since it began, but for answers to requests.
+    fn stream(&self, conn: ConnId) -> Vec<Received> {
+        let items = self.received[conn.0].iter();
+        let stream = items.filter_map(|item| match item {
+            Item::Run(run) => Some(Received::Messages(run.channel().0, run.messages())),
+            Item::Control(Control::Named(named)) => Some(Received::Name(named.id, named.name.clone())),
+            Item::Control(Control::Lagged(lagged)) => Some(Received::Lost(lagged.id, lagged.count)),
+            Item::Control(_) | Item::Discarded(_) => None,
         });
-        shown.collect()
+        stream.collect()
+    }
+
+    fn messages(&self, conn: ConnId) -> u64 {
+        let counts = self.stream(conn).into_iter();
+        counts.map(|received| if let Received::Messages(_, count) = received { count } else { 0 }).sum()
+    }
+
+    fn lost(&self, conn: ConnId) -> u64 {
+        let counts = self.stream(conn).into_iter();
+        counts.map(|received| if let Received::Lost(_, count) = received { count } else { 0 }).sum()
+    }
+
+    fn snapshot_of(&self, conn: ConnId) -> ConnSnapshot {
+        let snapshot = self.broker.snapshot(self.now);
+        snapshot.connections.into_iter().find(|connection| connection.conn == conn).unwrap()
     }
 
     /// Why the connection was refused.
     fn refusal(&self, conn: ConnId) -> &Refused {
-        match self.said[conn.0].last() {
+        match self.received[conn.0].last() {
             Some(Item::Control(Control::Refused(refused))) => refused,
-            other => panic!("{conn:?} was not refused but told {other:?}"),
+            other => panic!("{conn:?} was not refused, but received {other:?}"),
         }
     }
 
@@ -153,51 +204,76 @@ impl Bus {
     }
 }
 
-/// What a monitor sees.
 #[derive(Debug, PartialEq, Eq)]
-enum Shown {
+enum Received {
     Messages(u32, u64),
     Name(u32, String),
     Lost(u32, u64),
 }
 
-fn watch(channels: &[&str]) -> Control {
-    Control::Monitor(Monitor { channels: channels.iter().map(|&name| name.to_owned()).collect() })
+fn open(channel: &str) -> Open {
+    Open { channel: channel.to_owned(), next_sequence: 0, extensions: Vec::new() }
 }
 
-fn subscribe(channel: &str) -> Control {
-    Control::Subscribe(Subscribe { channel: channel.to_owned(), overflow: Overflow::DropOldest })
+fn subscribe(subscription: u32, channel: &str) -> Subscribe {
+    let (selector, overflow) = (Selector::Name(channel.to_owned()), Overflow::DropOldest);
+    Subscribe { subscription, selector, overflow, observer: false, extensions: Vec::new() }
 }
 
-fn run(channel: ChannelId, sender: SenderId, sequences: std::ops::Range<u64>, payload: &[u8]) -> Run {
+fn subscribe_all(subscription: u32) -> Subscribe {
+    Subscribe { selector: Selector::All, ..subscribe(subscription, "") }
+}
+
+fn observe(subscription: u32, selector: Selector) -> Subscribe {
+    Subscribe { selector, observer: true, ..subscribe(subscription, "") }
+}
+
+fn named(channel: &str) -> Selector {
+    Selector::Name(channel.to_owned())
+}
+
+fn run(channel: ChannelId, sender: SenderId, sequences: Range<u64>, payload: &[u8]) -> Run {
     let (mut decoder, mut chunk) = (Decoder::lender(PAYLOAD_BYTES_MAX), BytesMut::new());
+    let mut frames = Vec::new();
     for sequence in sequences {
         let header = Header::publish(channel, sender, sequence, u32::try_from(payload.len()).unwrap());
-        decoder.target(&mut chunk).put_slice(&[header.as_bytes(), payload].concat());
+        frames.extend_from_slice(&[header.as_bytes(), payload].concat());
     }
-    match decoder.next(&mut chunk).unwrap() {
-        Some(Item::Run(run)) => run,
-        other => panic!("{other:?}"),
+    let mut rest = &frames[..];
+    loop {
+        let mut target = decoder.target(&mut chunk);
+        let (now, later) = rest.split_at(rest.len().min(target.remaining_mut()));
+        target.put_slice(now);
+        rest = later;
+        match decoder.next(&mut chunk).unwrap() {
+            Some(Item::Run(run)) if rest.is_empty() => return run,
+            None if !rest.is_empty() => {}
+            other => panic!("{other:?}"),
+        }
     }
+}
+
+fn seconds(seconds: u64) -> Moment {
+    Moment(Duration::from_secs(seconds))
 }
 
 #[test]
-fn a_sender_that_lies_is_refused_and_nobody_hears_it() {
+fn a_lying_sender_is_refused_and_no_listener_receives_it() {
     type Lie = fn(SenderId, ChannelId) -> Run;
     let lies: [(&str, Lie); 4] = [
         ("sequence number 1, where 0 was due", |id, channel| run(channel, id, 1..2, b"skipped")),
-        ("carries the sender", |id, channel| run(channel, SenderId::new(id.pid(), 99), 0..1, b"somebody else")),
+        ("carries the sender", |id, channel| run(channel, SenderId::new(id.pid(), 99), 0..1, b"another sender")),
         ("carries the sender", |id, channel| run(channel, SenderId::new(1, id.number()), 0..1, b"another process")),
         ("is not open here", |id, channel| run(ChannelId(channel.0 + 1), id, 0..1, b"elsewhere")),
     ];
     for (reason, lie) in lies {
         let mut bus = Bus::new(Limits::default());
-        let ear = bus.listener("news");
-        let (conn, id, channel) = bus.sender("news");
-        bus.tell(Event::Run { conn, run: lie(id, channel) });
+        let listener = bus.listener("news");
+        let Sender { conn, id, channel } = bus.sender("news");
+        bus.happen(Event::Run { conn, run: lie(id, channel) });
         bus.is_refused(conn, RefusedCode::Protocol);
         assert!(bus.refusal(conn).reason.contains(reason), "{}", bus.refusal(conn).reason);
-        assert!(bus.said[ear.0].iter().all(|item| matches!(item, Item::Control(_))), "nobody hears it");
+        assert_eq!(bus.messages(listener), 0);
         assert_eq!(bus.broker.stats().messages_accepted, 0);
     }
 }
@@ -205,41 +281,246 @@ fn a_sender_that_lies_is_refused_and_nobody_hears_it() {
 #[test]
 fn a_repeated_number_is_refused() {
     let mut bus = Bus::new(Limits::default());
-    let (conn, id, channel) = bus.sender("news");
-    bus.tell(Event::Run { conn, run: run(channel, id, 0..3, b"x") });
-    bus.tell(Event::Run { conn, run: run(channel, id, 2..3, b"x") });
+    let sender = bus.sender("news");
+    bus.publish(sender, 0..3, b"x");
+    bus.publish(sender, 2..3, b"x");
+    bus.is_refused(sender.conn, RefusedCode::Protocol);
+}
+
+#[test]
+fn nothing_is_served_before_the_hello() {
+    let mut bus = Bus::new(Limits::default());
+    let conn = bus.connect_as(60, UID);
+    bus.happen(Event::Run { conn, run: run(ChannelId(1), SenderId::new(60, 7), 0..1, b"x") });
+    bus.is_refused(conn, RefusedCode::Protocol);
+    for control in
+        [Control::from(subscribe(1, "x")), open("x").into(), Inspect::default().into(), Stop::default().into()]
+    {
+        let conn = bus.connect_as(60, UID);
+        bus.send(conn, control);
+        bus.is_refused(conn, RefusedCode::Protocol);
+    }
+    assert!(!bus.effects.contains(&Effect::Drain));
+}
+
+#[test]
+fn a_message_that_is_not_a_request_is_refused() {
+    let mut bus = Bus::new(Limits::default());
+    let conn = bus.connect(60);
+    let welcome = bus.welcome(conn).clone();
+    bus.send(conn, welcome);
+    bus.is_refused(conn, RefusedCode::Protocol);
+    let conn = bus.connect(60);
+    bus.send(conn, handshake::hello("twice", "test", 60, 7));
     bus.is_refused(conn, RefusedCode::Protocol);
 }
 
 #[test]
-fn roles_are_kept() {
-    let publish = run(ChannelId(1), SenderId::new(60, 7), 0..1, b"x");
-    for role in [Role::Listener, Role::Inspector] {
-        let mut bus = Bus::new(Limits::default());
-        let conn = bus.greet(role, 60);
-        bus.tell(Event::Run { conn, run: publish.clone() });
-        bus.is_refused(conn, RefusedCode::Protocol);
+fn any_connection_may_inspect_and_stop() {
+    let mut bus = Bus::new(Limits::default());
+    let listener = bus.listener("news");
+    let sender = bus.sender("news").conn;
+    bus.observer(Selector::All);
+    bus.send(sender, Inspect::default());
+    let Some(Item::Control(Control::Report(report))) = bus.received[sender.0].last() else { panic!("no report") };
+    assert_eq!((report.connections, report.senders, report.listeners, report.channels), (3, 1, 1, 1));
+    bus.send(listener, Stop::default());
+    assert_eq!(bus.effects.last(), Some(&Effect::Drain));
+}
+
+#[test]
+fn one_connection_holds_several_publications_and_subscriptions() {
+    let mut bus = Bus::new(Limits::default());
+    let conn = bus.connect(60);
+    bus.send(conn, subscribe(1, "a"));
+    bus.send(conn, subscribe(2, "b"));
+    let (b, c) = (bus.open(conn, "b"), bus.open(conn, "c"));
+    let a = bus.sender("a");
+    bus.publish(b, 0..2, b"x");
+    bus.publish(c, 0..4, b"x");
+    bus.publish(a, 0..3, b"x");
+    bus.publish(b, 2..3, b"x");
+    let names = [Received::Name(a.channel.0, "a".into()), Received::Name(b.channel.0, "b".into())];
+    let messages = [(b, 2), (a, 3), (b, 1)].map(|(of, count)| Received::Messages(of.channel.0, count));
+    assert_eq!(bus.stream(conn), names.into_iter().chain(messages).collect::<Vec<_>>());
+    let snapshot = bus.snapshot_of(conn);
+    assert_eq!((snapshot.publications, snapshot.subscriptions, snapshot.observers), (2, 2, 0));
+    assert_eq!((snapshot.phase, snapshot.purpose.as_str()), (ConnPhase::Active, "a test"));
+    let names: Vec<_> = snapshot.channels.iter().map(ChannelName::as_str).collect();
+    assert_eq!((names, snapshot.channels_total), (vec!["b", "c", "a"], 4));
+    bus.close(conn);
+    assert_eq!(bus.broker.snapshot(bus.now).channels.len(), 1, "\"a\" has a publication, the others have ended");
+}
+
+#[test]
+fn a_message_is_delivered_once_per_connection() {
+    let mut bus = Bus::new(Limits::default());
+    let early = bus.connect(60);
+    bus.send(early, subscribe_all(1));
+    bus.send(early, subscribe(2, "news"));
+    bus.send(early, observe(3, named("other")));
+    let sender = bus.sender("news");
+    let late = bus.connect(60);
+    bus.send(late, subscribe(1, "news"));
+    bus.send(late, subscribe_all(2));
+    bus.publish(sender, 0..5, b"x");
+    assert_eq!((bus.messages(early), bus.messages(late)), (5, 5));
+    let other = bus.sender("other");
+    bus.publish(other, 0..1, b"x");
+    assert_eq!((bus.messages(early), bus.messages(late)), (6, 6));
+    assert_eq!(bus.broker.stats().messages_delivered, 12, "a listener to all channels outranks an observer of one");
+}
+
+#[test]
+fn the_first_listening_subscription_decides_what_is_lost() {
+    // Each is a listener's policy, and whether it observes; the first of them that is not an observer decides.
+    let all = |overflow, observer| Subscribe { overflow, observer, ..subscribe_all(1) };
+    let one = |overflow, observer| Subscribe { overflow, observer, ..subscribe(2, "news") };
+    let cases = [
+        (all(Overflow::DropNewest, false), one(Overflow::DropOldest, false), 0),
+        (one(Overflow::DropOldest, false), all(Overflow::DropNewest, false), 6),
+        (all(Overflow::DropNewest, true), one(Overflow::DropOldest, false), 6),
+        (one(Overflow::DropNewest, true), all(Overflow::DropOldest, false), 6),
+        (all(Overflow::DropNewest, true), one(Overflow::DropOldest, true), 0),
+        (one(Overflow::DropNewest, true), all(Overflow::DropOldest, true), 0),
+    ];
+    for (first, second, kept) in cases {
+        for late in [false, true] {
+            let mut limits = Limits::default();
+            limits.outbox_messages_max = 4;
+            let mut bus = Bus::new(limits);
+            let early = (!late).then(|| bus.sender("news"));
+            let listener = bus.connect(60);
+            let observes = first.observer && second.observer;
+            bus.send(listener, first.clone());
+            bus.send(listener, second.clone());
+            let sender = early.unwrap_or_else(|| bus.sender("news"));
+            bus.stalled = true;
+            for number in 0..10 {
+                bus.publish(sender, number..number + 1, b"x");
+            }
+            bus.stalled = false;
+            bus.read(listener);
+            let runs = bus.received[listener.0].iter();
+            let first_run =
+                runs.filter_map(|item| if let Item::Run(run) = item { Some(run.first()) } else { None }).next();
+            assert_eq!(first_run, Some(kept), "{first:?} and {second:?}, late: {late}");
+            assert_eq!((bus.messages(listener), bus.lost(listener)), (4, 6));
+            assert_eq!(bus.broker.stats().messages_lost, if observes { 0 } else { 6 });
+        }
     }
-    let wrong = [(Role::Sender, subscribe("x")), (Role::Sender, Control::Inspect), (Role::Listener, Control::Stop)];
-    for (role, control) in wrong {
+}
+
+#[test]
+fn a_subscription_to_all_channels_receives_those_that_appear_later() {
+    let mut bus = Bus::new(Limits::default());
+    let early = bus.sender("early");
+    let listener = bus.connect(60);
+    bus.send(listener, subscribe_all(1));
+    let late = bus.sender("late");
+    bus.publish(late, 0..2, b"x");
+    bus.publish(early, 0..3, b"x");
+    assert_eq!(
+        bus.stream(listener),
+        [
+            Received::Name(late.channel.0, "late".into()),
+            Received::Messages(late.channel.0, 2),
+            Received::Name(early.channel.0, "early".into()),
+            Received::Messages(early.channel.0, 3),
+        ]
+    );
+    assert_eq!(bus.broker.snapshot(bus.now).channels[0].listeners, 1, "it counts as a listener");
+    bus.close(early.conn);
+    assert_eq!(bus.broker.snapshot(bus.now).channels.len(), 1, "but does not keep a channel");
+    let Sender { channel, .. } = bus.sender("early");
+    assert_ne!(channel, early.channel);
+}
+
+#[test]
+fn a_name_is_given_before_it_is_used_and_withdrawn_when_the_channel_ends() {
+    let mut bus = Bus::new(Limits::default());
+    let (all, one) = (bus.observer(Selector::All), bus.observer(named("news")));
+    assert_eq!(bus.stream(one), [], "the channel does not exist");
+    let by_name = bus.listener("news");
+    let Received::Name(id, _) = bus.stream(by_name)[0] else { panic!("{:?}", bus.stream(by_name)) };
+    let name = || Received::Name(id, "news".into());
+    assert_eq!(bus.stream(by_name), [name()], "the name follows Subscribed at once");
+    assert_eq!((bus.stream(all), bus.stream(one)), (vec![], vec![]), "but waits for the first message elsewhere");
+    let sender = bus.sender("news");
+    let late = bus.observer(named("news"));
+    bus.publish(sender, 0..1, b"x");
+    for conn in [all, one, by_name, late] {
+        assert_eq!(bus.stream(conn), [name(), Received::Messages(id, 1)]);
+    }
+    bus.close(sender.conn);
+    assert_eq!(bus.stream(all).len(), 2, "a listener by name keeps the channel");
+    bus.close(by_name);
+    for conn in [all, one, late] {
+        assert_eq!(bus.stream(conn)[2..], [Received::Name(id, String::new())]);
+    }
+    let again = bus.sender("news");
+    bus.publish(again, 0..1, b"x");
+    bus.send(one, subscribe_all(2));
+    bus.publish(again, 1..2, b"x");
+    bus.close(again.conn);
+    for conn in [all, one, late] {
+        let id = again.channel.0;
+        let message = || Received::Messages(id, 1);
+        let news = [Received::Name(id, "news".into()), message(), message(), Received::Name(id, String::new())];
+        assert_eq!(bus.stream(conn)[3..], news, "an observer is attached whenever its channel appears");
+    }
+}
+
+#[test]
+fn what_is_not_supported_is_refused_by_name() {
+    let cases = [
+        (Subscribe { overflow: Overflow::Other(9), ..subscribe(1, "a") }, "overflow policy 9"),
+        (
+            Subscribe { selector: Selector::Other { kind: 2, text: "com.**".into() }, ..subscribe(1, "a") },
+            "selector kind 2",
+        ),
+    ];
+    for (request, what) in cases {
         let mut bus = Bus::new(Limits::default());
-        let conn = bus.greet(role, 60);
-        bus.say(conn, control);
+        let conn = bus.connect(60);
+        bus.send(conn, request);
+        bus.is_refused(conn, RefusedCode::Unsupported);
+        assert_eq!(bus.refusal(conn).reason, what);
+    }
+}
+
+#[test]
+fn a_subscription_is_made_once() {
+    let twice = [
+        (subscribe(1, "a"), subscribe(1, "b")),
+        (subscribe(1, "a"), subscribe(2, "a")),
+        (subscribe(1, "a"), observe(2, named("a"))),
+        (subscribe_all(1), observe(2, Selector::All)),
+    ];
+    for (first, second) in twice {
+        let mut bus = Bus::new(Limits::default());
+        let conn = bus.connect(60);
+        bus.send(conn, first);
+        assert!(!bus.ended[conn.0]);
+        bus.send(conn, second);
         bus.is_refused(conn, RefusedCode::Protocol);
     }
     let mut bus = Bus::new(Limits::default());
-    let conn = bus.open_as(60, UID);
-    bus.tell(Event::Run { conn, run: publish });
+    let conn = bus.sender("a").conn;
+    bus.send(conn, open("a"));
     bus.is_refused(conn, RefusedCode::Protocol);
-    let conn = bus.open_as(60, UID);
-    bus.say(conn, subscribe("x"));
-    bus.is_refused(conn, RefusedCode::Protocol);
+    for control in [Control::from(subscribe(1, "a/b")), open("a/b").into(), observe(1, named("a/b")).into()] {
+        let conn = bus.connect(60);
+        bus.send(conn, control);
+        bus.is_refused(conn, RefusedCode::Protocol);
+        assert!(bus.refusal(conn).reason.contains("\"a/b\""));
+    }
 }
 
 #[test]
 fn other_users_are_refused_at_once() {
     let mut bus = Bus::new(Limits::default());
-    let conn = bus.open_as(60, 1001);
+    let conn = bus.connect_as(60, 1001);
     bus.is_refused(conn, RefusedCode::OtherUser);
     assert!(bus.refusal(conn).reason.contains("uid 1000; you are uid 1001"));
 }
@@ -247,173 +528,377 @@ fn other_users_are_refused_at_once() {
 #[test]
 fn a_sender_number_that_is_taken_is_replaced() {
     let mut bus = Bus::new(Limits::default());
-    let (_, first, _) = bus.sender("news");
-    let (second_conn, second, _) = bus.sender("news");
-    assert_eq!((first.number(), second.number()), (7, 8));
-    bus.close(second_conn);
-    assert_eq!(bus.sender("news").1, second, "it is free again");
+    let first = bus.sender("news");
+    let second = bus.sender("news");
+    assert_eq!((first.id.number(), second.id.number()), (7, 8));
+    bus.close(second.conn);
+    assert_eq!(bus.sender("news").id, second.id, "it is free again");
 }
 
 #[test]
 fn handshake_deadline_is_kept() {
     let mut bus = Bus::new(Limits::default());
-    let conn = bus.open_as(60, UID);
-    assert_eq!(bus.broker.next_deadline(), Some(Moment(Duration::from_secs(2))));
-    bus.now = Moment(Duration::from_secs(2));
-    bus.tell(Event::Tick);
+    let conn = bus.connect_as(60, UID);
+    assert_eq!(bus.broker.next_deadline(), Some(seconds(2)));
+    bus.now = seconds(2);
+    bus.happen(Event::Tick);
     bus.is_refused(conn, RefusedCode::Handshake);
     assert_eq!(bus.broker.next_deadline(), None);
 }
 
 #[test]
-fn who_does_not_read_its_last_word_is_closed_all_the_same() {
+fn a_frame_that_makes_no_progress_is_refused() {
     let mut bus = Bus::new(Limits::default());
-    let conn = bus.greet(Role::Listener, 60);
-    bus.deaf = true;
-    bus.say(conn, Control::Stop);
+    let holding = |conn, bytes, frame| Event::Holding { conn, bytes, frame };
+    let Sender { conn, .. } = bus.sender("news");
+    bus.happen(holding(conn, 100, Incomplete::Discardable));
+    bus.now = seconds(29);
+    bus.happen(holding(conn, 101, Incomplete::Discardable));
+    assert_eq!(bus.broker.next_deadline(), Some(seconds(59)), "a byte is progress");
+    bus.happen(holding(conn, 0, Incomplete::None));
+    assert_eq!(bus.broker.next_deadline(), None, "the frame is complete");
+    bus.happen(holding(conn, 10, Incomplete::Discardable));
+    bus.now = seconds(59);
+    bus.happen(Event::Tick);
+    bus.is_refused(conn, RefusedCode::Protocol);
+    assert!(bus.effects.contains(&Effect::Discard(conn)), "what has arrived of it is not kept");
+    assert!(bus.refusal(conn).reason.contains("30s"), "{}", bus.refusal(conn).reason);
+    assert_eq!(bus.broker.held_bytes(), 0);
+}
+
+#[test]
+fn a_connection_that_does_not_read_its_last_frame_is_closed_all_the_same() {
+    let mut bus = Bus::new(Limits::default());
+    let conn = bus.connect(60);
+    bus.stalled = true;
+    bus.send(conn, bus.welcome(conn).clone());
     assert!(!bus.ended[conn.0]);
-    bus.now = Moment(Duration::from_secs(1));
-    bus.tell(Event::Tick);
+    bus.now = seconds(1);
+    bus.happen(Event::Tick);
     assert!(bus.ended[conn.0]);
 }
 
 #[test]
-fn connections_are_limited_in_all_and_for_each_process() {
+fn connections_are_limited_in_total_and_for_each_process() {
     let mut limits = Limits::default();
     (limits.connections_max, limits.connections_per_process_max) = (4, 2);
     let mut bus = Bus::new(limits);
-    let first = bus.greet(Role::Listener, 60);
-    bus.greet(Role::Listener, 60);
-    let third = bus.open_as(60, UID);
+    let first = bus.connect(60);
+    bus.connect(60);
+    let third = bus.connect_as(60, UID);
     bus.is_refused(third, RefusedCode::Connections);
     bus.close(first);
-    bus.greet(Role::Listener, 60);
-    bus.greet(Role::Listener, 61);
-    bus.greet(Role::Listener, 62);
-    let fifth = bus.open_as(63, UID);
+    bus.connect(60);
+    bus.connect(61);
+    bus.connect(62);
+    let fifth = bus.connect_as(63, UID);
     bus.is_refused(fifth, RefusedCode::Connections);
     assert!(bus.refusal(fifth).reason.contains('4'));
 }
 
 #[test]
-fn channels_are_limited_in_all_and_for_each_connection() {
+fn channels_are_limited_in_total_and_for_each_connection() {
     let mut limits = Limits::default();
     (limits.channels_max, limits.channels_per_connection_max) = (3, 2);
     let mut bus = Bus::new(limits);
     let one = bus.listener("a");
-    bus.say(one, subscribe("b"));
-    bus.say(one, subscribe("c"));
+    bus.send(one, subscribe(2, "b"));
+    bus.send(one, subscribe(3, "c"));
     bus.is_refused(one, RefusedCode::Channels);
     // Its channels are gone with it.
     let two = bus.listener("c");
-    bus.say(two, subscribe("d"));
+    bus.send(two, open("d"));
     let three = bus.listener("e");
     let four = bus.listener("f");
     bus.is_refused(four, RefusedCode::Channels);
     let five = bus.listener("c");
-    assert!(!bus.ended[three.0] && !bus.ended[five.0], "what exists can be joined");
+    bus.send(five, observe(2, named("g")));
+    assert!(!bus.ended[three.0] && !bus.ended[five.0], "what exists can be joined, and an observer makes no channel");
+    bus.send(two, subscribe(3, "e"));
+    bus.is_refused(two, RefusedCode::Channels);
 }
 
 #[test]
-fn a_channel_is_joined_once_and_named_well() {
-    let mut bus = Bus::new(Limits::default());
-    let conn = bus.listener("a");
-    bus.say(conn, subscribe("a"));
-    bus.is_refused(conn, RefusedCode::Protocol);
-    let conn = bus.listener("a/b");
-    bus.is_refused(conn, RefusedCode::Protocol);
-    assert!(bus.refusal(conn).reason.contains("\"a/b\""));
+fn subscriptions_to_all_channels_are_limited() {
+    let mut limits = Limits::default();
+    limits.wildcards_max = 1;
+    let mut bus = Bus::new(limits);
+    let first = bus.observer(Selector::All);
+    let second = bus.connect(60);
+    bus.send(second, subscribe_all(1));
+    bus.is_refused(second, RefusedCode::Channels);
+    bus.close(first);
+    let third = bus.connect(60);
+    bus.send(third, subscribe_all(1));
+    assert!(!bus.ended[third.0]);
 }
 
 #[test]
-fn who_asks_and_never_reads_is_ended() {
-    let mut bus = Bus::new(Limits::default());
-    let conn = bus.greet(Role::Inspector, 60);
-    bus.deaf = true;
+fn a_client_that_requests_and_never_reads_is_ended() {
+    let mut limits = Limits::default();
+    limits.replies_bytes_max = 4096;
+    let mut bus = Bus::new(limits);
+    let conn = bus.connect(60);
+    bus.stalled = true;
     for _ in 0..10_000 {
-        bus.say(conn, Control::Inspect);
+        bus.send(conn, Inspect::default());
     }
-    let waiting: usize = bus.broker.outgoing(conn).map(<[u8]>::len).sum();
-    assert!(waiting < 80 * 1024, "{waiting} bytes wait");
-    bus.deaf = false;
-    while !bus.ended[conn.0] {
-        bus.read(conn);
-    }
+    // 16 times the limit in control frames, and the slots that they wait in.
+    assert!(bus.broker.held_bytes() < 64 * 4096, "{} bytes are held", bus.broker.held_bytes());
+    bus.stalled = false;
+    bus.read(conn);
     bus.is_refused(conn, RefusedCode::Protocol);
+    let conn = bus.connect(60);
+    bus.stalled = true;
+    for _ in 0..100 {
+        bus.send(conn, Inspect::default());
+    }
+    assert_eq!(bus.snapshot_of(conn).phase, ConnPhase::Active, "a burst is no offence");
+    bus.now = seconds(1);
+    bus.send(conn, Inspect::default());
+    assert_eq!(bus.snapshot_of(conn).phase, ConnPhase::Leaving, "but to read nothing for a second is");
 }
 
 #[test]
-fn frames_under_way_are_charged_and_the_largest_holder_pays() {
+fn a_client_may_request_everything_before_it_reads() {
+    let mut bus = Bus::new(Limits::default());
+    let conn = bus.connect(60);
+    bus.stalled = true;
+    for number in 0..1024 {
+        bus.send(conn, subscribe(number, &format!("{number:0>255}")));
+    }
+    bus.stalled = false;
+    bus.read(conn);
+    assert_eq!((bus.ended[conn.0], bus.snapshot_of(conn).subscriptions), (false, 1024));
+}
+
+#[test]
+fn an_incoming_frame_that_exceeds_the_budget_is_discarded_and_its_sender_goes_on() {
     let mut limits = Limits::default();
     limits.held_bytes_max = 1000;
     let mut bus = Bus::new(limits);
-    let (small, ..) = bus.sender("news");
-    let (large, ..) = bus.sender("news");
-    bus.tell(Event::Holding { conn: small, bytes: 300 });
-    bus.tell(Event::Holding { conn: large, bytes: 800 });
-    bus.is_refused(large, RefusedCode::Memory);
+    let listener = bus.listener("news");
+    let (small, large) = (bus.sender("news"), bus.sender("news"));
+    let holding = |conn, bytes| Event::Holding { conn, bytes, frame: Incomplete::Discardable };
+    bus.happen(holding(small.conn, 300));
+    bus.happen(holding(large.conn, 800));
+    assert_eq!(bus.effects.last(), Some(&Effect::Discard(large.conn)));
     assert_eq!(bus.broker.held_bytes(), 300);
-    bus.tell(Event::Holding { conn: small, bytes: 0 });
-    assert_eq!((bus.broker.held_bytes(), bus.ended[small.0]), (0, false));
+    let header = Header::publish(large.channel, large.id, 0, 2000);
+    bus.happen(Event::Discarded { conn: large.conn, header });
+    bus.happen(Event::Holding { conn: large.conn, bytes: 0, frame: Incomplete::None });
+    bus.publish(large, 1..2, b"x");
+    let id = large.channel.0;
+    let stream = [Received::Name(id, "news".into()), Received::Lost(id, 1), Received::Messages(id, 1)];
+    assert_eq!(bus.stream(listener), stream, "the loss is reported at its place");
+    let stats = bus.broker.stats();
+    assert_eq!((stats.messages_accepted, stats.messages_lost, stats.messages_delivered), (2, 1, 1));
+    assert_eq!(bus.snapshot_of(listener).messages_lost, 1);
+    bus.happen(Event::Holding { conn: small.conn, bytes: 0, frame: Incomplete::None });
+    assert_eq!((bus.broker.held_bytes(), bus.ended[small.conn.0], bus.ended[large.conn.0]), (0, false, false));
+    let lie = Header::publish(large.channel, large.id, 7, 2000);
+    bus.happen(Event::Discarded { conn: large.conn, header: lie });
+    bus.is_refused(large.conn, RefusedCode::Protocol);
 }
 
 #[test]
-fn half_written_frames_do_not_keep_the_budget_from_being_kept() {
+fn a_discarded_frame_is_lost_under_every_policy() {
+    for overflow in [Overflow::DropOldest, Overflow::DropNewest, Overflow::Latest, Overflow::Disconnect] {
+        let mut bus = Bus::new(Limits::default());
+        let listener = bus.connect(60);
+        bus.send(listener, Subscribe { overflow, ..subscribe(1, "news") });
+        let observer = bus.observer(named("news"));
+        let sender = bus.sender("news");
+        bus.stalled = true;
+        bus.publish(sender, 0..1, b"x");
+        let header = Header::publish(sender.channel, sender.id, 1, 2000);
+        bus.happen(Event::Discarded { conn: sender.conn, header });
+        bus.publish(sender, 2..3, b"x");
+        bus.stalled = false;
+        bus.read(listener);
+        bus.read(observer);
+        for conn in [listener, observer] {
+            assert_eq!(bus.messages(conn) + bus.lost(conn), 3, "{overflow:?}: {:?}", bus.stream(conn));
+        }
+        assert_eq!(bus.lost(observer), 1);
+        assert_eq!(bus.broker.stats().messages_lost, bus.lost(listener), "the observer's loss is not the bus's");
+    }
+}
+
+/// Connections with frames of these sizes, each of which has taken all of its frame but 100 bytes.
+fn half_written(bus: &mut Bus, sizes: &[usize]) -> Vec<ConnId> {
+    bus.stalled = false;
+    let names: Vec<_> = (0..sizes.len()).map(|number| format!("channel.{number}")).collect();
+    let listeners: Vec<_> = names.iter().map(|name| bus.listener(name)).collect();
+    let senders: Vec<_> = names.iter().map(|name| bus.sender(name)).collect();
+    bus.stalled = true;
+    for ((&listener, &sender), &size) in listeners.iter().zip(&senders).zip(sizes) {
+        bus.publish(sender, 0..1, &vec![7; size]);
+        // Nothing but a report of the loss waits if the frame exceeded the budget.
+        if let Some(taken @ 1..) = bus.waiting(listener).checked_sub(100) {
+            bus.take(listener, taken);
+        }
+    }
+    listeners
+}
+
+#[test]
+fn half_written_frames_of_stalled_listeners_are_given_up_when_the_budget_needs_them() {
+    let mut limits = Limits::default();
+    (limits.held_bytes_max, limits.outbox_bytes_max) = (40_000, 100_000);
+    let mut bus = Bus::new(limits);
+    let stalled = half_written(&mut bus, &[6000, 12_000, 9000]);
+    assert!(bus.broker.held_bytes() > 27_000, "the half-written frames are counted as held");
+    bus.now = seconds(60);
+    bus.happen(Event::Tick);
+    assert!(stalled.iter().all(|listener| !bus.ended[listener.0]), "nothing happens while the budget suffices");
+    bus.stalled = false;
+    let healthy = ["news", "sync"].map(|name| (bus.listener(name), bus.sender(name)));
+    bus.stalled = true;
+    for (_, sender) in healthy {
+        bus.publish(sender, 0..1, &[7; 8000]);
+    }
+    assert!(bus.ended[stalled[1].0], "the largest holder without progress is disconnected");
+    assert!(!bus.ended[stalled[0].0] && !bus.ended[stalled[2].0], "no more than needed");
+    bus.stalled = false;
+    for (listener, sender) in healthy {
+        bus.read(listener);
+        assert_eq!((bus.messages(listener), bus.ended[sender.conn.0]), (1, false));
+    }
+    assert_eq!(bus.broker.stats().messages_lost, 0);
+}
+
+#[test]
+fn a_listener_that_makes_progress_is_not_ended() {
+    let mut limits = Limits::default();
+    (limits.held_bytes_max, limits.outbox_bytes_max) = (40_000, 100_000);
+    let mut bus = Bus::new(limits);
+    let [slow, stalled] = half_written(&mut bus, &[14_000, 6000])[..] else { panic!("two listeners") };
+    bus.now = seconds(5);
+    bus.take(slow, 10);
+    bus.stalled = false;
+    let other = bus.listener("news");
+    let sender = bus.sender("news");
+    bus.stalled = true;
+    for number in 0..3 {
+        bus.publish(sender, number..number + 1, &[7; 8000]);
+    }
+    assert!(!bus.ended[slow.0], "the largest frame waits for it, but it is not stalled");
+    assert_eq!((bus.ended[stalled.0], bus.ended[other.0]), (true, false));
+    assert_eq!(
+        bus.broker.stats().messages_lost,
+        0,
+        "nothing is lost while a stalled connection has something to give up"
+    );
+    bus.publish(sender, 3..4, &[7; 8000]);
+    assert_eq!((bus.ended[slow.0], bus.snapshot_of(other).messages_lost > 0), (false, true));
+    assert!(bus.broker.held_bytes() <= 40_000);
+}
+
+#[test]
+fn the_budget_is_kept_even_if_half_written_frames_are_all_there_is() {
     let mut limits = Limits::default();
     (limits.held_bytes_max, limits.outbox_bytes_max) = (20_000, 100_000);
     let mut bus = Bus::new(limits);
-    bus.deaf = true;
-    let ears: Vec<ConnId> = (0..8).map(|n| bus.greet_deaf(Role::Listener, &n.to_string())).collect();
-    for (n, &ear) in ears.iter().enumerate() {
-        let conn = bus.greet_deaf(Role::Sender, &n.to_string());
-        let channel = bus.channel_of(conn);
-        let id = SenderId::new(50, 7 + u32::try_from(n).unwrap());
-        bus.tell(Event::Run { conn, run: run(channel, id, 0..1, &[7; 6000]) });
-        // Its socket takes all but the end of the frame.
-        let waiting: usize = bus.broker.outgoing(ear).map(<[u8]>::len).sum();
-        if waiting > 100 {
-            bus.tell(Event::Written { conn: ear, bytes: waiting - 100 });
-        }
-        assert!(bus.broker.held_bytes() <= 20_000, "{} bytes are held", bus.broker.held_bytes());
-    }
-    assert_eq!(bus.broker.stats().messages_lost, 5, "three of eight fit, the others are told");
+    let listeners = half_written(&mut bus, &[6000; 8]);
+    assert!(bus.broker.held_bytes() <= 20_000, "{} bytes are held", bus.broker.held_bytes());
+    let ended = listeners.iter().filter(|listener| bus.ended[listener.0]).count();
+    assert_eq!(ended + usize::try_from(bus.broker.stats().messages_lost).unwrap(), 5, "three of eight fit");
 }
 
 #[test]
-fn whoever_asked_for_the_stop_is_told_last() {
+fn observers_give_up_first() {
+    let mut limits = Limits::default();
+    (limits.held_bytes_max, limits.outbox_bytes_max) = (50_000, 100_000);
+    let mut bus = Bus::new(limits);
+    let listener = bus.listener("large");
+    let observer = bus.observer(named("small"));
+    let (large, small) = (bus.sender("large"), bus.sender("small"));
+    bus.stalled = true;
+    for number in 0..2 {
+        bus.publish(large, number..number + 1, &[7; 15_000]);
+        bus.publish(small, number..number + 1, &[7; 8000]);
+    }
+    bus.publish(small, 2..3, &[7; 8000]);
+    assert_eq!(bus.broker.stats().messages_lost, 0, "the observer holds less, and loses first");
+    assert!(bus.snapshot_of(observer).messages_lost > 0 && bus.snapshot_of(listener).messages_lost == 0);
+    assert!(bus.broker.held_bytes() <= 50_000);
+}
+
+#[test]
+fn a_stalled_observer_is_ended_before_a_listener_loses() {
+    let mut limits = Limits::default();
+    (limits.held_bytes_max, limits.outbox_bytes_max) = (100_000, 100_000);
+    let mut bus = Bus::new(limits);
+    let observer = bus.observer(named("large"));
+    let (large, news) = (bus.sender("large"), bus.sender("news"));
+    let listener = bus.listener("news");
+    bus.stalled = true;
+    bus.publish(large, 0..1, &[7; 80_000]);
+    let taken = bus.waiting(observer) - 100;
+    bus.take(observer, taken);
+    bus.publish(news, 0..1, &[7; 30_000]);
+    assert!(bus.ended[observer.0], "a half-written frame of an observer is given up without delay");
+    bus.stalled = false;
+    bus.read(listener);
+    assert_eq!((bus.messages(listener), bus.lost(listener)), (1, 0));
+}
+
+#[test]
+fn unread_replies_are_a_part_of_the_budget() {
+    let mut limits = Limits::default();
+    limits.held_bytes_max = 100_000;
+    let mut bus = Bus::new(limits);
+    let unread: Vec<_> = (0..4).map(|_| bus.connect(60)).collect();
+    bus.stalled = true;
+    for &conn in &unread {
+        for _ in 0..500 {
+            bus.send(conn, Inspect::default());
+        }
+        assert!(bus.broker.held_bytes() <= 100_000, "{} bytes are held", bus.broker.held_bytes());
+    }
+    assert!(unread.iter().any(|conn| bus.ended[conn.0]));
+}
+
+#[test]
+fn the_client_that_requested_the_stop_gets_its_goodbye_last() {
     let mut bus = Bus::new(Limits::default());
-    let ear = bus.listener("news");
-    let (conn, id, channel) = bus.sender("news");
-    let inspector = bus.greet(Role::Inspector, 70);
-    bus.deaf = true;
-    bus.tell(Event::Run { conn, run: run(channel, id, 0..1, b"x") });
-    bus.say(inspector, Control::Stop);
-    bus.tell(Event::Drained);
-    bus.deaf = false;
-    bus.close(conn);
+    let listener = bus.listener("news");
+    let sender = bus.sender("news");
+    let inspector = bus.connect(70);
+    bus.stalled = true;
+    bus.publish(sender, 0..1, b"x");
+    bus.send(inspector, Stop::default());
+    bus.happen(Event::Drained);
+    bus.stalled = false;
+    bus.close(sender.conn);
     assert!(!bus.ended[inspector.0], "the listener has not read yet");
-    bus.read(ear);
-    assert!(bus.ended[ear.0] && bus.ended[inspector.0]);
+    bus.read(listener);
+    assert!(bus.ended[listener.0] && bus.ended[inspector.0]);
+    assert_eq!(bus.messages(listener), 1);
     assert_eq!(bus.effects.last(), Some(&Effect::Exit));
 }
 
 #[test]
-fn monitors_are_told_of_the_stop_when_the_lock_is_free() {
+fn observers_get_their_goodbye_when_the_lock_is_free() {
     let mut bus = Bus::new(Limits::default());
-    let ear = bus.listener("news");
-    let monitor = bus.monitor(&[]);
-    let (conn, id, channel) = bus.sender("news");
-    bus.deaf = true;
-    bus.tell(Event::Run { conn, run: run(channel, id, 0..1, b"x") });
-    bus.tell(Event::Stop);
-    bus.tell(Event::Drained);
-    bus.deaf = false;
-    bus.close(conn);
-    bus.read(monitor);
-    assert!(!bus.ended[monitor.0] && !bus.effects.contains(&Effect::Release), "the listener has not read yet");
-    bus.read(ear);
-    bus.read(monitor);
-    assert!(bus.ended[ear.0] && bus.ended[monitor.0]);
+    let listener = bus.listener("news");
+    let observer = bus.observer(Selector::All);
+    let sender = bus.sender("news");
+    bus.stalled = true;
+    bus.publish(sender, 0..1, b"x");
+    bus.happen(Event::Stop);
+    bus.happen(Event::Drained);
+    bus.stalled = false;
+    bus.close(sender.conn);
+    bus.read(observer);
+    assert!(!bus.ended[observer.0] && !bus.effects.contains(&Effect::Release), "the listener has not read yet");
+    bus.send(observer, subscribe(2, "news"));
+    bus.send(observer, open("news"));
+    assert_eq!(bus.broker.snapshot(bus.now).channels, [], "requests come too late");
+    bus.read(listener);
+    bus.read(observer);
+    assert!(bus.ended[listener.0] && bus.ended[observer.0]);
     assert_eq!(bus.effects.iter().filter(|&effect| *effect == Effect::Release).count(), 1);
     assert_eq!(bus.effects.last(), Some(&Effect::Exit));
 }
@@ -423,22 +908,22 @@ fn one_frame_always_fits_and_the_next_one_drops_it() {
     let mut limits = Limits::default();
     limits.outbox_bytes_max = 100;
     let mut bus = Bus::new(limits);
-    let ear = bus.listener("news");
-    let (conn, id, channel) = bus.sender("news");
-    bus.deaf = true;
+    let listener = bus.listener("news");
+    let sender = bus.sender("news");
+    bus.stalled = true;
     for sequence in 0..3 {
-        bus.tell(Event::Run { conn, run: run(channel, id, sequence..sequence + 1, &[7; 5000]) });
+        bus.publish(sender, sequence..sequence + 1, &[7; 5000]);
     }
     assert_eq!(bus.broker.stats().messages_lost, 2);
-    bus.deaf = false;
-    bus.read(ear);
-    match &bus.said[ear.0][2..] {
+    bus.stalled = false;
+    bus.read(listener);
+    match &bus.received[listener.0][3..] {
         [Item::Control(Control::Lagged(lagged)), Item::Run(run)] => {
             assert_eq!((lagged.count, run.first(), run.messages()), (2, 2, 1));
         }
         other => panic!("{other:?}"),
     }
-    assert_eq!(bus.broker.held_bytes(), 0, "what was written is given back");
+    assert_eq!(bus.broker.held_bytes(), 0, "what was written is released");
 }
 
 #[test]
@@ -447,10 +932,27 @@ fn outbox_is_limited_in_messages_too() {
     limits.outbox_messages_max = 10;
     let mut bus = Bus::new(limits);
     bus.listener("news");
-    let (conn, id, channel) = bus.sender("news");
-    bus.deaf = true;
-    bus.tell(Event::Run { conn, run: run(channel, id, 0..25, b"") });
+    let sender = bus.sender("news");
+    bus.stalled = true;
+    bus.publish(sender, 0..25, b"");
     assert_eq!(bus.broker.stats().messages_lost, 15, "no more than needed");
+}
+
+#[test]
+fn a_subscriber_that_chose_to_be_disconnected_is() {
+    let mut limits = Limits::default();
+    limits.outbox_messages_max = 10;
+    let mut bus = Bus::new(limits);
+    let listener = bus.connect(60);
+    bus.send(listener, Subscribe { overflow: Overflow::Disconnect, ..subscribe(1, "news") });
+    let sender = bus.sender("news");
+    bus.stalled = true;
+    bus.publish(sender, 0..10, b"");
+    bus.publish(sender, 10..11, b"");
+    bus.stalled = false;
+    bus.read(listener);
+    bus.is_refused(listener, RefusedCode::TooSlow);
+    assert_eq!(bus.broker.stats().messages_lost, 11);
 }
 
 #[test]
@@ -458,107 +960,104 @@ fn idle_broker_drains_and_exits() {
     let mut limits = Limits::default();
     limits.idle_exit_after = Some(Duration::from_secs(5));
     let mut bus = Bus::new(limits);
-    assert_eq!(bus.broker.next_deadline(), Some(Moment(Duration::from_secs(5))));
-    bus.now = Moment(Duration::from_secs(4));
-    let conn = bus.greet(Role::Listener, 60);
-    assert_eq!(bus.broker.next_deadline(), None, "a connection is no idleness");
+    assert_eq!(bus.broker.next_deadline(), Some(seconds(5)));
+    bus.now = seconds(4);
+    let conn = bus.connect(60);
+    assert_eq!(bus.broker.next_deadline(), None, "a daemon with a connection is not idle");
     bus.close(conn);
-    assert_eq!(bus.broker.next_deadline(), Some(Moment(Duration::from_secs(9))));
-    bus.now = Moment(Duration::from_secs(9));
-    bus.tell(Event::Tick);
+    assert_eq!(bus.broker.next_deadline(), Some(seconds(9)));
+    bus.now = seconds(9);
+    bus.happen(Event::Tick);
     assert_eq!(bus.effects.last(), Some(&Effect::Drain));
-    let late = bus.open_as(61, UID);
+    let late = bus.connect_as(61, UID);
     bus.is_refused(late, RefusedCode::Stopping);
-    bus.tell(Event::Drained);
+    bus.happen(Event::Drained);
     assert_eq!(bus.effects.last(), Some(&Effect::Exit));
 }
 
 #[test]
-fn a_monitor_sees_what_nobody_listens_to_and_counts_for_nothing() {
+fn an_observer_receives_what_has_no_listener_and_does_not_count() {
     let mut bus = Bus::new(Limits::default());
-    let all = bus.monitor(&[]);
-    let some = bus.monitor(&["news"]);
-    let (conn, id, channel) = bus.sender("news");
-    let (other, other_id, other_channel) = bus.sender("other");
-    bus.tell(Event::Run { conn, run: run(channel, id, 0..3, b"x") });
-    bus.tell(Event::Run { conn: other, run: run(other_channel, other_id, 0..1, b"y") });
-    bus.tell(Event::Run { conn, run: run(channel, id, 3..4, b"x") });
-    bus.close(conn);
-    let (news, end) = (channel.0, other_channel.0);
+    let all = bus.observer(Selector::All);
+    let some = bus.observer(named("news"));
+    let (sender, other) = (bus.sender("news"), bus.sender("other"));
+    bus.publish(sender, 0..3, b"x");
+    bus.publish(other, 0..1, b"y");
+    bus.publish(sender, 3..4, b"x");
+    bus.close(sender.conn);
+    let (news, end) = (sender.channel.0, other.channel.0);
     let of_news = [
-        Shown::Name(news, "news".into()),
-        Shown::Messages(news, 3),
-        Shown::Messages(news, 1),
-        Shown::Name(news, String::new()),
+        Received::Name(news, "news".into()),
+        Received::Messages(news, 3),
+        Received::Messages(news, 1),
+        Received::Name(news, String::new()),
     ];
-    assert_eq!(bus.shown(some), of_news);
+    assert_eq!(bus.stream(some), of_news);
     let [name, three, one, gone] = of_news;
-    let others = [Shown::Name(end, "other".into()), Shown::Messages(end, 1)];
-    assert_eq!(bus.shown(all), [name, three].into_iter().chain(others).chain([one, gone]).collect::<Vec<_>>());
+    let others = [Received::Name(end, "other".into()), Received::Messages(end, 1)];
+    assert_eq!(bus.stream(all), [name, three].into_iter().chain(others).chain([one, gone]).collect::<Vec<_>>());
     let stats = bus.broker.stats();
     assert_eq!((stats.messages_accepted, stats.messages_delivered, stats.messages_lost), (5, 0, 0));
-    let (late, _, _) = bus.sender("news");
-    let Some(Item::Control(Control::Opened(opened))) = bus.said[late.0].last() else { panic!("not opened") };
-    assert_eq!(opened.listeners, 0, "a monitor is no listener");
+    let late = bus.sender("news").conn;
+    let Some(Item::Control(Control::Opened(opened))) = bus.received[late.0].last() else { panic!("not opened") };
+    assert_eq!(opened.listeners, 0, "an observer is not a listener");
 }
 
 #[test]
-fn a_slow_monitor_is_told_what_it_missed_and_the_bus_loses_nothing() {
+fn a_slow_observer_receives_a_report_of_its_loss_and_the_bus_loses_nothing() {
     let mut limits = Limits::default();
     limits.outbox_messages_max = 4;
     let mut bus = Bus::new(limits);
-    let (conn, id, channel) = bus.sender("news");
-    let ear = bus.listener("news");
-    let monitor = bus.monitor(&[]);
-    bus.deaf = true;
-    bus.tell(Event::Run { conn, run: run(channel, id, 0..3, b"x") });
-    bus.read(ear);
-    bus.tell(Event::Run { conn, run: run(channel, id, 3..10, b"x") });
-    bus.read(ear);
+    let sender = bus.sender("news");
+    let listener = bus.listener("news");
+    let observer = bus.observer(Selector::All);
+    bus.stalled = true;
+    bus.publish(sender, 0..3, b"x");
+    bus.read(listener);
+    bus.publish(sender, 3..10, b"x");
+    bus.read(listener);
     let lost_by_listener = bus.broker.stats().messages_lost;
-    bus.read(monitor);
-    let missed: u64 =
-        bus.shown(monitor).iter().map(|shown| if let Shown::Lost(_, count) = shown { *count } else { 0 }).sum();
-    let seen: u64 =
-        bus.shown(monitor).iter().map(|shown| if let Shown::Messages(_, count) = shown { *count } else { 0 }).sum();
-    assert_eq!((seen + missed, missed > 0), (10, true), "{:?}", bus.shown(monitor));
-    assert_eq!(bus.broker.stats().messages_lost, lost_by_listener, "what a monitor misses is no loss of the bus");
-    let snapshot = bus.broker.snapshot(bus.now);
-    let of = |conn| snapshot.connections.iter().find(|connection| connection.conn == conn).unwrap();
-    assert_eq!((of(monitor).role, of(monitor).messages, of(monitor).messages_lost), (PeerRole::Monitor, seen, missed));
-    assert_eq!((of(ear).messages_lost, snapshot.channels[0].messages_lost), (lost_by_listener, lost_by_listener));
-    assert_eq!((of(conn).messages, snapshot.channels[0].messages_accepted), (10, 10));
+    bus.read(observer);
+    let (received, lost) = (bus.messages(observer), bus.lost(observer));
+    assert_eq!((received + lost, lost > 0), (10, true), "{:?}", bus.stream(observer));
+    assert_eq!(bus.broker.stats().messages_lost, lost_by_listener, "what an observer loses is no loss of the bus");
+    let of_observer = bus.snapshot_of(observer);
+    assert_eq!((of_observer.observers, of_observer.messages, of_observer.messages_lost), (1, received, lost));
+    let channel = &bus.broker.snapshot(bus.now).channels[0];
+    let of_listener = bus.snapshot_of(listener).messages_lost;
+    assert_eq!((of_listener, channel.messages_lost), (lost_by_listener, lost_by_listener));
+    assert_eq!((bus.snapshot_of(sender.conn).messages, channel.messages_accepted), (10, 10));
 }
 
 #[test]
-fn one_monitor_too_many_is_refused_and_others_may_come_when_one_has_left() {
+fn observing_connections_are_limited() {
     let mut limits = Limits::default();
-    limits.monitors_max = 2;
+    limits.observers_max = 2;
     let mut bus = Bus::new(limits);
-    let first = bus.monitor(&[]);
-    let second = bus.monitor(&["a", "b"]);
-    let third = bus.monitor(&[]);
+    let first = bus.observer(Selector::All);
+    let second = bus.observer(named("a"));
+    bus.send(second, observe(2, named("b")));
+    let third = bus.observer(Selector::All);
     bus.is_refused(third, RefusedCode::Connections);
     bus.close(first);
-    let fourth = bus.monitor(&[]);
+    let fourth = bus.observer(Selector::All);
     assert!(!bus.ended[second.0] && !bus.ended[fourth.0]);
-    let wrong = bus.greet(Role::Inspector, 70);
-    bus.close(second);
-    bus.say(wrong, watch(&["no/slash"]));
-    bus.is_refused(wrong, RefusedCode::Protocol);
 }
 
 #[test]
-fn a_monitor_that_never_reads_names_is_refused() {
+fn an_observer_that_never_reads_names_is_refused() {
     let mut limits = Limits::default();
     limits.replies_bytes_max = 200;
     let mut bus = Bus::new(limits);
-    let monitor = bus.monitor(&[]);
+    let observer = bus.observer(Selector::All);
     let senders: Vec<_> = (0..10).map(|n| bus.sender(&format!("channel.{n}"))).collect();
-    bus.deaf = true;
-    for (conn, id, channel) in senders {
-        bus.tell(Event::Run { conn, run: run(channel, id, 0..1, b"x") });
+    bus.stalled = true;
+    for (number, sender) in (0..).zip(senders) {
+        bus.now = Moment(Duration::from_millis(200 * number));
+        bus.publish(sender, 0..1, b"x");
     }
-    bus.read(monitor);
-    bus.is_refused(monitor, RefusedCode::Protocol);
+    bus.happen(Event::Written { conn: observer, bytes: 0, blocked: true });
+    bus.stalled = false;
+    bus.read(observer);
+    bus.is_refused(observer, RefusedCode::Protocol);
 }

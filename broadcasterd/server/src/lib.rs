@@ -1,10 +1,11 @@
 //! Sockets, clock and operating system around the pure [`Broker`](broadcaster_broker::Broker): what the daemon runs, and
-//! what a client with the feature `embedded` hosts. It takes no decision about frames, quotas or listeners.
+//! what a client with the feature `embedded` hosts. It takes no decision about frames, limits or listeners.
 //!
-//! | module | what it holds |
+//! | module | contents |
 //! | --- | --- |
-//! | `hub` | the broker with its connections: events in, effects applied |
-//! | `conn` | one connection: reading, and writing when the socket is full |
+//! | [`driver`] | what happens in a turn, without clock or runtime |
+//! | `serve` | the driver in a runtime: readiness, the clock, the watch over the socket |
+//! | `peak` | notices that most of the held memory was released |
 //! | `lock` | the lock that decides which process is the daemon, and the sockets that are made under it |
 //!
 //! ```no_run
@@ -17,11 +18,12 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod conn;
-mod hub;
+pub mod driver;
 mod lock;
+mod peak;
+mod serve;
 
-pub use broadcaster_broker::{ChannelSnapshot, ConnSnapshot, Limits, PeerRole, Snapshot, Stats};
-pub use broadcaster_local::{AuxiliaryListener, raise_descriptor_limit};
-pub use hub::{View, serve};
+pub use broadcaster_broker::{ChannelSnapshot, ConnPhase, ConnSnapshot, Limits, Snapshot, Stats};
+pub use broadcaster_local::{AuxiliaryListener, connections_within, raise_descriptor_limit};
 pub use lock::{BindError, Bound, adopt, bind};
+pub use serve::{ServerHandle, serve};

@@ -1,17 +1,18 @@
-//! `broadcasterd config`: which settings hold, where they come from, and what is wrong with them. It never changes any, and
-//! never asks a running daemon.
+//! `broadcasterd config`: the settings in effect, where they come from, and the mistakes in them. It changes no setting, and never
+//! connects to a daemon.
 
-use crate::config::keys::Unit;
-use crate::config::{Environment, Flags, Origin, Settings, Source, Started};
+use crate::daemon::config::keys::Unit;
+use crate::daemon::config::{Environment, Flags, Origin, Settings, Source, Started};
 use crate::exit::{Code, Failure};
+use crate::output::notice;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 use std::io::{self, Write};
 use std::path::PathBuf;
 
 #[derive(Debug, Args)]
-pub(crate) struct Config {
-    /// Look at this file instead of the user's own [env: BROADCASTERD_CONFIG]
+pub(super) struct Config {
+    /// Use this file instead of the user's own [env: BROADCASTERD_CONFIG]
     #[arg(long, global = true, value_name = "PATH")]
     config: Option<PathBuf>,
 
@@ -21,23 +22,23 @@ pub(crate) struct Config {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show the settings of a daemon that would be started now, and where each comes from
+    /// Show the settings that a daemon would use if it started now, and where each comes from
     Show {
-        /// One JSON object
+        /// Print one JSON object
         #[arg(long)]
         json: bool,
     },
-    /// Print the path of the config file, whether it exists or not
+    /// Print the path of the config file, whether or not it exists
     Path,
-    /// Tell whether a config file can be used: exit code 0, or 2 and why not
+    /// Check a config file: list all mistakes and exit with code 2, or with code 0 if there are none
     Check {
-        /// The file, instead of the one that counts
+        /// The file to check, instead of the one in use
         file: Option<PathBuf>,
     },
 }
 
 impl Config {
-    pub(crate) fn run(&self) -> Result<(), Failure> {
+    pub(super) fn run(&self) -> Result<(), Failure> {
         let environment = Environment::read();
         let source = Source::find(self.config.as_deref(), &environment)?;
         match &self.command {
@@ -53,7 +54,7 @@ impl Config {
 }
 
 fn no_home() -> Failure {
-    let sentence = "there is no home directory to keep a config file in; set HOME, or name a file with --config";
+    let sentence = "no config file: there is no home directory; set HOME, or name a file with --config";
     Failure::new(Code::Failed, sentence)
 }
 
@@ -61,17 +62,20 @@ fn check(source: &Source) -> Result<(), Failure> {
     let path = source.path.as_deref().ok_or_else(no_home)?;
     let text = source.read()?;
     let file = text.as_deref().map(|text| (path, text));
-    Settings::resolve(&Flags::default(), &Environment::default(), file, Started::InForeground)
-        .map_err(|error| Failure::new(Code::Usage, error))?;
-    let verdict = if text.is_some() { "good" } else { "no such file; the defaults hold" };
+    if let Err(mistakes) = Settings::resolve(&Flags::default(), &Environment::default(), file, Started::InForeground) {
+        for mistake in mistakes.iter() {
+            notice(format_args!("broadcasterd: {mistake}"));
+        }
+        return Err(Failure::reported(Code::Usage));
+    }
+    let verdict = if text.is_some() { "valid" } else { "does not exist; the defaults are in effect" };
     Ok(writeln!(io::stdout(), "{}: {verdict}", path.display())?)
 }
 
 fn show(source: &Source, environment: &Environment, as_json: bool) -> Result<(), Failure> {
     let text = source.read()?;
     let file = source.path.as_deref().zip(text.as_deref());
-    let settings = Settings::resolve(&Flags::default(), environment, file, Started::InForeground)
-        .map_err(|error| Failure::new(Code::Usage, error))?;
+    let settings = Settings::resolve(&Flags::default(), environment, file, Started::InForeground)?;
     let mut out = io::stdout().lock();
     if as_json {
         return Ok(writeln!(out, "{}", as_object(source, file.is_some(), &settings))?);
@@ -91,7 +95,7 @@ fn show(source: &Source, environment: &Environment, as_json: bool) -> Result<(),
     Ok(())
 }
 
-/// Key, value and origin.
+/// Key, value and origin of each setting.
 fn rows(settings: &Settings) -> Vec<[String; 3]> {
     let log = match settings.log.origin {
         Origin::Default => by_start(|started| started.log().to_owned()),
@@ -119,7 +123,7 @@ fn by_start(value: impl Fn(Started) -> String) -> String {
 }
 
 fn as_object(source: &Source, exists: bool, settings: &Settings) -> Value {
-    // There is no one value where the default depends on how the daemon is started.
+    // A default that depends on how the daemon is started has no single value.
     let by_start = |value: fn(Started) -> String| {
         let [foreground, on_demand, activated] = Started::ALL.map(value);
         let defaults = json!({ "foreground": foreground, "on_demand": on_demand, "activated": activated });

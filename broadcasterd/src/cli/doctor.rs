@@ -1,30 +1,27 @@
-//! `broadcasterd doctor`: names the cause of trouble and the remedy. It never starts a daemon and changes nothing.
+//! `broadcasterd doctor`: diagnoses problems and suggests fixes. It never starts a daemon and changes nothing.
 
-use super::Bus;
-use crate::doctor;
+use super::bus::Bus;
 use crate::exit::{Code, Failure};
+use crate::observe::doctor;
 use clap::Args;
 use std::io::{self, IsTerminal, Write};
 use system_broadcaster::Options;
 
 #[derive(Debug, Args)]
-#[command(after_help = "\
-Each line begins with ok, note, WARN (the bus works, and may not for everybody or for long) or FAIL (it does not work).
-A remedy stands below it. Exit code: 0 without a FAIL, 1 with one.")]
-pub(crate) struct Doctor {
-    /// One JSON object: schema, verdict, level, and findings with check, level, finding and remedy
+pub(super) struct Doctor {
+    /// Print one JSON object: schema, verdict, level, and findings with check, level, finding and remedy
     #[arg(long)]
     json: bool,
 }
 
 impl Doctor {
-    pub(crate) fn run(&self, bus: &Bus) -> Result<(), Failure> {
-        // Without the program to start a daemon: it is not needed, and may not be to be found.
+    pub(super) fn run(&self, bus: &Bus) -> Result<(), Failure> {
+        // Not `bus.options()`: the path of this program is not needed, and may not be known.
         let options = match bus.socket()? {
             Some(socket) => Options::new().socket(socket),
             None => Options::new(),
         };
-        let report = doctor::examine(&options, bus.socket.is_some());
+        let report = doctor::examine(&options, bus.is_given());
         let mut out = io::stdout().lock();
         if self.json {
             serde_json::to_writer(&mut out, &report).map_err(io::Error::from)?;
@@ -34,6 +31,6 @@ impl Doctor {
             out.write_all(report.text(colours).as_bytes())?;
         }
         out.flush()?;
-        if report.is_bad() { Err(Failure::told(Code::Failed)) } else { Ok(()) }
+        if report.is_bad() { Err(Failure::reported(Code::Failed)) } else { Ok(()) }
     }
 }

@@ -1,32 +1,32 @@
-//! The command line: what can be asked for, and who does it.
+//! The command line: arguments, `--help`, manual pages, and the commands that only send, receive or print. Nothing below depends
+//! on it.
 
+mod bus;
 mod config;
 mod demo;
 mod doctor;
 mod generate;
 mod listen;
+mod manual;
 mod monitor;
 mod run;
 mod send;
 mod service;
-mod start;
 mod stats;
 mod status;
-mod table;
+mod time;
 mod top;
 
-use crate::exit::{CODES_HELP, Failure};
-use clap::{Args, Parser, Subcommand};
-use std::io::{self, ErrorKind};
-use std::path::PathBuf;
-use std::time::Duration;
-use system_broadcaster::Options;
+use crate::daemon::detach;
+use crate::exit::Failure;
+use bus::Bus;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-/// A broadcast channel by name between all processes of one user
+/// Broadcast channels between the processes of one user
 ///
-/// Every message that is sent on a channel reaches everybody who listens on it. The daemon starts itself on first use.
+/// Every message sent on a channel reaches every listener of that channel. The daemon starts on first use.
 #[derive(Debug, Parser)]
-#[command(name = "broadcasterd", version, after_help = CODES_HELP, max_term_width = 100)]
+#[command(name = "broadcasterd", version, max_term_width = 100)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     bus: Bus,
@@ -34,65 +34,62 @@ pub(crate) struct Arguments {
     command: Command,
 }
 
-/// Which bus.
-#[derive(Debug, Clone, Args)]
-struct Bus {
-    /// Use the bus at this socket instead of the user's own [env: BROADCASTER_SOCKET=]
-    #[arg(long, global = true, value_name = "PATH")]
-    socket: Option<PathBuf>,
+impl Arguments {
+    /// The arguments of this process. `--help` and mistakes end the process.
+    pub(crate) fn of_process() -> Self {
+        Self::from_arg_matches(&command_line().get_matches()).unwrap_or_else(|error| error.exit())
+    }
 }
 
-impl Bus {
-    /// The path, whatever directory a started daemon stands in.
-    fn socket(&self) -> Result<Option<PathBuf>, Failure> {
-        Ok(self.socket.as_ref().map(std::path::absolute).transpose()?)
-    }
-
-    /// How to connect; a daemon that has to be started is this very program.
-    fn options(&self) -> Result<Options, Failure> {
-        let options = Options::new().program(std::env::current_exe()?);
-        Ok(match self.socket()? {
-            Some(socket) => options.socket(socket),
-            None => options,
-        })
-    }
+/// The description of the command line, with examples.
+fn command_line() -> clap::Command {
+    manual::with_examples(Arguments::command())
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the daemon in the foreground
     Run(run::Run),
-    /// Start the daemon in the background, unless it runs
+    /// Start the daemon in the background unless it is running
     Start,
     /// Print the messages on a channel
+    ///
+    /// Without a format, each message is its payload and a newline. On a terminal, characters that the terminal would act on are
+    /// shown as escapes such as \u{1b}. --raw and --hex preserve the exact bytes, as does output to a pipe or a file.
     Listen(listen::Listen),
-    /// Show the messages of all channels, or of some, as they pass; never starts a daemon
+    /// Observe messages on all or some channels; never starts a daemon
+    ///
+    /// Observing never affects delivery: a monitor is not counted as a listener, and messages that it loses are not losses of the
+    /// bus. They are reported where they are missing.
     Monitor(monitor::Monitor),
     /// Send messages on a channel
     Send(send::Send),
     /// Show the running daemon; never starts one
     Status(status::Status),
-    /// Show the running daemon's totals and its slow listeners
+    /// Show the daemon's totals and its slow listeners
     Stats(stats::Totals),
-    /// List the channels that somebody has open
+    /// List the open channels
     Channels(stats::Channels),
-    /// List the connections, each with its process
+    /// List the connections and their processes
     Peers(stats::Peers),
-    /// Watch the bus: who sends, who listens, who is slow; never starts a daemon
+    /// Watch the bus live, slowest listeners first; never starts a daemon
     Top(top::Top),
-    /// Stop the running daemon, after it has delivered what it was sent
+    /// Stop the daemon after it has delivered what was sent
     Stop,
-    /// Name the cause of trouble and the remedy; never starts a daemon and changes nothing
+    /// Diagnose problems and suggest fixes; changes nothing and never starts a daemon
+    ///
+    /// Each line begins with ok, note, WARN (the bus works, but perhaps not for every client or not for long) or FAIL (the bus does
+    /// not work). The line below it suggests a fix. The exit code is 1 if a line begins with FAIL, and 0 otherwise.
     Doctor(doctor::Doctor),
-    /// Start the running daemon again; clients come back by themselves, and listeners are told of one gap
+    /// Restart the daemon; clients reconnect, and each listener reports one gap
     Restart,
-    /// Have systemd or launchd start the daemon for you, on first use
+    /// Let systemd or launchd start the daemon on first use
     Install(service::Install),
-    /// Take back what `install` did
+    /// Undo `install`
     Uninstall(service::Uninstall),
     /// Show and check the settings of the daemon
     Config(config::Config),
-    /// Show the bus at work: three listeners and two senders, each a process of its own
+    /// Show the bus at work: three listeners and two senders, each in its own process
     Demo(demo::Demo),
     /// Print the manual page, or write all pages to a directory
     Man(generate::Man),
@@ -100,12 +97,12 @@ enum Command {
     Completions(generate::Completions),
 }
 
-/// Does what was asked for.
+/// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let bus = &arguments.bus;
     match &arguments.command {
         Command::Run(run) => run.run(bus),
-        Command::Start => start::run(bus),
+        Command::Start => detach::start(bus.socket()?),
         Command::Listen(listen) => listen.run(bus),
         Command::Monitor(monitor) => monitor.run(bus),
         Command::Send(send) => send.run(bus),
@@ -121,30 +118,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Uninstall(uninstall) => uninstall.run(bus),
         Command::Config(config) => config.run(),
         Command::Demo(demo) => demo.run(bus),
-        Command::Man(man) => man.run(),
-        Command::Completions(completions) => completions.run(),
+        Command::Man(man) => man.run(command_line()),
+        Command::Completions(completions) => completions.run(command_line()),
     }
-}
-
-/// A time such as `500ms`, `5s` or `2min`.
-fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|error| format!("{error}; try 500ms, 5s or 2min"))
-}
-
-/// Whether nobody reads our output any more, which is an end like any other.
-fn reader_left(written: io::Result<()>) -> Result<bool, Failure> {
-    match written {
-        Ok(()) => Ok(false),
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(true),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// The bytes in hexadecimal.
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}"); // writing to a String does not fail
-        text
-    })
 }

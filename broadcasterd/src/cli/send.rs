@@ -1,20 +1,25 @@
-//! `broadcasterd send`: one message, or one per line.
+//! `broadcasterd send`: one message, or one for each line.
 
-use super::Bus;
+use super::bus::Bus;
 use crate::exit::{Code, Failure};
 use broadcaster_protocol::limits::PAYLOAD_BYTES_MAX;
 use clap::Args;
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::fs::File;
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead, IsTerminal, Read};
 use std::path::PathBuf;
 use system_broadcaster::Sender;
 
-/// One byte more than the largest message that any daemon takes, and a line end.
+/// One byte more than the largest message that any daemon accepts, and a newline.
 const READ_BYTES_MAX: u64 = PAYLOAD_BYTES_MAX as u64 + 2;
 
 #[derive(Debug, Args)]
-pub(crate) struct Send {
+#[command(override_usage = "\
+broadcasterd send [OPTIONS] <CHANNEL> [PAYLOAD]
+       broadcasterd send [OPTIONS] <CHANNEL> --file <FILE>
+       broadcasterd send [OPTIONS] <CHANNEL> --lines")]
+pub(super) struct Send {
     /// The channel, such as com.example.sync
     channel: String,
 
@@ -22,54 +27,75 @@ pub(crate) struct Send {
     source: Source,
 }
 
-/// Where the message is, or the messages are.
+/// Where the messages come from.
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
+#[group(multiple = false)]
 struct Source {
-    /// The message; `-` reads it from stdin
+    /// The message; if omitted or `-`, all of stdin is one message
     payload: Option<OsString>,
 
-    /// Send what is in this file
+    /// Send the content of this file
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
 
-    /// Send each line of stdin as a message, without its line end
+    /// Send each line of stdin as a message, without its newline
     #[arg(short, long)]
     lines: bool,
 }
 
 impl Send {
-    pub(crate) fn run(&self, bus: &Bus) -> Result<(), Failure> {
-        let payload = match (&self.source.payload, &self.source.file) {
-            (Some(dash), _) if dash == OsStr::new("-") => Some(read_message(io::stdin().lock())?),
-            (Some(payload), _) => Some(payload.as_encoded_bytes().to_vec()),
-            (None, Some(file)) => Some(
-                File::open(file)
-                    .and_then(read_message)
-                    .map_err(|error| Failure::new(Code::Usage, format!("cannot read {}: {error}", file.display())))?,
-            ),
-            (None, None) => None,
-        };
-        let mut sender = bus.options()?.sender(&self.channel)?;
-        match payload {
-            Some(payload) => Ok(sender.send(&payload)?),
-            None => send_lines(&mut sender),
+    pub(super) fn run(&self, bus: &Bus) -> Result<(), Failure> {
+        if self.source.lines {
+            return send_lines(&mut bus.options()?.sender(&self.channel)?);
+        }
+        let message = self.source.message()?;
+        Ok(bus.options()?.sender(&self.channel)?.send(&message)?)
+    }
+}
+
+impl Source {
+    /// The one message.
+    fn message(&self) -> Result<Vec<u8>, Failure> {
+        if let Some(file) = &self.file {
+            let unreadable = |error| Failure::new(Code::Usage, format!("cannot read {}: {error}", file.display()));
+            return within_limit(File::open(file).and_then(read_message).map_err(unreadable)?, "the file");
+        }
+        let stdin = io::stdin();
+        match &self.payload {
+            Some(payload) if payload != OsStr::new("-") => Ok(payload.as_encoded_bytes().to_vec()),
+            None if stdin.is_terminal() => {
+                let remedy = "add a payload, --file or --lines, or pipe the message to stdin";
+                Err(Failure::new(Code::Usage, format!("there is no message to send: {remedy}")))
+            }
+            Some(_) | None => within_limit(read_message(stdin.lock())?, "stdin"),
         }
     }
 }
 
-/// All that is there, but not more than is needed to see that it is too large.
+/// Reads all of `source`, but no more than shows that it is too large.
 fn read_message(source: impl Read) -> io::Result<Vec<u8>> {
     let mut message = Vec::new();
     source.take(READ_BYTES_MAX).read_to_end(&mut message)?;
     Ok(message)
 }
 
-/// Lines that are there already go out together; a line that is typed goes out at once.
+/// The message, unless it is larger than any daemon accepts. Its exact size is unknown then, since the rest was not read.
+fn within_limit(message: Vec<u8>, source: impl fmt::Display) -> Result<Vec<u8>, Failure> {
+    match message.len() as u64 > u64::from(PAYLOAD_BYTES_MAX) {
+        false => Ok(message),
+        true => Err(Failure::new(
+            Code::Usage,
+            format!("{source} has more than {PAYLOAD_BYTES_MAX} bytes, the largest message"),
+        )),
+    }
+}
+
+/// Lines that have arrived go out together; a line that is typed goes out at once.
 fn send_lines(sender: &mut Sender) -> Result<(), Failure> {
     let mut stdin = io::BufReader::with_capacity(64 * 1024, io::stdin().lock());
-    let mut line = Vec::new();
+    let (mut line, mut number) = (Vec::new(), 0_u64);
     loop {
+        number += 1;
         line.clear();
         if stdin.by_ref().take(READ_BYTES_MAX).read_until(b'\n', &mut line)? == 0 {
             return Ok(sender.flush()?);
@@ -77,6 +103,7 @@ fn send_lines(sender: &mut Sender) -> Result<(), Failure> {
         if line.last() == Some(&b'\n') {
             line.pop();
         }
+        line = within_limit(line, format_args!("line {number}"))?;
         sender.feed(&line)?;
         if !stdin.buffer().contains(&b'\n') {
             sender.flush()?;

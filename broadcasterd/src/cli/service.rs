@@ -1,16 +1,18 @@
-//! `broadcasterd install`, `uninstall` and `restart`: the daemon in the hands of the user's service manager. None of them touches
-//! anybody else's files.
+//! `broadcasterd install`, `uninstall` and `restart`: the daemon as a service of the user's service manager. None of them changes
+//! a file that `install` did not write.
 
-use super::{Bus, start, status};
+use super::bus::Bus;
+use super::status;
+use crate::daemon::config::{Flags, Settings, Started};
+use crate::daemon::detach;
 use crate::exit::Failure;
 use crate::service::{self, Order};
-use broadcaster_protocol::endpoint::SOCKET_VARIABLE;
 use clap::Args;
 use std::io::{self, Write};
 
 #[derive(Debug, Args)]
-pub(crate) struct Install {
-    /// Start it at once; a daemon that started itself makes way
+pub(super) struct Install {
+    /// Start the service at once; it replaces a running daemon
     #[arg(long)]
     now: bool,
 
@@ -19,35 +21,36 @@ pub(crate) struct Install {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Uninstall {
-    /// Only say what would be done
+pub(super) struct Uninstall {
+    /// Only print the steps
     #[arg(long)]
     dry_run: bool,
 }
 
 impl Install {
-    pub(crate) fn run(&self, bus: &Bus) -> Result<(), Failure> {
+    pub(super) fn run(&self, bus: &Bus) -> Result<(), Failure> {
         with_order(bus, self.uninstall.dry_run, |order| service::install(order, self.now))
     }
 }
 
 impl Uninstall {
-    pub(crate) fn run(&self, bus: &Bus) -> Result<(), Failure> {
+    pub(super) fn run(&self, bus: &Bus) -> Result<(), Failure> {
         with_order(bus, self.dry_run, service::uninstall)
     }
 }
 
-/// Whoever runs the daemon runs it again. Clients come back by themselves.
-pub(crate) fn restart(bus: &Bus) -> Result<(), Failure> {
+/// Restarts the daemon through its service manager, or else directly. Clients reconnect. With settings that the next daemon could not
+/// use, the running one stays.
+pub(super) fn restart(bus: &Bus) -> Result<(), Failure> {
+    Settings::load(&Flags::default(), Started::OnDemand)?;
     if with_order(bus, false, service::restart)? {
         return Ok(());
     }
-    status::stop(bus)?;
-    writeln!(io::stdout(), "stopped the daemon")?;
-    start::run(bus)
+    let stopped = status::stop_daemon(bus)?;
+    writeln!(io::stdout(), "stopped the daemon, process {}", stopped.pid)?;
+    detach::start(bus.socket()?)
 }
 
 fn with_order<T>(bus: &Bus, dry_run: bool, act: impl FnOnce(&Order<'_>) -> Result<T, Failure>) -> Result<T, Failure> {
-    let named = bus.socket.is_some() || std::env::var_os(SOCKET_VARIABLE).is_some_and(|value| !value.is_empty());
-    act(&Order { options: &bus.options()?, named, dry_run })
+    act(&Order { options: &bus.options()?, named: bus.is_named(), dry_run })
 }

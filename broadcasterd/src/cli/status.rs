@@ -1,65 +1,84 @@
-//! `broadcasterd status` and `stop`: the running daemon, looked at or ended. Neither ever starts one.
+//! `broadcasterd status` and `stop`: the running daemon. Neither ever starts one.
 
-use super::Bus;
+use super::bus::Bus;
 use crate::exit::{Code, Failure};
+use crate::output::notice;
 use clap::Args;
 use std::io::{self, Write};
 use std::time::Duration;
-use system_broadcaster::ConnectError;
+use system_broadcaster::{ConnectError, Status as DaemonStatus};
 
 #[derive(Debug, Args)]
-pub(crate) struct Status {
-    /// One JSON object
+pub(super) struct Status {
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
 
 impl Status {
-    pub(crate) fn run(&self, bus: &Bus) -> Result<(), Failure> {
-        let status = bus.options()?.daemon().status().map_err(nobody_there)?;
-        let report = &status.report;
+    pub(super) fn run(&self, bus: &Bus) -> Result<(), Failure> {
+        let status = bus.options()?.daemon().status().map_err(failure)?;
         let mut out = io::stdout().lock();
         if self.json {
             let object = serde_json::json!({
                 "version": status.version,
                 "pid": status.pid,
                 "protocol": status.protocol,
-                "uptime_ms": report.uptime_ms,
-                "connections": report.connections,
-                "senders": report.senders,
-                "listeners": report.listeners,
-                "channels": report.channels,
-                "messages_accepted": report.messages_accepted,
-                "bytes_accepted": report.bytes_accepted,
-                "messages_delivered": report.messages_delivered,
-                "messages_lost": report.messages_lost,
-                "held_bytes": report.held_bytes,
-                "held_bytes_max": report.held_bytes_max,
+                "uptime_ms": u64::try_from(status.uptime.as_millis()).unwrap_or(u64::MAX),
+                "connections": status.connections,
+                "senders": status.senders,
+                "listeners": status.listeners,
+                "channels": status.channels,
+                "messages_accepted": status.messages_accepted,
+                "bytes_accepted": status.bytes_accepted,
+                "messages_delivered": status.messages_delivered,
+                "messages_lost": status.messages_lost,
+                "held_bytes": status.held_bytes,
+                "held_bytes_max": status.held_bytes_max,
             });
             return Ok(writeln!(out, "{object}")?);
         }
-        let uptime = Duration::from_secs(report.uptime_ms / 1000);
+        let uptime = Duration::from_secs(status.uptime.as_secs());
         writeln!(out, "broadcasterd {}, process {}", status.version, status.pid)?;
         writeln!(out, "  protocol     {}", status.protocol)?;
         writeln!(out, "  up           {}", humantime::format_duration(uptime))?;
-        let (senders, listeners) = (report.senders, report.listeners);
-        writeln!(out, "  connections  {} ({senders} senders, {listeners} listeners, this one)", report.connections)?;
-        writeln!(out, "  channels     {}", report.channels)?;
-        writeln!(out, "  accepted     {} messages, {} bytes", report.messages_accepted, report.bytes_accepted)?;
-        writeln!(out, "  delivered    {} messages", report.messages_delivered)?;
-        writeln!(out, "  lost         {} messages", report.messages_lost)?;
-        writeln!(out, "  held         {} of {} bytes", report.held_bytes, report.held_bytes_max)?;
+        let (senders, listeners) = (status.senders, status.listeners);
+        writeln!(out, "  connections  {} ({senders} senders, {listeners} listeners, this one)", status.connections)?;
+        writeln!(out, "  channels     {}", status.channels)?;
+        writeln!(out, "  accepted     {} messages, {} bytes", status.messages_accepted, status.bytes_accepted)?;
+        writeln!(out, "  delivered    {} messages", status.messages_delivered)?;
+        writeln!(out, "  lost         {} messages", status.messages_lost)?;
+        writeln!(out, "  held         {} of {} bytes", status.held_bytes, status.held_bytes_max)?;
         Ok(())
     }
 }
 
-pub(crate) fn stop(bus: &Bus) -> Result<(), Failure> {
-    bus.options()?.daemon().stop().map_err(nobody_there)
+/// Stops the daemon, and warns about listeners that will start it again.
+pub(super) fn stop(bus: &Bus) -> Result<(), Failure> {
+    let stopped = stop_daemon(bus)?;
+    writeln!(io::stdout(), "stopped the daemon, process {}", stopped.pid)?;
+    if stopped.listeners > 0 {
+        let listeners = match stopped.listeners {
+            1 => "1 listener was".to_owned(),
+            many => format!("{many} listeners were"),
+        };
+        let advice = "end them to keep it stopped; `broadcasterd peers` lists them";
+        notice(format_args!("broadcasterd: note: {listeners} connected, and may start the daemon again: {advice}"));
+    }
+    Ok(())
 }
 
-fn nobody_there(error: ConnectError) -> Failure {
+/// Stops the daemon; its state just before.
+pub(super) fn stop_daemon(bus: &Bus) -> Result<DaemonStatus, Failure> {
+    let daemon = bus.options()?.daemon();
+    let status = daemon.status().map_err(failure)?;
+    daemon.stop().map_err(failure)?;
+    Ok(status)
+}
+
+fn failure(error: ConnectError) -> Failure {
     match error {
-        ConnectError::NotRunning { .. } => Failure::new(Code::NobodyThere, error),
+        ConnectError::NotRunning { .. } => Failure::new(Code::NotRunning, error),
         error => error.into(),
     }
 }

@@ -1,6 +1,9 @@
-//! What the command does differently on each system: leaving its caller, the ways in which it is asked to end, the stats socket.
-//! Nothing here decides anything.
+//! The system calls of the command: leaving the caller, signals, the terminal, files, and the stats socket. Nothing here decides
+//! anything.
 
+mod memory;
+#[cfg(unix)]
+mod signals;
 #[cfg(unix)]
 mod unix;
 #[cfg(windows)]
@@ -11,8 +14,10 @@ use unix as system;
 #[cfg(windows)]
 use windows as system;
 
+pub(crate) use memory::return_memory;
 pub(crate) use system::{
-    Ends, INHERITED, Started, StatsClient, StatsConn, StatsListener, Wake, Wakes, connect_stats, drop_output,
-    inherited_socket, is_ours, leave_caller, not_text, open_without_waiting, poll_accept_stats, stats_listener,
-    stats_owner, suspend, terminal_width, uid,
+    DetachedChild, EndSignals, INHERITED, StatsClient, StatsConn, StatsListener, StopSignals, TerminalSignal,
+    TerminalSignals, connect_stats, drop_output, inherited_socket, is_same_user, leave_caller, not_text,
+    open_without_waiting, poll_accept_stats, reset_signals, stats_listener, stats_owner, suspend, terminal_width, uid,
+    write_stderr,
 };

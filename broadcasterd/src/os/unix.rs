@@ -1,7 +1,8 @@
-//! The command's system calls on unix, through `rustix`, `close_fds` and tokio.
+//! The system calls of the command on Unix, through `rustix`, `close_fds` and tokio.
 
-#[cfg(not(target_os = "macos"))]
-use crate::activation::sockets_passed;
+use super::signals;
+pub(crate) use super::signals::reset_signals;
+
 use broadcaster_server::AuxiliaryListener;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Signal as SignalNumber, kill_current_process_group};
@@ -21,19 +22,28 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 #[path = "launchd.rs"]
 mod launchd;
 
-/// What a daemon inherits beside the variables that it inherits on every system.
+/// Variables that a daemon inherits on this system only.
 pub(crate) const INHERITED: [&str; 0] = [];
 
-/// The first socket that a service manager passed, if it is the only one, and how many there were (systemd: `LISTEN_FDS`, with
-/// `LISTEN_PID` naming this process; launchd: the socket called `bus`).
+/// The socket that systemd passed, if it is the only one, and the number of sockets passed.
 #[cfg(not(target_os = "macos"))]
 pub(crate) fn inherited_socket() -> io::Result<(Option<UnixListener>, usize)> {
-    // The library takes sockets without `LISTEN_PID`, too, and makes room for any number of them.
+    // The library would accept sockets without `LISTEN_PID`, and allocate for any number of them.
     let count = sockets_passed();
     Ok((if count == 1 { listenfd::ListenFd::from_env().take_unix_listener(0)? } else { None }, count))
 }
 
-/// The first socket that a service manager passed, and how many there were.
+/// The number of sockets that systemd passed to this process: none without `LISTEN_PID`, or if that names another process.
+#[cfg(not(target_os = "macos"))]
+fn sockets_passed() -> usize {
+    let number = |name| std::env::var(name).ok().and_then(|value| value.parse::<u32>().ok());
+    match number("LISTEN_PID") == Some(std::process::id()) {
+        true => number("LISTEN_FDS").and_then(|count| usize::try_from(count).ok()).unwrap_or(0),
+        false => 0,
+    }
+}
+
+/// A socket that launchd passed, and the number of sockets passed.
 #[cfg(target_os = "macos")]
 pub(crate) fn inherited_socket() -> io::Result<(Option<UnixListener>, usize)> {
     let mut passed = launchd::sockets(c"bus")?;
@@ -41,16 +51,16 @@ pub(crate) fn inherited_socket() -> io::Result<(Option<UnixListener>, usize)> {
     Ok((passed.pop().map(UnixListener::from), count))
 }
 
-/// A daemon outlives its first client: it keeps neither its session and terminal nor its directory and umask. (Open files,
-/// variables and the signal mask were left behind by `broadcasterd start`.)
+/// Leaves the session, terminal, directory and umask of the first client, which the daemon outlives. (`broadcasterd start` has left
+/// its open files and variables.)
 pub(crate) fn leave_caller() -> io::Result<()> {
-    // Fails only for a leader of a process group, which a freshly started child is not.
+    // Fails only for the leader of a process group, which a new child is not.
     rustix::process::setsid()?;
     rustix::process::umask(Mode::from_raw_mode(0o077));
     std::env::set_current_dir("/")
 }
 
-/// The caller reads stdout to its end to learn that the daemon is ready, and stderr to learn why it is not.
+/// Closes the caller's output. The end of stdout means that the daemon is ready; stderr would have explained a failure.
 pub(crate) fn drop_output() -> io::Result<()> {
     let null = File::options().read(true).write(true).open("/dev/null")?;
     rustix::stdio::dup2_stdout(&null)?;
@@ -58,41 +68,53 @@ pub(crate) fn drop_output() -> io::Result<()> {
     Ok(())
 }
 
-/// A daemon that was started, with nothing of ours but standard error.
-pub(crate) struct Started(Child);
+/// Writes all of the bytes to stderr, without the lock of the standard library: a write that waits for its reader must not stop
+/// other threads from writing there.
+pub(crate) fn write_stderr(mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::retry_on_intr(|| rustix::io::write(rustix::stdio::stderr(), bytes))? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            written => bytes = &bytes[written..],
+        }
+    }
+    Ok(())
+}
 
-impl Started {
-    /// Starts this program with these arguments and these variables alone. The standard library gives it an empty signal mask.
-    pub(crate) fn new(program: &Path, arguments: &[OsString], variables: &[(&str, OsString)]) -> io::Result<Self> {
-        // Whatever the caller had open would stay open for as long as the daemon lives.
+/// A daemon that was started in the background. It inherits nothing but standard error.
+pub(crate) struct DetachedChild(Child);
+
+impl DetachedChild {
+    /// Starts the program with these arguments and only these variables.
+    pub(crate) fn start(program: &Path, arguments: &[OsString], variables: &[(&str, OsString)]) -> io::Result<Self> {
+        // Otherwise, files of the caller would stay open for as long as the daemon runs.
         close_fds::set_fds_cloexec(3, &[]);
         let mut command = Command::new(program);
         command.args(arguments).env_clear().envs(variables.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map(Self)
     }
 
-    /// All its output.
+    /// Its output, to the end.
     pub(crate) fn output(&mut self) -> io::Result<String> {
         self.0.stdout.take().map_or_else(|| Ok(String::new()), io::read_to_string)
     }
 
-    /// How it has ended.
+    /// Waits until it has ended.
     pub(crate) fn wait(&mut self) -> io::Result<ExitStatus> {
         self.0.wait()
     }
 }
 
-/// The signals that ask for an orderly stop.
-pub(crate) struct Ends([Signal; 3]);
+/// The signals that request an orderly stop.
+pub(crate) struct StopSignals([Signal; 3]);
 
-impl Ends {
+impl StopSignals {
     pub(crate) fn catch() -> io::Result<Self> {
         let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
         let [terminate, interrupt, hang_up] = kinds.map(signal);
         Ok(Self([terminate?, interrupt?, hang_up?]))
     }
 
-    /// Ready when one of them has come.
+    /// Ready when one of them has arrived.
     pub(crate) fn poll_any(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self.0.iter_mut().any(|signal| signal.poll_recv(cx).is_ready()) {
             true => Poll::Ready(()),
@@ -101,46 +123,75 @@ impl Ends {
     }
 }
 
-/// What has woken up a program that has a terminal to itself.
+/// A signal that ends a program, which it has caught to act before.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EndSignal(i32);
+
+impl EndSignal {
+    /// Ends the process as the signal would have done.
+    pub(crate) fn end_process(self) -> ! {
+        signals::end_by(self.0);
+        std::process::exit(128 + self.0)
+    }
+}
+
+/// The signals that end a program, but for those that its starter ignores, as `nohup` does.
+pub(crate) struct EndSignals(Vec<(EndSignal, Signal)>);
+
+impl EndSignals {
+    pub(crate) fn catch() -> io::Result<Self> {
+        let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
+        let caught = kinds.into_iter().filter(|kind| !signals::is_ignored(kind.as_raw_value()));
+        caught.map(|kind| Ok((EndSignal(kind.as_raw_value()), signal(kind)?))).collect::<io::Result<_>>().map(Self)
+    }
+
+    /// The next signal.
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<EndSignal> {
+        let mut caught = self.0.iter_mut();
+        let arrived = caught.find_map(|(number, signal)| signal.poll_recv(cx).is_ready().then_some(*number));
+        arrived.map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+/// A signal to a program that controls a terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wake {
+pub(crate) enum TerminalSignal {
     /// It is asked to end.
-    End,
-    /// It was stopped, and goes on.
+    Stop,
+    /// It was stopped and has been continued.
     Continued,
 }
 
-/// The signals that such a program heeds.
-pub(crate) struct Wakes {
-    ends: Ends,
+/// The signals that such a program handles.
+pub(crate) struct TerminalSignals {
+    stop: StopSignals,
     continued: Signal,
 }
 
-impl Wakes {
+impl TerminalSignals {
     pub(crate) fn catch() -> io::Result<Self> {
         let continued = SignalKind::from_raw(SignalNumber::CONT.as_raw());
-        Ok(Self { ends: Ends::catch()?, continued: signal(continued)? })
+        Ok(Self { stop: StopSignals::catch()?, continued: signal(continued)? })
     }
 
-    /// The next of them.
-    pub(crate) async fn next(&mut self) -> Wake {
+    /// The next signal.
+    pub(crate) async fn next(&mut self) -> TerminalSignal {
         poll_fn(|cx| {
-            if self.ends.poll_any(cx).is_ready() {
-                return Poll::Ready(Wake::End);
+            if self.stop.poll_any(cx).is_ready() {
+                return Poll::Ready(TerminalSignal::Stop);
             }
-            self.continued.poll_recv(cx).map(|_| Wake::Continued)
+            self.continued.poll_recv(cx).map(|_| TerminalSignal::Continued)
         })
         .await
     }
 }
 
-/// Stops the whole job, as everything else that runs in a shell does. Without a shell that could go on with it, the system ignores
-/// this.
+/// Stops the job, as Ctrl+Z does. The system ignores this if no shell can continue the job.
 pub(crate) fn suspend() -> io::Result<()> {
     Ok(kill_current_process_group(SignalNumber::TSTP)?)
 }
 
-/// Columns of the terminal that is our output; 0 if it does not tell.
+/// Width of the terminal on stdout, in columns; 0 if it is unknown.
 pub(crate) fn terminal_width() -> u16 {
     rustix::termios::tcgetwinsize(io::stdout()).map_or(0, |size| size.ws_col)
 }
@@ -150,48 +201,48 @@ pub(crate) fn uid() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-/// The stats socket, in this runtime.
+/// The listening stats socket.
 pub(crate) type StatsListener = tokio::net::UnixListener;
 
-/// Somebody who asks at the stats socket.
+/// A connection accepted on the stats socket.
 pub(crate) type StatsConn = UnixStream;
 
-/// Who asks at a stats socket.
+/// A connection to a stats socket.
 pub(crate) type StatsClient = UnixStream;
 
-/// The stats socket, in this runtime.
+/// Registers the stats socket with this runtime.
 pub(crate) fn stats_listener(listener: AuxiliaryListener) -> io::Result<StatsListener> {
     listener.set_nonblocking(true)?;
     StatsListener::from_std(listener)
 }
 
-/// The next who connects.
+/// Accepts the next connection.
 pub(crate) fn poll_accept_stats(listener: &mut StatsListener, cx: &mut Context<'_>) -> Poll<io::Result<StatsConn>> {
     listener.poll_accept(cx).map_ok(|(stream, _)| stream)
 }
 
-/// Whether somebody who asks is of our own user.
-pub(crate) fn is_ours(stream: &StatsConn) -> bool {
+/// Whether the client runs as the same user.
+pub(crate) fn is_same_user(stream: &StatsConn) -> bool {
     stream.peer_cred().is_ok_and(|peer| peer.uid() == uid())
 }
 
-/// Connects to a stats socket; `WouldBlock` if it can not take one more at the moment.
+/// Connects to a stats socket; `WouldBlock` if its backlog is full.
 pub(crate) async fn connect_stats(socket: &Path) -> io::Result<StatsClient> {
     UnixStream::connect(socket).await
 }
 
-/// Whose process serves the stats socket.
+/// The user whose process serves the stats socket.
 pub(crate) fn stats_owner(stream: &UnixStream) -> io::Result<u32> {
     Ok(stream.peer_cred()?.uid())
 }
 
-/// Opens a file. Opening a pipe that nobody writes to would wait without end.
+/// Opens a file without blocking, as a pipe without a writer would.
 pub(crate) fn open_without_waiting(path: &Path) -> io::Result<File> {
     let flags = i32::try_from((OFlags::NONBLOCK | OFlags::NOCTTY).bits()).map_err(io::Error::other)?;
     File::options().read(true).custom_flags(flags).open(path)
 }
 
-/// What it is, if no text can be in it. A device such as `/dev/null` is fine.
+/// What it is, if it cannot contain text. A device such as `/dev/null` can.
 pub(crate) fn not_text(metadata: &Metadata) -> Option<&'static str> {
     let kind = metadata.file_type();
     if kind.is_file() || kind.is_char_device() {
@@ -201,6 +252,6 @@ pub(crate) fn not_text(metadata: &Metadata) -> Option<&'static str> {
     } else if kind.is_fifo() {
         Some("a pipe")
     } else {
-        Some("no file")
+        Some("a special file")
     }
 }

@@ -1,4 +1,4 @@
-//! The command's system calls on Windows, through `broadcaster-local` and tokio.
+//! The system calls of the command on Windows, through `broadcaster-local` and tokio.
 
 use broadcaster_local::windows::process::{self, Detached};
 use broadcaster_local::windows::user;
@@ -6,7 +6,7 @@ use broadcaster_server::AuxiliaryListener;
 use std::ffi::OsString;
 use std::fs::{File, Metadata};
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, Write};
 use std::os::windows::fs::OpenOptionsExt;
 use std::os::windows::process::ExitStatusExt;
 use std::path::Path;
@@ -17,57 +17,71 @@ use tokio::signal::windows::{
     CtrlBreak, CtrlC, CtrlClose, CtrlLogoff, CtrlShutdown, ctrl_break, ctrl_c, ctrl_close, ctrl_logoff, ctrl_shutdown,
 };
 
-/// What a daemon inherits beside the variables that it inherits on every system: what libraries of Windows look for.
+/// Variables that a daemon inherits on this system only: those that system libraries require.
 pub(crate) const INHERITED: [&str; 8] =
     ["APPDATA", "LOCALAPPDATA", "SystemDrive", "SystemRoot", "TEMP", "TMP", "USERNAME", "USERPROFILE"];
 
-/// Every instance of a pipe is taken at the moment.
+/// Every instance of the pipe is busy.
 const ERROR_PIPE_BUSY: i32 = 231;
 
-/// Without it, a directory can not be opened.
+/// Required to open a directory.
 const FILE_FLAG_BACKUP_SEMANTICS: u32 = 0x0200_0000;
 
-/// The server may find out who we are, and not act in our name.
+/// The server may identify the client, but not impersonate it.
 const SECURITY_IDENTIFICATION: u32 = 0x0001_0000;
 
-/// No service manager passes pipes on.
+/// The exit code of a process that a console event has ended.
+const STATUS_CONTROL_C_EXIT: i32 = 0xC000_013A_u32.cast_signed();
+
+/// No service manager passes pipes.
 pub(crate) fn inherited_socket() -> io::Result<(Option<AuxiliaryListener>, usize)> {
     Ok((None, 0))
 }
 
-/// A daemon outlives its first client: it does not stand in its directory, which could not be removed otherwise.
+/// Does nothing: processes on this system inherit no signals.
+#[allow(clippy::unnecessary_wraps)]
+pub(crate) fn reset_signals() -> io::Result<()> {
+    Ok(())
+}
+
+/// Leaves the directory of the first client, which could not be removed otherwise.
 pub(crate) fn leave_caller() -> io::Result<()> {
     let root = std::env::var_os("SystemRoot").unwrap_or_else(|| r"C:\".into());
     std::env::set_current_dir(root)
 }
 
-/// The caller reads stdout to its end to learn that the daemon is ready, and stderr to learn why it is not.
+/// Closes the caller's output. The end of stdout means that the daemon is ready; stderr would have explained a failure.
 pub(crate) fn drop_output() -> io::Result<()> {
     process::drop_output()
 }
 
-/// A daemon that was started, with nothing of ours but standard error.
-pub(crate) struct Started(Detached);
+/// Writes all of the bytes to stderr.
+pub(crate) fn write_stderr(bytes: &[u8]) -> io::Result<()> {
+    io::stderr().write_all(bytes)
+}
 
-impl Started {
-    /// Starts this program with these arguments and these variables alone.
-    pub(crate) fn new(program: &Path, arguments: &[OsString], variables: &[(&str, OsString)]) -> io::Result<Self> {
+/// A daemon that was started in the background. It inherits nothing but standard error.
+pub(crate) struct DetachedChild(Detached);
+
+impl DetachedChild {
+    /// Starts the program with these arguments and only these variables.
+    pub(crate) fn start(program: &Path, arguments: &[OsString], variables: &[(&str, OsString)]) -> io::Result<Self> {
         Detached::start(program, arguments, variables).map(Self)
     }
 
-    /// All its output.
+    /// Its output, to the end.
     pub(crate) fn output(&mut self) -> io::Result<String> {
         io::read_to_string(self.0.output())
     }
 
-    /// How it has ended.
+    /// Waits until it has ended.
     pub(crate) fn wait(&mut self) -> io::Result<ExitStatus> {
         self.0.wait().map(ExitStatus::from_raw)
     }
 }
 
-/// The ways in which a console asks for an orderly stop. After the last three, the system ends the process within seconds.
-pub(crate) struct Ends {
+/// The console events that request an orderly stop. After the last three, the system ends the process within seconds.
+pub(crate) struct StopSignals {
     c: CtrlC,
     pause: CtrlBreak,
     close: CtrlClose,
@@ -75,13 +89,13 @@ pub(crate) struct Ends {
     shutdown: CtrlShutdown,
 }
 
-impl Ends {
+impl StopSignals {
     pub(crate) fn catch() -> io::Result<Self> {
         let (c, pause, close) = (ctrl_c()?, ctrl_break()?, ctrl_close()?);
         Ok(Self { c, pause, close, logoff: ctrl_logoff()?, shutdown: ctrl_shutdown()? })
     }
 
-    /// Ready when one of them has come.
+    /// Ready when one of them has arrived.
     pub(crate) fn poll_any(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Self { c, pause, close, logoff, shutdown } = self;
         let console = c.poll_recv(cx).is_ready() || pause.poll_recv(cx).is_ready() || close.poll_recv(cx).is_ready();
@@ -93,43 +107,68 @@ impl Ends {
     }
 }
 
-/// What has woken up a program that has a terminal to itself.
+/// A console event that ends a program, which it has caught to act before.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EndSignal;
+
+impl EndSignal {
+    /// Ends the process as the event would have done.
+    pub(crate) fn end_process(self) -> ! {
+        std::process::exit(STATUS_CONTROL_C_EXIT)
+    }
+}
+
+/// The console events that end a program.
+pub(crate) struct EndSignals(StopSignals);
+
+impl EndSignals {
+    pub(crate) fn catch() -> io::Result<Self> {
+        StopSignals::catch().map(Self)
+    }
+
+    /// The next event.
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<EndSignal> {
+        self.0.poll_any(cx).map(|()| EndSignal)
+    }
+}
+
+/// A signal to a program that controls a terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wake {
+pub(crate) enum TerminalSignal {
     /// It is asked to end.
-    End,
-    /// It was stopped, and goes on: never here.
+    Stop,
+    /// It was stopped and has been continued; never on this system.
     #[allow(dead_code)]
     Continued,
 }
 
-/// What such a program heeds.
-pub(crate) struct Wakes(Ends);
+/// The console events that such a program handles.
+pub(crate) struct TerminalSignals(StopSignals);
 
-impl Wakes {
+impl TerminalSignals {
     pub(crate) fn catch() -> io::Result<Self> {
-        Ends::catch().map(Self)
+        StopSignals::catch().map(Self)
     }
 
-    /// The next of them.
-    pub(crate) async fn next(&mut self) -> Wake {
+    /// The next signal.
+    pub(crate) async fn next(&mut self) -> TerminalSignal {
         poll_fn(|cx| self.0.poll_any(cx)).await;
-        Wake::End
+        TerminalSignal::Stop
     }
 }
 
-/// No shell here stops jobs: nothing happens.
+/// Does nothing: shells on this system do not stop jobs.
 #[allow(clippy::unnecessary_wraps)]
 pub(crate) fn suspend() -> io::Result<()> {
     Ok(())
 }
 
-/// Columns of the terminal that is our output; 0 if it does not tell.
+/// Width of the terminal on stdout, in columns; 0 if it is unknown.
 pub(crate) fn terminal_width() -> u16 {
     ratatui::crossterm::terminal::size().map_or(0, |(columns, _)| columns)
 }
 
-/// A number for the user of this process, which no other user has in an answer of [`stats_owner`].
+/// A number for the user of this process that [`stats_owner`] returns for no other user.
 pub(crate) fn uid() -> u32 {
     user::current().map_or(0, |user| user.number())
 }
@@ -137,10 +176,10 @@ pub(crate) fn uid() -> u32 {
 /// The stats pipe.
 pub(crate) type StatsListener = AuxiliaryListener;
 
-/// Somebody who asks at the stats pipe.
+/// A connection accepted on the stats pipe.
 pub(crate) type StatsConn = NamedPipeServer;
 
-/// Who asks at a stats pipe.
+/// A connection to a stats pipe.
 pub(crate) type StatsClient = NamedPipeClient;
 
 /// The stats pipe.
@@ -149,17 +188,17 @@ pub(crate) fn stats_listener(listener: AuxiliaryListener) -> io::Result<StatsLis
     Ok(listener)
 }
 
-/// The next who connects.
+/// Accepts the next connection.
 pub(crate) fn poll_accept_stats(listener: &mut StatsListener, cx: &mut Context<'_>) -> Poll<io::Result<StatsConn>> {
     listener.poll_accept(cx)
 }
 
-/// Others were turned away when they connected.
-pub(crate) fn is_ours(_: &StatsConn) -> bool {
+/// Always: other users were refused when they connected.
+pub(crate) fn is_same_user(_: &StatsConn) -> bool {
     true
 }
 
-/// Connects to a stats pipe; `WouldBlock` if it can not take one more at the moment.
+/// Connects to a stats pipe; `WouldBlock` if every instance is busy.
 #[allow(clippy::unused_async)]
 pub(crate) async fn connect_stats(socket: &Path) -> io::Result<StatsClient> {
     match ClientOptions::new().security_qos_flags(SECURITY_IDENTIFICATION).open(socket) {
@@ -168,17 +207,17 @@ pub(crate) async fn connect_stats(socket: &Path) -> io::Result<StatsClient> {
     }
 }
 
-/// Whose process serves the stats pipe.
+/// The user whose process serves the stats pipe.
 pub(crate) fn stats_owner(pipe: &NamedPipeClient) -> io::Result<u32> {
     Ok(user::owner(pipe)?.number_unlike(&user::current()?))
 }
 
-/// Opens a file, or a directory, to be told that it is one.
+/// Opens a file, or a directory, so that it can be reported as one.
 pub(crate) fn open_without_waiting(path: &Path) -> io::Result<File> {
     File::options().read(true).custom_flags(FILE_FLAG_BACKUP_SEMANTICS).open(path)
 }
 
-/// What it is, if no text can be in it.
+/// What it is, if it cannot contain text.
 pub(crate) fn not_text(metadata: &Metadata) -> Option<&'static str> {
     metadata.is_dir().then_some("a directory")
 }

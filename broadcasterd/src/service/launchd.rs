@@ -1,7 +1,8 @@
-//! launchd's agent of a user: one property list with the socket that it listens on. It never asks for a daemon that always runs.
+//! The launchd agent of a user: one property list with the socket that launchd listens on. It never requests a daemon that runs
+//! permanently.
 
-use super::steps::{Found, MARK, look, run};
-use super::{Order, Wanted, failed};
+use super::order::{Order, Wanted, failed};
+use super::steps::{Action, Found, MARK, Steps, look, run};
 use crate::exit::Failure;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ pub(crate) const LABEL: &str = "com.system-broadcaster.broadcasterd";
 const TEMPLATE: &str = include_str!("../../packaging/launchd/com.system-broadcaster.broadcasterd.plist");
 
 pub(super) fn install(order: &Order<'_>, wanted: &Wanted) -> Result<(), Failure> {
-    let steps = order.steps();
+    let steps = Steps::new(order.dry_run);
     let socket = socket()?;
     let text = text(&wanted.program, &socket).map_err(failed)?;
     let path = own_path()?;
@@ -20,47 +21,47 @@ pub(super) fn install(order: &Order<'_>, wanted: &Wanted) -> Result<(), Failure>
     let loaded = is_loaded();
     let current = matches!(&found, Found::Ours(old) if *old == text);
     if current {
-        steps.note(format_args!("{} is written already", path.display()))?;
+        steps.note(format_args!("{} is already up to date", path.display()))?;
     } else {
         steps.write(&path, &text)?;
     }
     if loaded && current {
-        return steps.note(format_args!("{LABEL} is loaded already"));
+        return steps.note(format_args!("{LABEL} is already loaded"));
     }
     if !wanted.now {
         let then = "launchd listens from the next login on; `broadcasterd install --now` starts it now";
         return steps.note(format_args!("{then}"));
     }
     if loaded {
-        steps.command(("unload", "unloaded"), LABEL, &mut launchctl("bootout", &[&service()]))?;
+        steps.command(Action::Unload, LABEL, &mut launchctl("bootout", &[&service()]))?;
     } else if let Some(pid) = order.running() {
-        // launchd does not take a socket's place while somebody serves it.
+        // launchd does not replace a socket that is being served.
         if !order.dry_run {
             order.options.daemon().stop()?;
         }
-        steps.note(format_args!("process {pid}, the daemon until now, makes way: listeners are told of one gap"))?;
+        steps.note(format_args!("process {pid}, the previous daemon, stops: each listener reports one gap"))?;
     }
     if !order.dry_run {
         make_room(&socket)?;
     }
     let plist = path.as_os_str();
-    steps.command(("load", "loaded"), LABEL, &mut launchctl("bootstrap", &[OsStr::new(&domain()), plist]))
+    steps.command(Action::Load, LABEL, &mut launchctl("bootstrap", &[OsStr::new(&domain()), plist]))
 }
 
 pub(super) fn uninstall(order: &Order<'_>) -> Result<(), Failure> {
-    let steps = order.steps();
+    let steps = Steps::new(order.dry_run);
     let path = own_path()?;
     let found = look(&path)?;
     let loaded = is_loaded();
     if loaded {
-        steps.command(("unload", "unloaded"), LABEL, &mut launchctl("bootout", &[&service()]))?;
-        let then = "after it has delivered what it was sent; programs that use the bus start a daemon themselves";
-        steps.note(format_args!("with it goes its daemon, {then}"))?;
+        steps.command(Action::Unload, LABEL, &mut launchctl("bootout", &[&service()]))?;
+        let then = "after delivering what was sent; programs that use the bus start a daemon themselves";
+        steps.note(format_args!("the daemon stops {then}"))?;
     }
     if found != Found::Nothing {
         steps.remove(&path)?;
     } else if !loaded {
-        steps.note(format_args!("it is not installed: nothing to take back"))?;
+        steps.note(format_args!("not installed: nothing to undo"))?;
     }
     Ok(())
 }
@@ -69,14 +70,14 @@ pub(super) fn restart(order: &Order<'_>) -> Result<bool, Failure> {
     if order.named {
         return Ok(false);
     }
-    // Without an agent, or with one that is not at work, the daemon is somebody else's.
-    let Ok(said) = run(&mut launchctl("print", &[&service()])) else { return Ok(false) };
-    if !said.lines().any(|line| line.trim() == "state = running") {
+    // Without an agent that runs, launchd does not manage the daemon.
+    let Ok(printed) = run(&mut launchctl("print", &[&service()])) else { return Ok(false) };
+    if !printed.lines().any(|line| line.trim() == "state = running") {
         return Ok(false);
     }
     let service = service();
     let again = [OsStr::new("-k"), service.as_ref()];
-    order.steps().command(("restart", "restarted"), LABEL, &mut launchctl("kickstart", &again))?;
+    Steps::new(order.dry_run).command(Action::Restart, LABEL, &mut launchctl("kickstart", &again))?;
     Ok(true)
 }
 
@@ -86,7 +87,7 @@ fn launchctl(verb: &str, arguments: &[impl AsRef<OsStr>]) -> Command {
     command
 }
 
-/// The user's graphical session, where agents live.
+/// The domain of the user's graphical session, which contains agents.
 fn domain() -> String {
     format!("gui/{}", rustix::process::geteuid().as_raw())
 }
@@ -106,7 +107,7 @@ fn own_path() -> Result<PathBuf, Failure> {
     }
 }
 
-/// Where clients look first.
+/// The first socket that clients try.
 fn socket() -> Result<PathBuf, Failure> {
     let candidates = system_broadcaster::Options::new().candidates()?;
     match candidates.into_iter().next() {
@@ -115,12 +116,12 @@ fn socket() -> Result<PathBuf, Failure> {
     }
 }
 
-/// launchd makes no directory, and removes no socket that an earlier listener has left.
+/// launchd neither creates the directory nor removes a stale socket.
 fn make_room(socket: &Path) -> Result<(), Failure> {
     use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
     if let Some(directory) = socket.parent() {
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-        made.map_err(|error| failed(format!("cannot make {}: {error}", directory.display())))?;
+        made.map_err(|error| failed(format!("cannot create {}: {error}", directory.display())))?;
     }
     if std::fs::symlink_metadata(socket).is_ok_and(|it| it.file_type().is_socket()) {
         std::fs::remove_file(socket).map_err(|error| failed(format!("cannot remove {}: {error}", socket.display())))?;
@@ -131,7 +132,7 @@ fn make_room(socket: &Path) -> Result<(), Failure> {
 /// The property list with `program` as the daemon, listening on `socket`.
 fn text(program: &Path, socket: &Path) -> Result<String, String> {
     let (program, socket) = (escaped(program)?, escaped(socket)?);
-    // Each place is filled in by itself: what is filled in may look like the other place.
+    // Each placeholder is replaced in its own line: a path may contain the text of the other placeholder.
     let filled: Vec<_> = TEMPLATE
         .split_inclusive('\n')
         .filter(|line| !line.starts_with("<!-- A template"))
@@ -145,12 +146,12 @@ fn text(program: &Path, socket: &Path) -> Result<String, String> {
     Ok(format!("{declaration}<!-- {MARK} -->\n{}", rest.concat()))
 }
 
-/// A path as text of XML.
+/// A path as XML text.
 fn escaped(path: &Path) -> Result<String, String> {
-    let refused = |why| format!("the path {path:?} {why}, which a property list can not hold: choose another place");
+    let refused = |why| format!("the path {path:?} {why}, which a property list cannot contain: choose another place");
     let text = path.to_str().ok_or_else(|| refused("is not UTF-8"))?;
     if text.chars().any(|character| character.is_control() || matches!(character, '\u{fffe}' | '\u{ffff}')) {
-        return Err(refused("has a control character"));
+        return Err(refused("contains a control character"));
     }
     Ok(text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;"))
 }
@@ -185,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn path_that_a_property_list_can_not_hold_is_refused() {
+    fn path_that_a_property_list_cannot_contain_is_refused() {
         use std::os::unix::ffi::OsStrExt;
         for path in [&b"/a\nb"[..], b"/a\x01", b"/\xff"] {
             let sentence = escaped(Path::new(OsStr::from_bytes(path))).expect_err("refused");

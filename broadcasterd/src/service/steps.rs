@@ -1,23 +1,79 @@
-//! One thing done after the other, each of them said in a line; or, for a dry run, only said. It never decides what is to be done.
+//! The steps of an installation: each is done and reported in one line, or, in a dry run, only reported. It never decides which
+//! steps are needed.
 
-use super::failed;
+use super::order::failed;
 use crate::exit::Failure;
 use std::ffi::OsStr;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::Command;
 
-/// What a line of a file that `broadcasterd install` wrote says, so that it can be told from anybody else's.
+/// A line of every file that `broadcasterd install` writes, which distinguishes it from all other files.
 pub(super) const MARK: &str = "Written by `broadcasterd install`; `broadcasterd uninstall` removes it.";
 
-/// Does and says.
+/// What a step does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Action {
+    Write,
+    Remove,
+    Reload,
+    Enable,
+    Disable,
+    Load,
+    Unload,
+    Start,
+    Restart,
+    Stop,
+    Reset,
+}
+
+impl Action {
+    /// As in `would write`.
+    fn infinitive(self) -> &'static str {
+        match self {
+            Self::Write => "write",
+            Self::Remove => "remove",
+            Self::Reload => "reload",
+            Self::Enable => "enable",
+            Self::Disable => "disable",
+            Self::Load => "load",
+            Self::Unload => "unload",
+            Self::Start => "start",
+            Self::Restart => "restart",
+            Self::Stop => "stop",
+            Self::Reset => "reset",
+        }
+    }
+}
+
+/// As in `wrote`.
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Write => "wrote",
+            Self::Remove => "removed",
+            Self::Reload => "reloaded",
+            Self::Enable => "enabled",
+            Self::Disable => "disabled",
+            Self::Load => "loaded",
+            Self::Unload => "unloaded",
+            Self::Start => "started",
+            Self::Restart => "restarted",
+            Self::Stop => "stopped",
+            Self::Reset => "reset",
+        })
+    }
+}
+
+/// Takes the steps and reports them.
 pub(super) struct Steps {
     dry_run: bool,
 }
 
-/// What is at a path where a file of ours goes.
+/// What is at the path of a file that `broadcasterd install` writes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
     Nothing,
@@ -30,81 +86,71 @@ impl Steps {
         Self { dry_run }
     }
 
-    /// Says a line that is no step: how things are already, or what follows.
-    pub(super) fn note(&self, line: std::fmt::Arguments<'_>) -> Result<(), Failure> {
+    /// Reports something that is not a step.
+    pub(super) fn note(&self, line: fmt::Arguments<'_>) -> Result<(), Failure> {
         Ok(writeln!(io::stdout(), "{line}")?)
     }
 
-    /// A step: `verb` in the form of `wrote`, for a dry run `would write`.
-    fn step<T: Default>(
-        &self,
-        (would, did): (&str, &str),
-        what: &str,
-        act: impl FnOnce() -> Result<T, Failure>,
-    ) -> Result<T, Failure> {
+    fn step(&self, action: Action, what: &str, act: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
         if self.dry_run {
-            self.note(format_args!("would {would} {what}"))?;
-            return Ok(T::default());
+            return self.note(format_args!("would {} {what}", action.infinitive()));
         }
-        let done = act()?;
-        self.note(format_args!("{did} {what}"))?;
-        Ok(done)
+        act()?;
+        self.note(format_args!("{action} {what}"))
     }
 
-    /// Puts `text` at `path`, whole or not at all.
+    /// Writes a file, completely or not at all.
     pub(super) fn write(&self, path: &Path, text: &str) -> Result<(), Failure> {
-        self.step(("write", "wrote"), &path.display().to_string(), || {
+        self.step(Action::Write, &path.display().to_string(), || {
             replace(path, text).map_err(|error| failed(format!("cannot write {}: {error}", path.display())))
         })
     }
 
-    /// Removes the file at `path`, which is ours.
+    /// Removes a file that `broadcasterd install` wrote.
     pub(super) fn remove(&self, path: &Path) -> Result<(), Failure> {
-        self.step(("remove", "removed"), &path.display().to_string(), || {
-            match std::fs::remove_file(path) {
-                // Somebody else was faster, at the same thing.
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    Err(failed(format!("cannot remove {}: {error}", path.display())))
-                }
-                Ok(()) | Err(_) => Ok(()),
+        self.step(Action::Remove, &path.display().to_string(), || match std::fs::remove_file(path) {
+            // Otherwise, another process was faster.
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(failed(format!("cannot remove {}: {error}", path.display())))
             }
+            Ok(()) | Err(_) => Ok(()),
         })
     }
 
-    /// Has a service manager do something, in the form of `("enable", "enabled")`.
-    pub(super) fn command(&self, verb: (&str, &str), what: &str, command: &mut Command) -> Result<(), Failure> {
-        self.step(verb, what, || run(command).map(drop))
+    /// Runs a command of the service manager.
+    pub(super) fn command(&self, action: Action, what: &str, command: &mut Command) -> Result<(), Failure> {
+        self.step(action, what, || run(command).map(drop))
     }
 }
 
-/// Runs a program of the service manager to its end, for what it prints. If it fails, the sentence has the command and what it said.
+/// Runs a program of the service manager and returns its output. An error contains the command line and the diagnostics.
 pub(super) fn run(command: &mut Command) -> Result<String, Failure> {
     let words: Vec<_> =
         std::iter::once(command.get_program()).chain(command.get_args()).map(OsStr::to_string_lossy).collect();
     let line = words.join(" ");
     let output = command.stdin(std::process::Stdio::null()).output().map_err(|error| match error.kind() {
-        ErrorKind::NotFound => failed(format!("there is no {}", command.get_program().display())),
+        ErrorKind::NotFound => failed(format!("{} was not found", command.get_program().display())),
         _ => failed(format!("cannot run `{line}`: {error}")),
     })?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
-    Err(failed(format!("`{line}` failed ({}): {said}", output.status)))
+    let diagnostics = String::from_utf8_lossy(&output.stderr);
+    let diagnostics = diagnostics.split_whitespace().collect::<Vec<_>>().join(" ");
+    Err(failed(format!("`{line}` failed ({}): {diagnostics}", output.status)))
 }
 
-/// What is at `path`, which is an error if it is somebody else's.
+/// What is at `path`. A file that `broadcasterd install` did not write is an error.
 pub(super) fn look(path: &Path) -> Result<Found, Failure> {
     let foreign = || {
-        let remedy = "move it away, or keep it and do without `broadcasterd install`";
-        failed(format!("{} is there, and `broadcasterd install` did not write it: {remedy}", path.display()))
+        let remedy = "move it away, or keep it and do not use `broadcasterd install`";
+        failed(format!("{} exists, and `broadcasterd install` did not write it: {remedy}", path.display()))
     };
     match std::fs::symlink_metadata(path) {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             return Ok(Found::Nothing);
         }
-        Err(error) => return Err(failed(format!("cannot look at {}: {error}", path.display()))),
+        Err(error) => return Err(failed(format!("cannot read {}: {error}", path.display()))),
         Ok(metadata) if !metadata.is_file() => return Err(foreign()),
         Ok(_) => {}
     }
@@ -115,10 +161,10 @@ pub(super) fn look(path: &Path) -> Result<Found, Failure> {
     }
 }
 
-/// The mark is in the first line, but for XML, where a declaration stands before it.
+/// The mark is in the first line. In XML, the declaration precedes it.
 const MARKED_WITHIN: usize = 2;
 
-/// A file of its own that takes the place of the old one in one step: a manager never reads half a file.
+/// Replaces the file atomically, so that a manager never reads half of it.
 fn replace(path: &Path, text: &str) -> io::Result<()> {
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(ErrorKind::InvalidInput.into());
@@ -134,7 +180,7 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
         std::fs::rename(&fresh, path)
     });
     if written.is_err() {
-        // What is left of it has a name that no manager reads.
+        // If it remains, no manager reads a file of this name.
         let _ = std::fs::remove_file(&fresh);
     }
     written

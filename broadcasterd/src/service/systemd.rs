@@ -1,8 +1,7 @@
-//! systemd's user manager: a socket that it listens on, and the service behind it. It never becomes the machine's own manager's
-//! business, and needs no privilege.
+//! The systemd user manager: a socket unit and its service. It never uses the system manager, and needs no privileges.
 
-use super::steps::{Found, MARK, look, run};
-use super::{Order, Wanted, failed};
+use super::order::{Order, Wanted, failed};
+use super::steps::{Action, Found, MARK, Steps, look, run};
 use crate::exit::Failure;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -14,7 +13,7 @@ use std::process::Command;
 const SOCKET: &str = "broadcasterd.socket";
 const SERVICE: &str = "broadcasterd.service";
 
-/// The link that enables the socket, in a directory of units.
+/// The link that enables the socket, relative to a directory of units.
 const ENABLED: &str = "sockets.target.wants/broadcasterd.socket";
 
 /// The units as packages install them.
@@ -24,16 +23,16 @@ const SERVICE_TEXT: &str = include_str!("../../packaging/systemd/broadcasterd.se
 /// The line of [`SERVICE_TEXT`] that names the program.
 const PACKAGED_START: &str = "ExecStart=/usr/bin/broadcasterd run";
 
-/// Where packages, and the machine's administrator, have units for all users.
+/// The directories of packages and administrators, with units for all users.
 const SYSTEM_DIRECTORIES: [&str; 4] =
     ["/etc/systemd/user", "/usr/local/lib/systemd/user", "/usr/lib/systemd/user", "/lib/systemd/user"];
 
 pub(super) fn install(order: &Order<'_>, wanted: &Wanted) -> Result<(), Failure> {
-    let steps = order.steps();
+    let steps = Steps::new(order.dry_run);
     let files = [(SOCKET, socket_text()), (SERVICE, service_text(&wanted.program).map_err(failed)?)];
     let manager = Manager::find()?;
     let directory = own_directory()?;
-    // All are looked at before any is written.
+    // All files are checked before any is written.
     let mut found = Vec::new();
     for (unit, _) in &files {
         found.push(look(&directory.join(unit))?);
@@ -41,14 +40,14 @@ pub(super) fn install(order: &Order<'_>, wanted: &Wanted) -> Result<(), Failure>
     let packaged = packaged_in(&SYSTEM_DIRECTORIES.map(Path::new), &wanted.program);
     let mut wrote_socket = false;
     if let Some(packaged) = packaged.filter(|_| found.iter().all(|found| *found == Found::Nothing)) {
-        steps.note(format_args!("{} has the units of this program already", packaged.display()))?;
+        steps.note(format_args!("{} already contains the units of this program", packaged.display()))?;
     } else {
-        manager.expect_to_read(&directory)?;
+        manager.check_that_it_reads(&directory)?;
         let mut wrote = false;
         for ((unit, text), found) in files.iter().zip(&found) {
             let path = directory.join(unit);
             if matches!(found, Found::Ours(old) if old == text) {
-                steps.note(format_args!("{} is written already", path.display()))?;
+                steps.note(format_args!("{} is already up to date", path.display()))?;
                 continue;
             }
             steps.write(&path, text)?;
@@ -56,42 +55,42 @@ pub(super) fn install(order: &Order<'_>, wanted: &Wanted) -> Result<(), Failure>
             wrote_socket |= *unit == SOCKET;
         }
         if wrote {
-            steps.command(("reload", "reloaded"), "the units of systemd", &mut manager.command(&["daemon-reload"]))?;
+            steps.command(Action::Reload, "the units of systemd", &mut manager.command(&["daemon-reload"]))?;
         }
     }
     let socket = manager.look(SOCKET)?;
     if socket.is("UnitFileState", "enabled") {
-        steps.note(format_args!("{SOCKET} is enabled already"))?;
+        steps.note(format_args!("{SOCKET} is already enabled"))?;
     } else {
         let what = format!("{SOCKET}, from the next login on");
-        steps.command(("enable", "enabled"), &what, &mut manager.command(&["--quiet", "enable", SOCKET]))?;
+        steps.command(Action::Enable, &what, &mut manager.command(&["--quiet", "enable", SOCKET]))?;
     }
     let listens = socket.is("ActiveState", "active");
     match (wanted.now, listens) {
         (true, false) => {
             let running = order.running();
-            steps.command(("start", "started"), SOCKET, &mut manager.command(&["start", SOCKET]))?;
+            steps.command(Action::Start, SOCKET, &mut manager.command(&["start", SOCKET]))?;
             if let Some(pid) = running {
-                let then = "clients go over to the service, and listeners are told of one gap";
-                steps.note(format_args!("process {pid}, the daemon until now, makes way: {then}"))?;
+                let then = "clients move to the service, and each listener reports one gap";
+                steps.note(format_args!("process {pid}, the previous daemon, stops: {then}"))?;
             }
         }
         (true, true) if wrote_socket => {
-            steps.command(("restart", "restarted"), SOCKET, &mut manager.command(&["restart", SOCKET]))?;
+            steps.command(Action::Restart, SOCKET, &mut manager.command(&["restart", SOCKET]))?;
         }
-        (_, true) => steps.note(format_args!("{SOCKET} listens already"))?,
+        (_, true) => steps.note(format_args!("{SOCKET} is already listening"))?,
         (false, false) => {
-            steps.note(format_args!("until then nothing changes; `broadcasterd install --now` starts it now"))?;
+            steps.note(format_args!("nothing changes until then; `broadcasterd install --now` starts it now"))?;
         }
     }
     if let Some(pid) = manager.look(SERVICE)?.main_pid() {
-        steps.note(format_args!("the daemon runs as process {pid}; `broadcasterd restart` starts it again"))?;
+        steps.note(format_args!("the daemon already runs as process {pid}; `broadcasterd restart` restarts it"))?;
     }
     Ok(())
 }
 
 pub(super) fn uninstall(order: &Order<'_>) -> Result<(), Failure> {
-    let steps = order.steps();
+    let steps = Steps::new(order.dry_run);
     let manager = Manager::find()?;
     let directory = own_directory()?;
     let mut ours = Vec::new();
@@ -105,63 +104,63 @@ pub(super) fn uninstall(order: &Order<'_>) -> Result<(), Failure> {
     let enabled = directory.join(ENABLED).is_symlink();
     let for_all = SYSTEM_DIRECTORIES.iter().any(|directory| Path::new(directory).join(ENABLED).is_symlink());
     if ours.is_empty() && !enabled && for_all {
-        let remedy = format!("`systemctl --user mask --now {SOCKET}` keeps it from you");
+        let remedy = format!("`systemctl --user mask --now {SOCKET}` disables it for this user");
         return steps
-            .note(format_args!("{SOCKET} is enabled for all users, and not by `broadcasterd install`: {remedy}"));
+            .note(format_args!("{SOCKET} is enabled for all users, but not by `broadcasterd install`: {remedy}"));
     }
     let listens = socket.is("ActiveState", "active");
     if enabled {
-        steps.command(("disable", "disabled"), SOCKET, &mut manager.command(&["--quiet", "disable", SOCKET]))?;
+        steps.command(Action::Disable, SOCKET, &mut manager.command(&["--quiet", "disable", SOCKET]))?;
     }
     if listens || service.main_pid().is_some() {
-        steps.command(("stop", "stopped"), SOCKET, &mut manager.command(&["stop", SOCKET, SERVICE]))?;
+        steps.command(Action::Stop, SOCKET, &mut manager.command(&["stop", SOCKET, SERVICE]))?;
     }
     if let Some(pid) = service.main_pid() {
-        let then = "after it has delivered what it was sent; programs that use the bus start a daemon themselves";
-        steps.note(format_args!("with it goes process {pid}, the daemon, {then}"))?;
+        let then = "after delivering what was sent; programs that use the bus start a daemon themselves";
+        steps.note(format_args!("process {pid}, the daemon, stops {then}"))?;
     }
     for path in &ours {
         steps.remove(path)?;
     }
     if !ours.is_empty() {
-        steps.command(("reload", "reloaded"), "the units of systemd", &mut manager.command(&["daemon-reload"]))?;
+        steps.command(Action::Reload, "the units of systemd", &mut manager.command(&["daemon-reload"]))?;
     }
     let failed = [&socket, &service].into_iter().any(|unit| unit.is("ActiveState", "failed"));
     if failed {
         steps.command(
-            ("forget", "forgot"),
-            "that it failed",
+            Action::Reset,
+            "the failed state of the units",
             &mut manager.command(&["reset-failed", SOCKET, SERVICE]),
         )?;
     }
     if ours.is_empty() && !enabled && !listens && !failed {
-        steps.note(format_args!("it is not installed: nothing to take back"))?;
+        steps.note(format_args!("not installed: nothing to undo"))?;
     }
     if for_all {
-        let remedy = format!("`systemctl --user mask {SOCKET}` keeps it from you");
-        steps.note(format_args!("{SOCKET} stays enabled for all users, from the next login on: {remedy}"))?;
+        let remedy = format!("`systemctl --user mask {SOCKET}` disables it for this user");
+        steps.note(format_args!("{SOCKET} remains enabled for all users from the next login on: {remedy}"))?;
     }
     Ok(())
 }
 
 pub(super) fn restart(order: &Order<'_>) -> Result<bool, Failure> {
-    // Without a manager, the daemon is somebody else's.
+    // Without a manager, the daemon is not a service.
     let Ok(manager) = Manager::find() else { return Ok(false) };
     let Some(pid) = manager.look(SERVICE)?.main_pid() else { return Ok(false) };
     if order.named && order.running() != Some(pid) {
         return Ok(false);
     }
-    order.steps().command(("restart", "restarted"), SERVICE, &mut manager.command(&["restart", SERVICE]))?;
+    Steps::new(order.dry_run).command(Action::Restart, SERVICE, &mut manager.command(&["restart", SERVICE]))?;
     Ok(true)
 }
 
-/// A user manager that answers.
+/// A user manager that responds.
 struct Manager {
-    /// Its runtime directory, where the environment does not tell.
+    /// Its runtime directory, if the environment does not contain it.
     runtime: Option<PathBuf>,
 }
 
-/// What the manager says of a unit.
+/// The properties of a unit.
 struct Unit(BTreeMap<String, String>);
 
 impl Unit {
@@ -169,14 +168,14 @@ impl Unit {
         self.0.get(property).is_some_and(|is| is == value)
     }
 
-    /// The daemon, while the service has one.
+    /// The process of the daemon, while the service runs.
     fn main_pid(&self) -> Option<u32> {
         self.0.get("MainPID")?.parse().ok().filter(|pid| *pid != 0)
     }
 }
 
 impl Manager {
-    /// The manager of this user; one sentence with the remedy if there is none.
+    /// The manager of this user, or one sentence with the remedy if there is none.
     fn find() -> Result<Self, Failure> {
         let variable = std::env::var_os("XDG_RUNTIME_DIR").filter(|value| !value.is_empty());
         let uid = rustix::process::geteuid().as_raw();
@@ -186,21 +185,21 @@ impl Manager {
         match run(&mut manager.command(&["show", "--property=Version"])) {
             Ok(_) => Ok(manager),
             Err(why) => Err(failed(format!(
-                "{why}; there is no systemd of this user to install into, and nothing was changed: log in, or let root run \
-                 `loginctl enable-linger {uid}`, and see that XDG_RUNTIME_DIR is /run/user/{uid}"
+                "{why}; this user has no systemd manager, and nothing was changed: log in, or have root run `loginctl enable-linger \
+                 {uid}`, and set XDG_RUNTIME_DIR to /run/user/{uid}"
             ))),
         }
     }
 
-    /// Its home, and so the place of its units, is not always that of this process.
-    fn expect_to_read(&self, directory: &Path) -> Result<(), Failure> {
-        let read = run(&mut self.command(&["show", "--property=UnitPath", "--value"]))?;
-        if read.contains(&*directory.to_string_lossy()) {
+    /// Checks that the manager reads units from this directory. Its home may not be that of this process.
+    fn check_that_it_reads(&self, directory: &Path) -> Result<(), Failure> {
+        let paths = run(&mut self.command(&["show", "--property=UnitPath", "--value"]))?;
+        if paths.contains(&*directory.to_string_lossy()) {
             return Ok(());
         }
         Err(failed(format!(
-            "the systemd of this user reads no units in {}, and nothing was changed: it was started with another HOME or \
-             XDG_CONFIG_HOME; use the same ones, or unset them",
+            "the systemd manager of this user does not read units from {}, and nothing was changed: it was started with another \
+             HOME or XDG_CONFIG_HOME; use the same values, or unset them",
             directory.display()
         )))
     }
@@ -215,13 +214,13 @@ impl Manager {
     }
 
     fn look(&self, unit: &str) -> Result<Unit, Failure> {
-        let said = run(&mut self.command(&["show", "--property=ActiveState,UnitFileState,MainPID", unit]))?;
-        let properties = said.lines().filter_map(|line| line.split_once('='));
+        let shown = run(&mut self.command(&["show", "--property=ActiveState,UnitFileState,MainPID", unit]))?;
+        let properties = shown.lines().filter_map(|line| line.split_once('='));
         Ok(Unit(properties.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()))
     }
 }
 
-/// Where a user's own units are.
+/// The directory of the user's own units.
 fn own_directory() -> Result<PathBuf, Failure> {
     let variable = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     let home = || directories::BaseDirs::new().map(|directories| directories.home_dir().join(".config"));
@@ -231,7 +230,7 @@ fn own_directory() -> Result<PathBuf, Failure> {
     }
 }
 
-/// The first of `directories` that has both units, if its service runs `program`: the one that systemd reads, too.
+/// The first of `directories` with both units, if its service runs `program`. It is also the one that systemd reads.
 fn packaged_in<'a>(directories: &[&'a Path], program: &Path) -> Option<&'a Path> {
     let directory = directories.iter().find(|directory| directory.join(SERVICE).exists())?;
     let text = std::fs::read_to_string(directory.join(SERVICE)).ok()?;
@@ -251,18 +250,18 @@ fn service_text(program: &Path) -> Result<String, String> {
     Ok(format!("# {MARK}\n{}", SERVICE_TEXT.replace(PACKAGED_START, &start)))
 }
 
-/// The path of a program, as systemd reads it in `ExecStart=`.
+/// The path of a program, as `ExecStart=` requires it.
 fn escaped(program: &Path) -> Result<String, String> {
     let bytes = program.as_os_str().as_bytes();
-    // systemd 252 refuses a program whose path has one of these, however it is written.
+    // systemd 252 refuses a program whose path contains one of these, in any notation.
     if let Some(byte) = bytes.iter().find(|byte| byte.is_ascii_control() || b"\"'\\".contains(byte)) {
         return Err(format!(
-            "the path of this program, {:?}, has the character {:?}, which systemd does not allow there: install it elsewhere",
+            "the path of this program, {:?}, contains the character {:?}, which systemd does not allow: install it elsewhere",
             program,
             char::from(*byte),
         ));
     }
-    // With a colon before it, systemd leaves dollar signs alone. Doubled, it would look for a file with two.
+    // After a colon, systemd does not expand dollar signs. A doubled dollar sign would name a file with two.
     let mut text = String::from(if bytes.contains(&b'$') { ":" } else { "" });
     for part in OsStr::from_bytes(bytes).as_bytes().utf8_chunks() {
         for character in part.valid().chars() {
@@ -282,7 +281,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn packaged_service_has_the_line_that_is_replaced() {
+    fn packaged_service_contains_the_line_that_is_replaced() {
         assert_eq!(SERVICE_TEXT.lines().filter(|line| *line == PACKAGED_START).count(), 1);
     }
 
@@ -296,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn path_is_escaped_as_systemd_reads_it() {
+    fn path_is_escaped_as_systemd_requires() {
         for (path, text) in [
             (&b"/usr/bin/broadcasterd"[..], "/usr/bin/broadcasterd"),
             (b"/a b/c", "/a\\x20b/c"),
@@ -310,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn path_that_systemd_does_not_take_is_refused_with_the_character() {
+    fn path_that_systemd_does_not_allow_is_refused_with_the_character() {
         for (path, character) in
             [("/a\nb", r"'\n'"), ("/a\"b", "'\"'"), ("/a'b", r"'\''"), ("/a\\b", r"'\\'"), ("/a\x7fb", r"'\u{7f}'")]
         {
@@ -321,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn units_of_a_package_count_only_with_this_program() {
+    fn units_of_a_package_count_only_for_this_program() {
         let directory = std::env::temp_dir().join(format!("broadcasterd-units-{}", std::process::id()));
         std::fs::create_dir(&directory).expect("a temporary directory");
         let program = directory.join("broadcasterd");
@@ -331,7 +330,7 @@ mod tests {
         std::fs::write(directory.join(SERVICE), format!("[Service]\nExecStart={} run\n", program.display()))
             .expect("written");
         let places = [Path::new("/nonexistent"), directory.as_path()];
-        assert_eq!(packaged_in(&places, &program), None, "there is no socket");
+        assert_eq!(packaged_in(&places, &program), None, "the socket unit is missing");
         std::fs::write(directory.join(SOCKET), "").expect("written");
         assert_eq!(packaged_in(&places, &program), Some(directory.as_path()));
         assert_eq!(packaged_in(&places, &other), None);

@@ -6,26 +6,31 @@
 //!
 //! | to ... | use |
 //! | --- | --- |
-//! | connect to a daemon | [`connect`], [`Connected`], [`is_unlocked`] |
+//! | connect to a daemon | [`connect`], [`Connected`], [`lock_state()`], [`is_unlocked`], [`sandbox()`] |
 //! | serve a path | [`Directory`], [`LockFile`], [`SocketFile`], and with the feature `tokio` `adopt` and `AuxiliaryListener` |
 //! | accept connections in a task | `Acceptor`, [`Peer`] (feature `tokio`) |
-//! | move bytes without waiting | [`read`], [`write()`], [`write_vectored`], [`shutdown`], [`stop_reading`] |
+//! | move bytes without waiting | [`read`], [`write()`], [`write_vectored`], [`shutdown`], [`stop_reading`], [`widen`] |
 //! | wait on a thread | [`wait`], [`read_blocking`], [`Interest`] |
 //! | wait in a task | `register`, `register_again`, `Registration` (feature `tokio`) |
 //! | wait in another event loop | `Readiness` (Unix) |
 //! | wake a thread or a task that waits | [`Bell`] |
 //! | notice that a directory changes | `Watch` (feature `tokio`) |
 //! | run a child process | [`output_pipe`], [`read_output`], [`prepare`], [`abandon`] |
-//! | describe this process | [`euid`], [`pid`], [`descriptors_max`], [`raise_descriptor_limit`], and on Unix `user_directory` |
+//! | choose a program to run | [`programs`], [`check_program`], [`is_elevated`] |
+//! | describe this process | [`euid`], [`pid`], [`descriptors_max`], [`raise_descriptor_limit`], [`connections_within`], [`check_descriptors`], and on Unix `user_directory`, `home_directory`, `is_own`, `machine_id` |
 
 #[cfg(not(any(unix, windows)))]
 compile_error!("system-broadcaster has no transport for this platform: it needs unix domain sockets or named pipes");
 
 mod buffer;
 mod connected;
+mod descriptors;
 mod interest;
+mod lock_state;
 mod peer;
 mod problem;
+mod program;
+mod sandbox;
 #[cfg(unix)]
 mod unix;
 #[cfg(windows)]
@@ -37,15 +42,20 @@ use unix as system;
 use windows as system;
 
 pub use connected::Connected;
+pub use descriptors::connections_within;
 pub use interest::Interest;
+pub use lock_state::LockState;
 pub use peer::Peer;
 pub use problem::{AdoptProblem, DirectoryProblem, LockProblem};
+pub use program::{ProgramProblem, check_program, is_elevated, programs};
+pub use sandbox::sandbox;
 #[cfg(feature = "tokio")]
 pub use system::{Acceptor, AuxiliaryListener, Registration, Shared, Watch, adopt, register, register_again};
 pub use system::{
     Bell, CONNECT_ACTIVATES, Directory, Entry, Listener, LockFile, PipeWriter, STOPPED_SOCKET_KEEPS_BYTES, Socket,
-    SocketFile, abandon, connect, descriptors_max, euid, is_accepting, is_unlocked, output_pipe, pid, prepare,
-    raise_descriptor_limit, read, read_blocking, read_output, shutdown, stop_reading, wait, write, write_vectored,
+    SocketFile, abandon, check_descriptors, connect, descriptors_max, euid, is_accepting, is_unlocked, lock_state,
+    output_pipe, pid, prepare, raise_descriptor_limit, read, read_blocking, read_output, shutdown, stop_reading, wait,
+    widen, write, write_vectored,
 };
 #[cfg(unix)]
-pub use unix::{Readiness, user_directory};
+pub use unix::{Readiness, home_directory, is_or_would_be_own, is_own, machine_id, user_directory};

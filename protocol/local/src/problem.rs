@@ -8,8 +8,13 @@ use std::path::PathBuf;
 pub enum DirectoryProblem {
     /// The path leads to something else, or to a link.
     NotADirectory,
-    /// It belongs to the user with this id.
-    OtherOwner(u32),
+    /// It does not exist, and the nearest directory above it that does belongs to another user; or it belongs to another user itself.
+    OtherOwner {
+        /// The directory that exists.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+    },
     /// Its mode, which lets other users write into it.
     WritableByOthers(u32),
     /// The system call that failed, as a verb, and its error.
@@ -23,6 +28,8 @@ pub enum LockProblem {
     Held,
     /// Its file was removed each time, before the lock on it was taken.
     Removed,
+    /// Something other than a file has its path.
+    NotAFile,
     /// The system call that failed, as a verb, and its error.
     Io(&'static str, io::Error),
 }
@@ -34,6 +41,8 @@ pub enum AdoptProblem {
     NoPath,
     /// It has this path and does not listen.
     NotListening(PathBuf),
+    /// Clients that connect to this path do not reach it.
+    Elsewhere(PathBuf),
     /// The system cannot pass on what serves this path.
     Unsupported(PathBuf),
     /// The system call that failed, as a verb, and its error.

@@ -1,4 +1,4 @@
-//! The bench as a whole: what was asked for, what it runs in, what it found. It never measures; the sections do.
+//! The bench as a whole: its options, its environment, its results. The sections do the measuring.
 
 use std::cell::{Cell, RefCell};
 use std::fs::DirBuilder;
@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use rustix::thread::{CpuSet, sched_getaffinity};
 use tempfile::TempDir;
 
-use crate::fail::{Outcome, fail};
-use crate::link::System;
-use crate::nursery::Nursery;
+use crate::children::Children;
+use crate::error::{Result, fail};
 use crate::sections;
+use crate::system::System;
 use crate::table::{Row, Table};
 
 const FULL_TIME_MAX: Duration = Duration::from_secs(15 * 60);
@@ -29,7 +29,7 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    pub(crate) fn parse(args: &[String]) -> Outcome<Self> {
+    pub(crate) fn parse(args: &[String]) -> Result<Self> {
         let mut options = Self::default();
         let mut args = args.iter();
         while let Some(arg) = args.next() {
@@ -39,16 +39,16 @@ impl Options {
                 "--floors" => options.floors_only = true,
                 "--runs" => match args.next().and_then(|runs| runs.parse().ok()) {
                     Some(runs @ 1..=100) => options.runs = Some(runs),
-                    _ => return fail("--runs takes a number from 1 to 100"),
+                    _ => return fail("--runs requires a number from 1 to 100"),
                 },
                 "--json" => match args.next() {
                     Some(path) => options.json = Some(path.into()),
-                    None => return fail("--json takes a file"),
+                    None => return fail("--json requires a file"),
                 },
                 name if sections::ALL.iter().any(|(section, _)| *section == name) => {
                     options.filters.push(name.to_owned());
                 }
-                other => return fail(format!("`{other}` is neither a section nor an option")),
+                other => return fail(format!("unknown section or option `{other}`")),
             }
         }
         Ok(options)
@@ -58,22 +58,22 @@ impl Options {
         self.runs.unwrap_or(if self.quick { 3 } else { 5 })
     }
 
-    /// How long one run should take.
+    /// The duration that one run should have.
     pub(crate) fn run_time(&self) -> Duration {
         Duration::from_millis(if self.quick { 150 } else { 500 })
     }
 
-    fn wants(&self, section: &str) -> bool {
+    fn selects(&self, section: &str) -> bool {
         self.filters.is_empty() || self.filters.iter().any(|filter| filter == section)
     }
 }
 
 pub(crate) struct Bench {
     pub(crate) options: Options,
-    pub(crate) nursery: Nursery,
-    /// The daemon's binary; none means that only floors are measured.
+    pub(crate) children: Children,
+    /// The daemon's binary. Without it only the floors are measured.
     pub(crate) daemon: Option<PathBuf>,
-    /// The CPU for what is measured on one CPU.
+    /// The CPU for measurements on one CPU.
     pub(crate) pin_cpu: usize,
     cpus: usize,
     root: TempDir,
@@ -83,17 +83,17 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    fn new(options: Options) -> Outcome<Self> {
+    fn new(options: Options) -> Result<Self> {
         let time_max = if options.quick { QUICK_TIME_MAX } else { FULL_TIME_MAX };
         let root = tempfile::tempdir()?;
-        let nursery = Nursery::new(time_max, root.path())?;
-        let daemon = if options.floors_only { None } else { find_daemon(nursery.program()) };
+        let children = Children::new(time_max, root.path())?;
+        let daemon = if options.floors_only { None } else { find_daemon(children.program()) };
         let allowed = sched_getaffinity(None)?;
         Ok(Self {
             options,
-            nursery,
+            children,
             daemon,
-            // The last one: interrupts tend to go to the first.
+            // The last one, because interrupts tend to go to the first.
             pin_cpu: (0..CpuSet::MAX_CPU).rfind(|cpu| allowed.is_set(*cpu)).unwrap_or(0),
             cpus: allowed.count() as usize,
             root,
@@ -103,8 +103,8 @@ impl Bench {
         })
     }
 
-    /// A new directory for one run, which the daemon will not find too open.
-    pub(crate) fn fresh_dir(&self) -> Outcome<PathBuf> {
+    /// A new directory for one run. Its mode is private, as the daemon requires.
+    pub(crate) fn fresh_dir(&self) -> Result<PathBuf> {
         let number = self.dirs.get() + 1;
         self.dirs.set(number);
         let dir = self.root.path().join(number.to_string());
@@ -112,34 +112,34 @@ impl Bench {
         Ok(dir)
     }
 
-    /// Keeps those of `systems` that can be measured now.
-    pub(crate) fn at_hand(&self, systems: &[System]) -> Vec<System> {
-        let at_hand = |system: &System| self.daemon.is_some() || !system.is_ours();
-        systems.iter().copied().filter(at_hand).collect()
+    /// Those of `systems` that can be measured: without a daemon, only the floors.
+    pub(crate) fn available(&self, systems: &[System]) -> Vec<System> {
+        let is_available = |system: &System| self.daemon.is_some() || !system.is_ours();
+        systems.iter().copied().filter(is_available).collect()
     }
 
-    pub(crate) fn row(&self, section: &'static str, row: Row) {
+    pub(crate) fn push_row(&self, section: &'static str, row: Row) {
         self.table.borrow_mut().push(section, row);
     }
 
-    /// Notes what went wrong; the bench goes on and fails at its end.
-    pub(crate) fn failed(&self, what: &str, why: impl std::fmt::Display) {
+    /// Records a failure. The bench continues, and fails at its end.
+    pub(crate) fn record_failure(&self, what: &str, why: impl std::fmt::Display) {
         let sentence = format!("{what}: {why}");
         eprintln!("FAILED {sentence}");
         self.failures.borrow_mut().push(sentence);
     }
 
-    /// The outcome's value, or none and a note.
-    pub(crate) fn noted<T>(&self, what: &str, outcome: Outcome<T>) -> Option<T> {
-        outcome.map_err(|error| self.failed(what, error)).ok()
+    /// The value of `result`. An error is recorded as a failure.
+    pub(crate) fn ok_or_record<T>(&self, what: &str, result: Result<T>) -> Option<T> {
+        result.map_err(|error| self.record_failure(what, error)).ok()
     }
 }
 
-/// The binary named by the environment, or the one that cargo built beside the bench.
+/// The binary named by `BROADCASTERD`, or the one that cargo built next to the bench.
 fn find_daemon(program: &Path) -> Option<PathBuf> {
-    let beside = || Some(program.parent()?.parent()?.join("broadcasterd"));
+    let built = || Some(program.parent()?.parent()?.join("broadcasterd"));
     let named = std::env::var_os("BROADCASTERD").map(PathBuf::from);
-    named.or_else(beside).filter(|daemon| daemon.is_file())
+    named.or_else(built).filter(|daemon| daemon.is_file())
 }
 
 pub(crate) fn main(options: Options) -> ExitCode {
@@ -152,10 +152,10 @@ pub(crate) fn main(options: Options) -> ExitCode {
         }
     };
     if bench.daemon.is_none() {
-        eprintln!("floors alone: no daemon (cargo build --release -p broadcasterd, or BROADCASTERD=path)");
+        eprintln!("floors only: no daemon found (cargo build --release -p broadcasterd, or set BROADCASTERD)");
     }
     for (name, section) in sections::ALL {
-        if bench.options.wants(name) {
+        if bench.options.selects(name) {
             eprintln!("{name} ...");
             section(&bench);
         }
@@ -172,7 +172,7 @@ impl Bench {
             self.options.runs(),
             self.cpus,
             took.as_secs_f64(),
-            table.missed(),
+            table.goals_missed(),
             failures.len(),
         );
         for failure in &failures {

@@ -1,11 +1,10 @@
-//! The floors: a broker, a sender and a listener with nothing that is not needed to move frames. They never check, never
-//! count, never drop; a listener that stalls stops everybody.
+//! The floors: broker, sender and listener, reduced to what is needed to move frames.
 //!
-//! The wide floor is (c) with socket buffers and reads that are larger than the kernel's default. It shows what there is to
-//! be had beyond the plain floors.
+//! They do not check, count or drop. A stalled listener stops all others. The wide floor is (c) with larger socket buffers
+//! and reads than the kernel's default. It shows how much the plain floors leave unused.
 //!
-//! On the wire: 4 bytes of length, little-endian, then the payload. A connection opens with one byte that tells its role
-//! and is answered by one byte.
+//! A frame on the wire is a length (4 bytes, little-endian) and the payload. A connection opens with one byte for its role,
+//! and the broker answers with one byte.
 
 use std::io::{IoSlice, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -15,20 +14,20 @@ use std::thread;
 
 use rustix::net::sockopt::set_socket_send_buffer_size;
 
-use crate::fail::{Outcome, fail};
-use crate::link::{Inbox, Met, Outbox};
+use crate::error::{Result, fail};
+use crate::system::{FrameSink, FrameSource, Received};
 
 const HEADER_BYTES: usize = 4;
-/// What a broker's read may bring. With 256 KiB a write no longer fits into a listener's socket buffer and the broker waits
-/// for each listener in turn: a quarter slower.
+/// The size of a broker's read. With 256 KiB, a write no longer fits into a listener's socket buffer, and the broker waits
+/// for each listener in turn, which makes it slower by a quarter.
 const BROKER_READ_BYTES: usize = 64 * 1024;
-/// What a listener's read may bring, and a broker's once it has seen a frame that does not fit into the smaller buffer.
+/// The size of a listener's read, and of a broker's after a frame that exceeds the smaller buffer.
 const WIDE_READ_BYTES: usize = 256 * 1024;
-/// The socket buffers of the wide floor.
+/// The size of the wide floor's socket buffers.
 const WIDE_SOCKET_BYTES: usize = 1024 * 1024;
-/// What a batching sender puts into one write.
+/// The most that a batching sender puts into one write.
 const BATCH_BYTES_MAX: usize = 64 * 1024;
-/// Up to here one copied write beats a vectored one.
+/// Up to this size, copying into one buffer is faster than a vectored write.
 const COPIED_BYTES_MAX: usize = 4096;
 
 const LISTENER: u8 = b'L';
@@ -36,55 +35,55 @@ const SENDER: u8 = b'S';
 
 type Listeners = Arc<Mutex<Vec<UnixStream>>>;
 
-/// How a floor's broker moves bytes.
+/// How a floor's broker forwards frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Style {
+pub(crate) enum Forwarding {
     FrameByFrame,
     Batched,
     Wide,
 }
 
-/// Serves until it is killed; calls `ready` once connections are accepted.
-pub(crate) fn serve(path: &Path, style: Style, ready: impl FnOnce() -> Outcome<()>) -> Outcome<()> {
+/// Serves until the process is killed. Calls `ready` once the socket is listening.
+pub(crate) fn serve(path: &Path, forwarding: Forwarding, ready: impl FnOnce() -> Result<()>) -> Result<()> {
     let socket = UnixListener::bind(path)?;
     ready()?;
     let listeners = Listeners::default();
     loop {
         let (mut conn, _) = socket.accept()?;
-        if style == Style::Wide {
+        if forwarding == Forwarding::Wide {
             set_socket_send_buffer_size(&conn, WIDE_SOCKET_BYTES)?;
         }
         let mut role = [0];
         conn.read_exact(&mut role)?;
         if role[0] == LISTENER {
             let mut answer = conn.try_clone()?;
-            with(&listeners, |all| all.push(conn));
+            with_listeners(&listeners, |all| all.push(conn));
             answer.write_all(&role)?;
             continue;
         }
         conn.write_all(&role)?;
         let listeners = Arc::clone(&listeners);
-        // The thread ends with its connection; an error is the same as an end.
-        thread::spawn(move || match style {
-            Style::FrameByFrame => forward_frames(conn, &listeners),
-            Style::Batched => forward_batches(conn, BROKER_READ_BYTES, &listeners),
-            Style::Wide => forward_batches(conn, WIDE_READ_BYTES, &listeners),
+        // The thread ends with its connection. An error counts as the end of the connection.
+        thread::spawn(move || match forwarding {
+            Forwarding::FrameByFrame => forward_frames(conn, &listeners),
+            Forwarding::Batched => forward_batches(conn, BROKER_READ_BYTES, &listeners),
+            Forwarding::Wide => forward_batches(conn, WIDE_READ_BYTES, &listeners),
         });
     }
 }
 
-fn with<T>(listeners: &Listeners, act: impl FnOnce(&mut Vec<UnixStream>) -> T) -> T {
+fn with_listeners<T>(listeners: &Listeners, act: impl FnOnce(&mut Vec<UnixStream>) -> T) -> T {
     act(&mut listeners.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 fn fan_out(listeners: &Listeners, bytes: &[u8]) {
-    with(listeners, |all| {
+    with_listeners(listeners, |all| {
         all.retain_mut(|listener| listener.write_all(bytes).is_ok());
     });
 }
 
 /// Floor (a): two reads per frame, one write per listener and frame.
-fn forward_frames(mut conn: UnixStream, listeners: &Listeners) -> Outcome<()> {
+fn forward_frames(mut conn: UnixStream, listeners: &Listeners) -> Result<()> {
     let mut frame = Vec::new();
     loop {
         let bytes = read_frame(&mut conn, &mut frame)?;
@@ -92,21 +91,21 @@ fn forward_frames(mut conn: UnixStream, listeners: &Listeners) -> Outcome<()> {
     }
 }
 
-/// Floors (b) and (c): all whole frames of a read go out in one write per listener.
-fn forward_batches(conn: UnixStream, read_bytes: usize, listeners: &Listeners) -> Outcome<()> {
+/// Floors (b) and (c): all complete frames of a read go out in one write per listener.
+fn forward_batches(conn: UnixStream, read_bytes: usize, listeners: &Listeners) -> Result<()> {
     let mut buffer = ReadBuffer::new(conn, read_bytes);
     loop {
         buffer.fill()?;
-        let whole = buffer.whole_frames_bytes();
-        if whole > 0 {
-            fan_out(listeners, &buffer.unread()[..whole]);
-            buffer.skip(whole);
+        let complete = buffer.complete_frames_bytes();
+        if complete > 0 {
+            fan_out(listeners, &buffer.unread()[..complete]);
+            buffer.consume(complete);
         }
     }
 }
 
-/// Reads one frame to the front of `frame`; answers how many bytes it has.
-fn read_frame(conn: &mut UnixStream, frame: &mut Vec<u8>) -> Outcome<usize> {
+/// Reads one frame to the front of `frame`, and returns its size.
+fn read_frame(conn: &mut UnixStream, frame: &mut Vec<u8>) -> Result<usize> {
     let mut header = [0; HEADER_BYTES];
     conn.read_exact(&mut header)?;
     let bytes = HEADER_BYTES + u32::from_le_bytes(header) as usize;
@@ -118,7 +117,7 @@ fn read_frame(conn: &mut UnixStream, frame: &mut Vec<u8>) -> Outcome<usize> {
     Ok(bytes)
 }
 
-/// A connection and what was read from it ahead of need.
+/// A connection with a read buffer.
 struct ReadBuffer {
     conn: UnixStream,
     bytes: Vec<u8>,
@@ -137,32 +136,32 @@ impl ReadBuffer {
     }
 
     #[inline]
-    fn skip(&mut self, bytes: usize) {
+    fn consume(&mut self, bytes: usize) {
         self.start += bytes;
     }
 
-    /// The size of the frame at the front, as soon as its header is there.
+    /// The size of the frame at the front, once its header has been read.
     #[inline]
     fn frame_bytes(&self) -> Option<usize> {
         let header = self.unread().first_chunk::<HEADER_BYTES>()?;
         Some(HEADER_BYTES + u32::from_le_bytes(*header) as usize)
     }
 
-    fn whole_frames_bytes(&self) -> usize {
+    fn complete_frames_bytes(&self) -> usize {
         let unread = self.unread();
-        let mut whole = 0;
-        while let Some(header) = unread[whole..].first_chunk::<HEADER_BYTES>() {
-            let next = whole + HEADER_BYTES + u32::from_le_bytes(*header) as usize;
+        let mut complete = 0;
+        while let Some(header) = unread[complete..].first_chunk::<HEADER_BYTES>() {
+            let next = complete + HEADER_BYTES + u32::from_le_bytes(*header) as usize;
             if next > unread.len() {
                 break;
             }
-            whole = next;
+            complete = next;
         }
-        whole
+        complete
     }
 
-    /// Reads once, behind what is unread, and makes room for the frame at the front first.
-    fn fill(&mut self) -> Outcome<()> {
+    /// Makes room for the frame at the front, then reads once.
+    fn fill(&mut self) -> Result<()> {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         }
@@ -175,16 +174,16 @@ impl ReadBuffer {
             self.bytes.resize(need.max(WIDE_READ_BYTES), 0);
         }
         match self.conn.read(&mut self.bytes[self.end..])? {
-            0 => fail("the broker has closed the connection"),
-            more => {
-                self.end += more;
+            0 => fail("the connection was closed"),
+            read => {
+                self.end += read;
                 Ok(())
             }
         }
     }
 }
 
-fn join(path: &Path, role: u8) -> Outcome<UnixStream> {
+fn connect(path: &Path, role: u8) -> Result<UnixStream> {
     let mut conn = UnixStream::connect(path)?;
     conn.write_all(&[role])?;
     conn.read_exact(&mut [0])?;
@@ -199,26 +198,26 @@ pub(crate) struct FloorSender {
 }
 
 impl FloorSender {
-    pub(crate) fn join(path: &Path, batched: bool) -> Outcome<Self> {
+    pub(crate) fn connect(path: &Path, batched: bool) -> Result<Self> {
         Ok(Self {
-            conn: join(path, SENDER)?,
+            conn: connect(path, SENDER)?,
             batch: Vec::with_capacity(BATCH_BYTES_MAX.max(HEADER_BYTES + COPIED_BYTES_MAX)),
             batched,
         })
     }
 
-    pub(crate) fn join_wide(path: &Path) -> Outcome<Self> {
-        let sender = Self::join(path, true)?;
+    pub(crate) fn connect_wide(path: &Path) -> Result<Self> {
+        let sender = Self::connect(path, true)?;
         set_socket_send_buffer_size(&sender.conn, WIDE_SOCKET_BYTES)?;
         Ok(sender)
     }
 
-    fn put(&mut self, payload: &[u8]) {
+    fn append(&mut self, payload: &[u8]) {
         self.batch.extend_from_slice(&(payload.len() as u32).to_le_bytes());
         self.batch.extend_from_slice(payload);
     }
 
-    fn write_vectored(&mut self, payload: &[u8]) -> Outcome<()> {
+    fn write_vectored(&mut self, payload: &[u8]) -> Result<()> {
         let header = (payload.len() as u32).to_le_bytes();
         let parts = [IoSlice::new(&header), IoSlice::new(payload)];
         let written = self.conn.write_vectored(&parts)?;
@@ -230,14 +229,14 @@ impl FloorSender {
     }
 }
 
-impl Outbox for FloorSender {
+impl FrameSink for FloorSender {
     #[inline]
-    fn push(&mut self, payload: &[u8]) -> Outcome<()> {
+    fn send(&mut self, payload: &[u8]) -> Result<()> {
         if !self.batched {
             if payload.len() > COPIED_BYTES_MAX {
                 return self.write_vectored(payload);
             }
-            self.put(payload);
+            self.append(payload);
             return self.flush();
         }
         if self.batch.len() + HEADER_BYTES + payload.len() > BATCH_BYTES_MAX {
@@ -246,11 +245,11 @@ impl Outbox for FloorSender {
         if HEADER_BYTES + payload.len() >= BATCH_BYTES_MAX {
             return self.write_vectored(payload);
         }
-        self.put(payload);
+        self.append(payload);
         Ok(())
     }
 
-    fn flush(&mut self) -> Outcome<()> {
+    fn flush(&mut self) -> Result<()> {
         self.conn.write_all(&self.batch)?;
         self.batch.clear();
         Ok(())
@@ -264,17 +263,17 @@ pub(crate) struct FrameListener {
 }
 
 impl FrameListener {
-    pub(crate) fn join(path: &Path) -> Outcome<Self> {
-        Ok(Self { conn: join(path, LISTENER)?, frame: Vec::new() })
+    pub(crate) fn connect(path: &Path) -> Result<Self> {
+        Ok(Self { conn: connect(path, LISTENER)?, frame: Vec::new() })
     }
 }
 
-impl Inbox for FrameListener {
+impl FrameSource for FrameListener {
     #[inline]
-    fn next(&mut self, see: impl FnOnce(&[u8])) -> Outcome<Met> {
+    fn recv(&mut self, on_payload: impl FnOnce(&[u8])) -> Result<Received> {
         let bytes = read_frame(&mut self.conn, &mut self.frame)?;
-        see(&self.frame[HEADER_BYTES..bytes]);
-        Ok(Met::Frame)
+        on_payload(&self.frame[HEADER_BYTES..bytes]);
+        Ok(Received::Frame)
     }
 }
 
@@ -282,21 +281,21 @@ impl Inbox for FrameListener {
 pub(crate) struct BatchListener(ReadBuffer);
 
 impl BatchListener {
-    pub(crate) fn join(path: &Path) -> Outcome<Self> {
-        Ok(Self(ReadBuffer::new(join(path, LISTENER)?, WIDE_READ_BYTES)))
+    pub(crate) fn connect(path: &Path) -> Result<Self> {
+        Ok(Self(ReadBuffer::new(connect(path, LISTENER)?, WIDE_READ_BYTES)))
     }
 }
 
-impl Inbox for BatchListener {
+impl FrameSource for BatchListener {
     #[inline]
-    fn next(&mut self, see: impl FnOnce(&[u8])) -> Outcome<Met> {
+    fn recv(&mut self, on_payload: impl FnOnce(&[u8])) -> Result<Received> {
         loop {
             if let Some(bytes) = self.0.frame_bytes()
                 && let Some(frame) = self.0.unread().get(..bytes)
             {
-                see(&frame[HEADER_BYTES..]);
-                self.0.skip(bytes);
-                return Ok(Met::Frame);
+                on_payload(&frame[HEADER_BYTES..]);
+                self.0.consume(bytes);
+                return Ok(Received::Frame);
             }
             self.0.fill()?;
         }

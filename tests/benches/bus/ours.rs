@@ -1,13 +1,12 @@
-//! Ours, through the public interface of the library alone. It never reaches below it and never starts a daemon, but for
-//! the cold start, whose measure that is.
+//! Sender and listener of the bus, through the public interface of the library only. Only the cold start starts a daemon.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use system_broadcaster::{Listener, Options, RecvError, Sender};
 
-use crate::fail::{Outcome, fail};
-use crate::link::{Inbox, Met, Outbox};
+use crate::error::{Result, fail};
+use crate::system::{FrameSink, FrameSource, Received};
 
 const CHANNEL: &str = "bench.channel";
 const COLD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -22,15 +21,15 @@ pub(crate) struct OursSender {
 }
 
 impl OursSender {
-    pub(crate) fn join(path: &Path, batched: bool) -> Outcome<Self> {
+    pub(crate) fn connect(path: &Path, batched: bool) -> Result<Self> {
         let sender = options(path).sender(CHANNEL)?;
         Ok(Self { sender, batched })
     }
 }
 
-impl Outbox for OursSender {
+impl FrameSink for OursSender {
     #[inline]
-    fn push(&mut self, payload: &[u8]) -> Outcome<()> {
+    fn send(&mut self, payload: &[u8]) -> Result<()> {
         if self.batched {
             self.sender.feed(payload)?;
         } else {
@@ -39,7 +38,7 @@ impl Outbox for OursSender {
         Ok(())
     }
 
-    fn flush(&mut self) -> Outcome<()> {
+    fn flush(&mut self) -> Result<()> {
         self.sender.flush()?;
         Ok(())
     }
@@ -48,28 +47,30 @@ impl Outbox for OursSender {
 pub(crate) struct OursListener(Listener);
 
 impl OursListener {
-    pub(crate) fn join(path: &Path) -> Outcome<Self> {
+    pub(crate) fn connect(path: &Path) -> Result<Self> {
         Ok(Self(options(path).listener(CHANNEL)?))
     }
 }
 
-impl Inbox for OursListener {
+impl FrameSource for OursListener {
     #[inline]
-    fn next(&mut self, see: impl FnOnce(&[u8])) -> Outcome<Met> {
+    fn recv(&mut self, on_payload: impl FnOnce(&[u8])) -> Result<Received> {
         match self.0.recv_ref() {
             Ok(message) => {
-                see(message.payload());
-                Ok(Met::Frame)
+                on_payload(message.payload());
+                Ok(Received::Frame)
             }
-            Err(RecvError::Lagged(lag)) => Ok(Met::Lost(lag.count)),
+            Err(RecvError::Lagged(lag)) => Ok(Received::Lagged(lag.count)),
             Err(error) => Err(error.into()),
         }
     }
 }
 
-/// Listener, sender, first frame, with a daemon that this has to start. The binary is named by the environment.
-pub(crate) fn cold_start(path: &Path) -> Outcome<Duration> {
-    const PAYLOAD: &[u8] = b"the first frame";
+/// The time to create a listener and a sender and to receive the first message, including the start of the daemon.
+///
+/// The environment names the daemon's binary.
+pub(crate) fn cold_start(path: &Path) -> Result<Duration> {
+    const PAYLOAD: &[u8] = b"the first message";
     let started = Instant::now();
     let options = Options::new().socket(path.to_path_buf()).embedded(false);
     let mut listener = options.listener(CHANNEL)?;
@@ -78,7 +79,7 @@ pub(crate) fn cold_start(path: &Path) -> Outcome<Duration> {
     let message = listener.recv_timeout(COLD_TIMEOUT)?;
     let took = started.elapsed();
     if message.payload() != PAYLOAD {
-        return fail("the first frame came with another payload");
+        return fail("the first message has the wrong payload");
     }
     Ok(took)
 }

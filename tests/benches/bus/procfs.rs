@@ -1,26 +1,26 @@
-//! Figures that the kernel keeps about a process. It never looks at a process that this bench did not start.
+//! Per-process figures of the kernel. Only processes of this bench are inspected.
 
 use std::fs;
 
-use crate::fail::{Outcome, fail};
+use crate::error::{Result, fail};
 
-/// Nanoseconds that the living threads of `pid` have run, in user and kernel mode.
+/// CPU time of the live threads of `pid` in nanoseconds, user and kernel mode together.
 fn cpu_ns(pid: u32) -> u64 {
     per_task(pid, "schedstat", |text| text.split_whitespace().next()?.parse().ok())
 }
 
-/// The same for several processes.
+/// The sum of [`cpu_ns`] over several processes.
 pub(crate) fn cpu_ns_of(pids: &[u32]) -> u64 {
     pids.iter().map(|pid| cpu_ns(*pid)).sum()
 }
 
-/// How often the threads of `pid` went to sleep on their own account; each is followed by a wake-up.
-pub(crate) fn sleeps(pid: u32) -> u64 {
+/// Voluntary context switches of the threads of `pid`. Each one is followed by a wake-up.
+pub(crate) fn voluntary_switches(pid: u32) -> u64 {
     per_task(pid, "status", |text| field(text, "voluntary_ctxt_switches:"))
 }
 
 /// Resident memory of `pid` in KiB.
-pub(crate) fn resident_kib(pid: u32) -> Outcome<u64> {
+pub(crate) fn resident_kib(pid: u32) -> Result<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
     match field(&text, "VmRSS:") {
         Some(kib) => Ok(kib),

@@ -1,7 +1,7 @@
-//! What the child processes do. A child never outlives the process that started it and never waits by the clock for another.
+//! The roles of the child processes. A child dies with the process that started it.
 //!
-//! A child says `ready` on its standard output, acts on lines of its standard input, reports in one line, and leaves when
-//! its standard input ends.
+//! A child prints `ready` on its standard output, acts on the lines of its standard input, prints a one-line report, and
+//! exits at the end of its standard input.
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -15,219 +15,229 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::clock;
-use crate::fail::{Outcome, fail};
-use crate::floor::{self, BatchListener, FloorSender, FrameListener, Style};
-use crate::link::{Inbox, Met, Outbox, System};
+use crate::error::{Result, fail};
+use crate::fields::Fields;
+use crate::floor::{self, BatchListener, FloorSender, Forwarding, FrameListener};
 use crate::ours::{self, OursListener, OursSender};
-use crate::payload::{Check, Stamp, made_at};
+use crate::payload::{PayloadBuilder, PayloadChecker, timestamp};
 use crate::stats::quantile;
-use crate::words::Words;
+use crate::system::{FrameSink, FrameSource, Received, System};
 
-/// A paced sender wakes so often and sends what has become due.
+/// The interval at which a paced sender sends the frames that have become due.
 const PACE_TICK: Duration = Duration::from_micros(250);
-/// A paced sender that was held up lets pass what is older than this many ticks: a burst would not be a pace.
+/// A delayed paced sender skips ticks older than this many. A burst to catch up would not be paced.
 const PACE_TICKS_BEHIND_MAX: u32 = 2;
 
 pub(crate) fn main(args: &[String]) -> ExitCode {
-    match role(args) {
+    match run(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say(&Words::new().with("failed", error.to_string().replace(char::is_whitespace, "_")));
+            report(&Fields::new().with("failed", error.to_string().replace(char::is_whitespace, "_")));
             ExitCode::FAILURE
         }
     }
 }
 
-fn role(args: &[String]) -> Outcome<()> {
-    // Without this a killed bench would leave its children behind.
+fn run(args: &[String]) -> Result<()> {
+    // Otherwise the children of a killed bench would keep running.
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let Some((role, rest)) = args.split_first() else {
-        return fail("a role is missing");
+        return fail("no role given");
     };
-    let words = Words::from_args(rest);
-    if let Ok(cpu) = words.need("pin") {
+    let fields = Fields::from_args(rest);
+    if let Ok(cpu) = fields.require("pin") {
         pin(cpu)?;
     }
     match role.as_str() {
-        "broker" => broker(&words),
+        "broker" => broker(&fields),
         "exec" => exec(rest),
-        "listener" => on_listener(&words, Listen),
-        "ponger" => on_listener(&words, Pong),
-        "sender" => on_sender(&words, Send),
-        "pinger" => on_sender(&words, Ping),
-        "idlers" => idlers(&words),
-        "cold" => cold(&words),
-        _ => fail(format!("there is no role `{role}`")),
+        "listener" => run_listener(&fields, Receive),
+        "ponger" => run_listener(&fields, Pong),
+        "sender" => run_sender(&fields, Publish),
+        "pinger" => run_sender(&fields, Ping),
+        "idlers" => idlers(&fields),
+        "cold" => cold(&fields),
+        _ => fail(format!("unknown role `{role}`")),
     }
 }
 
-fn pin(cpu: usize) -> Outcome<()> {
+fn pin(cpu: usize) -> Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu);
     Ok(sched_setaffinity(None, &set)?)
 }
 
-fn say(words: &Words) {
-    // Nobody is left to tell when this fails; the end of standard input follows.
-    let _ = writeln!(std::io::stdout(), "{}", words.line());
+fn report(fields: &Fields) {
+    // If this fails, the parent has ended, and the end of standard input follows.
+    let _ = writeln!(std::io::stdout(), "{}", fields.line());
 }
 
-fn ready() {
-    say(&Words::new().with("ready", 1));
+fn report_ready() {
+    report(&Fields::new().with("ready", 1));
 }
 
-/// Waits for the parent's next line; none means that it is time to leave.
-fn told() -> Option<String> {
+/// Waits for the parent's next line. `None` means that the child should exit.
+fn next_command() -> Option<String> {
     std::io::stdin().lines().next()?.ok()
 }
 
-fn broker(words: &Words) -> Outcome<()> {
-    let socket: PathBuf = words.need("socket")?;
-    let style = match words.need("system")? {
-        System::FloorA => Style::FrameByFrame,
-        System::FloorB | System::FloorC => Style::Batched,
-        System::FloorWide => Style::Wide,
-        System::Ours | System::OursBatched => return fail("ours is another program"),
+/// Waits until the parent closes standard input.
+fn wait_for_end() {
+    while next_command().is_some() {}
+}
+
+fn broker(fields: &Fields) -> Result<()> {
+    let socket: PathBuf = fields.require("socket")?;
+    let forwarding = match fields.require("system")? {
+        System::FloorA => Forwarding::FrameByFrame,
+        System::FloorB | System::FloorC => Forwarding::Batched,
+        System::FloorWide => Forwarding::Wide,
+        System::Ours | System::OursBatched => return fail("the bus has its own program"),
     };
-    floor::serve(&socket, style, || {
-        ready();
+    floor::serve(&socket, forwarding, || {
+        report_ready();
         Ok(())
     })
 }
 
-/// Becomes the program behind `--`, pinned and tied to the parent's life as every child.
-fn exec(args: &[String]) -> Outcome<()> {
+/// Replaces this process by the program after `--`, which stays pinned and tied to the parent's life.
+fn exec(args: &[String]) -> Result<()> {
     let program: Vec<&String> = args.iter().skip_while(|arg| *arg != "--").collect();
     match program.as_slice() {
         [_, name, args @ ..] => Err(Command::new(name).args(args).exec().into()),
-        _ => fail("no program to execute"),
+        _ => fail("no program given"),
     }
 }
 
-trait OnListener {
-    fn run(self, words: &Words, inbox: impl Inbox) -> Outcome<()>;
+trait ListenerRole {
+    fn run(self, fields: &Fields, source: impl FrameSource) -> Result<()>;
 }
 
-fn on_listener(words: &Words, role: impl OnListener) -> Outcome<()> {
-    let socket: PathBuf = words.need("socket")?;
-    match words.need("system")? {
-        System::FloorA => role.run(words, FrameListener::join(&socket)?),
-        System::FloorB | System::FloorC | System::FloorWide => role.run(words, BatchListener::join(&socket)?),
-        System::Ours | System::OursBatched => role.run(words, OursListener::join(&socket)?),
+fn run_listener(fields: &Fields, role: impl ListenerRole) -> Result<()> {
+    let socket: PathBuf = fields.require("socket")?;
+    match fields.require("system")? {
+        System::FloorA => role.run(fields, FrameListener::connect(&socket)?),
+        System::FloorB | System::FloorC | System::FloorWide => role.run(fields, BatchListener::connect(&socket)?),
+        System::Ours | System::OursBatched => role.run(fields, OursListener::connect(&socket)?),
     }
 }
 
-trait OnSender {
-    fn run(self, words: &Words, outbox: impl Outbox) -> Outcome<()>;
+trait SenderRole {
+    fn run(self, fields: &Fields, sink: impl FrameSink) -> Result<()>;
 }
 
-fn on_sender(words: &Words, role: impl OnSender) -> Outcome<()> {
-    let socket: PathBuf = words.need("socket")?;
-    let system: System = words.need("system")?;
+fn run_sender(fields: &Fields, role: impl SenderRole) -> Result<()> {
+    let socket: PathBuf = fields.require("socket")?;
+    let system: System = fields.require("system")?;
     match system {
-        System::FloorA | System::FloorB => role.run(words, FloorSender::join(&socket, false)?),
-        System::FloorC => role.run(words, FloorSender::join(&socket, true)?),
-        System::FloorWide => role.run(words, FloorSender::join_wide(&socket)?),
-        System::Ours => role.run(words, OursSender::join(&socket, false)?),
-        System::OursBatched => role.run(words, OursSender::join(&socket, true)?),
+        System::FloorA | System::FloorB => role.run(fields, FloorSender::connect(&socket, false)?),
+        System::FloorC => role.run(fields, FloorSender::connect(&socket, true)?),
+        System::FloorWide => role.run(fields, FloorSender::connect_wide(&socket)?),
+        System::Ours => role.run(fields, OursSender::connect(&socket, false)?),
+        System::OursBatched => role.run(fields, OursSender::connect(&socket, true)?),
     }
 }
 
-/// Receives until each sender's end was seen.
-struct Listen;
+/// Receives until every sender's end frame has arrived.
+struct Receive;
 
-impl OnListener for Listen {
-    fn run(self, words: &Words, mut inbox: impl Inbox) -> Outcome<()> {
-        let mut check = Check::new(words.need("bytes")?, words.need("senders")?, words.need("frames")?);
-        let (mut lost, mut lags, mut unsized_lags) = (0, 0_u64, 0_u64);
-        ready();
-        while !check.complete() {
-            if let Met::Lost(count) = inbox.next(|payload| check.take(payload))? {
-                lags += 1;
+impl ListenerRole for Receive {
+    fn run(self, fields: &Fields, mut source: impl FrameSource) -> Result<()> {
+        let mut checker =
+            PayloadChecker::new(fields.require("bytes")?, fields.require("senders")?, fields.require("frames")?);
+        let (mut lost, mut gaps, mut uncounted_gaps) = (0, 0_u64, 0_u64);
+        report_ready();
+        while !checker.complete() {
+            if let Received::Lagged(count) = source.recv(|payload| checker.check(payload))? {
+                gaps += 1;
                 lost += count.unwrap_or(0);
-                unsized_lags += u64::from(count.is_none());
+                uncounted_gaps += u64::from(count.is_none());
             }
         }
-        say(&Words::new()
-            .with("received", check.received)
-            .with("ends", check.ends)
-            .with("bad", check.bad)
-            .with("reported", lost)
-            .with("lags", lags)
-            .with("unsized", unsized_lags)
-            .with("last", check.last_at));
-        while told().is_some() {}
+        report(
+            &Fields::new()
+                .with("received", checker.received)
+                .with("ends", checker.ends)
+                .with("bad", checker.bad)
+                .with("lost", lost)
+                .with("gaps", gaps)
+                .with("uncounted_gaps", uncounted_gaps)
+                .with("last", checker.last_at),
+        );
+        wait_for_end();
         Ok(())
     }
 }
 
-/// Sends its frames, as fast as it can or at a rate, then an end for each `end` it is told.
-struct Send;
+/// Sends its frames, unpaced or at a rate, and then one end frame for each `end` command.
+struct Publish;
 
-impl OnSender for Send {
-    fn run(self, words: &Words, mut outbox: impl Outbox) -> Outcome<()> {
-        let frames: u64 = words.need("frames")?;
-        let rate: f64 = words.or("rate", 0.0);
-        let timed: bool = words.or("timed", false);
-        let mut stamp = Stamp::new(words.need("bytes")?, words.need("index")?);
-        ready();
-        if told().is_none() {
+impl SenderRole for Publish {
+    fn run(self, fields: &Fields, mut sink: impl FrameSink) -> Result<()> {
+        let frames: u64 = fields.require("frames")?;
+        let rate: f64 = fields.value_or("rate", 0.0);
+        let timed: bool = fields.value_or("timed", false);
+        let mut payloads = PayloadBuilder::new(fields.require("bytes")?, fields.require("index")?);
+        report_ready();
+        if next_command().is_none() {
             return Ok(());
         }
-        let mut sends = Vec::with_capacity(if timed { frames as usize } else { 0 });
-        let mut push = |outbox: &mut _, counter| {
-            let payload = stamp.data(counter);
+        let mut durations = Vec::with_capacity(if timed { frames as usize } else { 0 });
+        let mut send = |sink: &mut _, counter| {
+            let payload = payloads.data(counter);
             if !timed {
-                return Outbox::push(outbox, payload);
+                return FrameSink::send(sink, payload);
             }
             let before = Instant::now();
-            let pushed = Outbox::push(outbox, payload);
-            sends.push(before.elapsed().as_nanos() as u64);
-            pushed
+            let result = FrameSink::send(sink, payload);
+            durations.push(before.elapsed().as_nanos() as u64);
+            result
         };
         let first = clock::now();
         if rate > 0.0 {
-            paced(&mut outbox, rate, frames, &mut push)?;
+            send_paced(&mut sink, rate, frames, &mut send)?;
         } else {
             for counter in 0..frames {
-                push(&mut outbox, counter)?;
+                send(&mut sink, counter)?;
             }
-            outbox.flush()?;
+            sink.flush()?;
         }
         let sent = clock::now();
-        sends.sort_unstable();
-        say(&Words::new()
-            .with("first", first)
-            .with("sent", sent)
-            .with("p999", quantile(&sends, 0.999))
-            .with("longest", quantile(&sends, 1.0)));
-        while told().is_some() {
-            outbox.push(stamp.end())?;
-            outbox.flush()?;
+        durations.sort_unstable();
+        report(
+            &Fields::new()
+                .with("first", first)
+                .with("sent", sent)
+                .with("p999", quantile(&durations, 0.999))
+                .with("longest", quantile(&durations, 1.0)),
+        );
+        while next_command().is_some() {
+            sink.send(payloads.end())?;
+            sink.flush()?;
         }
         Ok(())
     }
 }
 
-fn paced<O: Outbox>(
-    outbox: &mut O,
+fn send_paced<S: FrameSink>(
+    sink: &mut S,
     rate: f64,
     frames: u64,
-    push: &mut impl FnMut(&mut O, u64) -> Outcome<()>,
-) -> Outcome<()> {
+    send: &mut impl FnMut(&mut S, u64) -> Result<()>,
+) -> Result<()> {
     let per_tick = rate * PACE_TICK.as_secs_f64();
     let (mut due, mut sent) = (0.0, 0);
     let mut next_tick = Instant::now();
     while sent < frames {
         due += per_tick;
-        let upto = (due as u64).min(frames);
-        for counter in sent..upto {
-            push(outbox, counter)?;
+        let end = (due as u64).min(frames);
+        for counter in sent..end {
+            send(sink, counter)?;
         }
-        if upto > sent {
-            outbox.flush()?;
+        if end > sent {
+            sink.flush()?;
         }
-        sent = upto;
+        sent = end;
         next_tick += PACE_TICK;
         let now = Instant::now();
         match next_tick.checked_duration_since(now) {
@@ -238,74 +248,77 @@ fn paced<O: Outbox>(
     Ok(())
 }
 
-/// Takes the time of each frame's way and answers beside the bus, so that one frame at a time is under way.
+/// Measures the latency of each frame, and answers over a separate socket, so that only one frame at a time is in flight.
 struct Pong;
 
-impl OnListener for Pong {
-    fn run(self, words: &Words, mut inbox: impl Inbox) -> Outcome<()> {
-        let (warm_up, pings): (usize, usize) = (words.need("warmup")?, words.need("frames")?);
-        let side = UnixListener::bind(words.need::<PathBuf>("side")?)?;
-        ready();
-        let (mut side, _) = side.accept()?;
-        let mut ways = Vec::with_capacity(warm_up + pings);
-        let mut check = Check::new(words.need("bytes")?, 1, (warm_up + pings) as u64);
+impl ListenerRole for Pong {
+    fn run(self, fields: &Fields, mut source: impl FrameSource) -> Result<()> {
+        let (warm_up, pings): (usize, usize) = (fields.require("warmup")?, fields.require("frames")?);
+        let back_channel = UnixListener::bind(fields.require::<PathBuf>("back_channel")?)?;
+        report_ready();
+        let (mut back_channel, _) = back_channel.accept()?;
+        let mut latencies = Vec::with_capacity(warm_up + pings);
+        let mut checker = PayloadChecker::new(fields.require("bytes")?, 1, (warm_up + pings) as u64);
         let mut lost = 0;
-        while ways.len() < warm_up + pings {
-            let met = inbox.next(|payload| {
-                ways.push(clock::now().saturating_sub(made_at(payload)));
-                check.take(payload);
+        while latencies.len() < warm_up + pings {
+            let received = source.recv(|payload| {
+                latencies.push(clock::now().saturating_sub(timestamp(payload)));
+                checker.check(payload);
             })?;
-            if let Met::Lost(count) = met {
+            if let Received::Lagged(count) = received {
                 lost += count.unwrap_or(1);
             }
-            side.write_all(&[0])?;
+            back_channel.write_all(&[0])?;
         }
-        let mut ways = ways.split_off(warm_up);
-        ways.sort_unstable();
-        say(&Words::new()
-            .with("p50", quantile(&ways, 0.50))
-            .with("p99", quantile(&ways, 0.99))
-            .with("longest", quantile(&ways, 1.0))
-            .with("bad", check.bad)
-            .with("lost", lost));
-        while told().is_some() {}
+        let mut latencies = latencies.split_off(warm_up);
+        latencies.sort_unstable();
+        report(
+            &Fields::new()
+                .with("p50", quantile(&latencies, 0.50))
+                .with("p99", quantile(&latencies, 0.99))
+                .with("longest", quantile(&latencies, 1.0))
+                .with("bad", checker.bad)
+                .with("lost", lost),
+        );
+        wait_for_end();
         Ok(())
     }
 }
 
+/// Sends a timed frame, and waits for the answer of [`Pong`] before the next.
 struct Ping;
 
-impl OnSender for Ping {
-    fn run(self, words: &Words, mut outbox: impl Outbox) -> Outcome<()> {
-        let pings: u64 = words.need::<u64>("warmup")? + words.need::<u64>("frames")?;
-        let mut stamp = Stamp::new(words.need("bytes")?, 0);
-        let mut side = UnixStream::connect(words.need::<PathBuf>("side")?)?;
-        ready();
-        if told().is_none() {
+impl SenderRole for Ping {
+    fn run(self, fields: &Fields, mut sink: impl FrameSink) -> Result<()> {
+        let pings: u64 = fields.require::<u64>("warmup")? + fields.require::<u64>("frames")?;
+        let mut payloads = PayloadBuilder::new(fields.require("bytes")?, 0);
+        let mut back_channel = UnixStream::connect(fields.require::<PathBuf>("back_channel")?)?;
+        report_ready();
+        if next_command().is_none() {
             return Ok(());
         }
         for counter in 0..pings {
-            outbox.push(stamp.timed(counter))?;
-            side.read_exact(&mut [0])?;
+            sink.send(payloads.timed(counter))?;
+            back_channel.read_exact(&mut [0])?;
         }
-        while told().is_some() {}
+        wait_for_end();
         Ok(())
     }
 }
 
-/// Holds listeners that never hear anything.
-fn idlers(words: &Words) -> Outcome<()> {
-    let socket: PathBuf = words.need("socket")?;
-    let count: usize = words.need("count")?;
-    let idlers: Outcome<Vec<OursListener>> = (0..count).map(|_| OursListener::join(&socket)).collect();
-    let _idlers = idlers?;
-    ready();
-    while told().is_some() {}
+/// Holds listeners that receive nothing.
+fn idlers(fields: &Fields) -> Result<()> {
+    let socket: PathBuf = fields.require("socket")?;
+    let count: usize = fields.require("count")?;
+    let listeners: Result<Vec<OursListener>> = (0..count).map(|_| OursListener::connect(&socket)).collect();
+    let _listeners = listeners?;
+    report_ready();
+    wait_for_end();
     Ok(())
 }
 
-fn cold(words: &Words) -> Outcome<()> {
-    let took = ours::cold_start(&words.need::<PathBuf>("socket")?)?;
-    say(&Words::new().with("took", took.as_nanos()));
+fn cold(fields: &Fields) -> Result<()> {
+    let took = ours::cold_start(&fields.require::<PathBuf>("socket")?)?;
+    report(&Fields::new().with("took", took.as_nanos()));
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! The sections of the bench, in the order in which they run. A section never fails the bench as a whole: what goes wrong
-//! is noted and the next one runs.
+//! The sections of the bench, in the order in which they run. A failure in one section is recorded, and the next section
+//! runs.
 
 #[path = "sections/cold.rs"]
 mod cold;

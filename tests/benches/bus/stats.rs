@@ -1,6 +1,6 @@
-//! Medians and ratios. It never averages: one disturbed run must not move a figure.
+//! Medians, spreads and quantiles. There are no averages, because one disturbed run would shift them.
 
-/// The middle of `values`; not a number when there are none.
+/// The median of `values`; NaN if there are none.
 pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut sorted: Vec<f64> = values.into_iter().collect();
     sorted.sort_by(f64::total_cmp);
@@ -16,7 +16,7 @@ pub(crate) fn spread(values: impl IntoIterator<Item = f64>) -> (f64, f64) {
     values.into_iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)))
 }
 
-/// The value below which `share` of `sorted` lies.
+/// The value below which a `share` of the sorted values lies.
 pub(crate) fn quantile(sorted: &[u64], share: f64) -> u64 {
     match sorted.len() {
         0 => 0,

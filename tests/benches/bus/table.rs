@@ -1,4 +1,4 @@
-//! The table: one line per figure, printed as soon as it is known. It never rounds a loss to nothing.
+//! The table: one line per figure, printed as soon as it is known. A small loss is never rounded to zero.
 
 use std::fs;
 use std::io::Write;
@@ -6,9 +6,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::fail::Outcome;
+use crate::error::Result;
 
-/// One line of the table. Cells that a figure does not have stay empty.
+/// One line of the table. Cells without a value stay empty.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Row {
     pub(crate) case: String,
@@ -18,7 +18,7 @@ pub(crate) struct Row {
     pub(crate) cpu: String,
     pub(crate) ratio: String,
     pub(crate) goal: Goal,
-    /// The same, for programs.
+    /// The figures in machine-readable form.
     pub(crate) json: Value,
 }
 
@@ -52,7 +52,7 @@ pub(crate) struct Table {
 impl Table {
     pub(crate) fn push(&mut self, section: &'static str, row: Row) {
         if self.rows.is_empty() {
-            print(["case", "system", "figure", "lost", "cpu s/M", "beside the floor (goal)", ""]);
+            print(["case", "system", "figure", "lost", "cpu s/M", "relative to floor (goal)", ""]);
         }
         if self.rows.last().is_some_and(|(last, _)| *last != section) {
             println!();
@@ -62,12 +62,12 @@ impl Table {
         self.rows.push((section, row));
     }
 
-    pub(crate) fn missed(&self) -> usize {
+    pub(crate) fn goals_missed(&self) -> usize {
         let missed = |(_, row): &&(_, Row)| row.goal == Goal::Missed;
         self.rows.iter().filter(missed).count()
     }
 
-    pub(crate) fn write_json(&self, path: &Path, runs: usize, cpus: usize) -> Outcome<()> {
+    pub(crate) fn write_json(&self, path: &Path, runs: usize, cpus: usize) -> Result<()> {
         let rows: Vec<Value> = self
             .rows
             .iter()
@@ -81,8 +81,8 @@ impl Table {
                 })
             })
             .collect();
-        let all = json!({ "runs": runs, "cpus": cpus, "rows": rows });
-        Ok(fs::write(path, format!("{all:#}\n"))?)
+        let document = json!({ "runs": runs, "cpus": cpus, "rows": rows });
+        Ok(fs::write(path, format!("{document:#}\n"))?)
     }
 }
 
@@ -90,11 +90,11 @@ fn print(cells: [&str; 7]) {
     let [case, system, figure, lost, cpu, ratio, goal] = cells;
     let line = format!("{case:<30} {system:<18} {figure:<36} {lost:>8} {cpu:>8}  {ratio:<58} {goal}");
     println!("{}", line.trim_end());
-    // Whoever reads this through a pipe wants to see it grow.
+    // A reader behind a pipe sees each row at once.
     let _ = std::io::stdout().flush();
 }
 
-/// A share in percent, exact enough to tell a small loss from none.
+/// A share in percent, precise enough to distinguish a small loss from none.
 pub(crate) fn percent(share: f64) -> String {
     match share * 100.0 {
         0.0 => "0".to_owned(),
@@ -120,8 +120,8 @@ pub(crate) fn bytes(count: usize) -> String {
     }
 }
 
-/// A ratio beside its goal.
-pub(crate) fn beside(what: &str, ratio: f64, sign: &str, goal: Option<f64>) -> String {
+/// A ratio and its goal.
+pub(crate) fn ratio_with_goal(what: &str, ratio: f64, sign: &str, goal: Option<f64>) -> String {
     match goal {
         Some(goal) => format!("{what} {ratio:.2}x ({sign}{goal})"),
         None => format!("{what} {ratio:.2}x"),

@@ -1,4 +1,4 @@
-//! One run: a fresh broker, its listeners, its senders, a number of frames. It never reuses a process of another run.
+//! One run: a broker, its listeners, its senders and a number of frames. Every run has new processes.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -8,54 +8,54 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::bench::Bench;
-use crate::fail::{Outcome, fail};
-use crate::link::System;
-use crate::nursery::Process;
+use crate::children::Process;
+use crate::error::{Result, fail};
+use crate::fields::Fields;
 use crate::procfs;
-use crate::words::Words;
+use crate::system::System;
 
 const READY_MAX: Duration = Duration::from_secs(20);
 const RUN_MAX: Duration = Duration::from_secs(30);
-/// An end can be lost like any frame when other senders' frames follow it; so it is repeated until each listener saw it.
+/// An end frame can be lost like any other. It is repeated at this interval until every listener has received it.
 const END_EVERY: Duration = Duration::from_millis(250);
 
-/// A broker process and where it listens.
+/// A broker process and its socket.
 pub(crate) struct Broker {
     pub(crate) process: Process,
     pub(crate) socket: PathBuf,
 }
 
 impl Broker {
-    pub(crate) fn start(bench: &Bench, system: System, dir: &Path, pin: Option<usize>) -> Outcome<Self> {
+    pub(crate) fn start(bench: &Bench, system: System, dir: &Path, pin: Option<usize>) -> Result<Self> {
         let socket = dir.join("bus.sock");
-        let mut words = Words::new();
+        let mut fields = Fields::new();
         if let Some(cpu) = pin {
-            words = words.with("pin", cpu);
+            fields = fields.with("pin", cpu);
         }
         let log = dir.join("broker.log");
         let errors = File::create(&log)?;
         let process = if system.is_ours() {
             let Some(daemon) = &bench.daemon else {
-                return fail("there is no daemon to measure");
+                return fail("no daemon to measure");
             };
             let run = ["--", "", "run", "--socket", ""].map(OsStr::new);
             let run = [run[0], daemon.as_os_str(), run[2], run[3], socket.as_os_str()];
-            bench.nursery.spawn_with("exec", &words, &run, |command| {
+            bench.children.spawn_with("exec", &fields, &run, |command| {
                 command.stderr(errors);
                 Ok(())
             })?
         } else {
-            let words = words.with("system", system.label()).with("socket", socket.display());
-            bench.nursery.spawn_with("broker", &words, &[], |command| {
+            let fields = fields.with("system", system.label()).with("socket", socket.display());
+            bench.children.spawn_with("broker", &fields, &[], |command| {
                 command.stderr(errors);
                 Ok(())
             })?
         };
-        match process.line(Instant::now() + READY_MAX).and_then(|line| process.understood(&line)) {
+        match process.line(Instant::now() + READY_MAX).and_then(|line| process.parse_report(&line)) {
             Ok(_) => Ok(Self { process, socket }),
             Err(error) => {
-                let said = fs::read_to_string(&log).unwrap_or_default();
-                let last = said.lines().last().unwrap_or("it said nothing");
+                let log = fs::read_to_string(&log).unwrap_or_default();
+                let last = log.lines().last().unwrap_or("its log is empty");
                 fail(format!("{} broker: {error}: {last}", system.label()))
             }
         }
@@ -69,11 +69,11 @@ pub(crate) struct Plan {
     pub(crate) senders: usize,
     pub(crate) listeners: usize,
     pub(crate) frames_per_sender: u64,
-    /// Frames per second and sender; none for as fast as it goes.
+    /// Frames per second and sender. Without it, senders are not paced.
     pub(crate) rate: Option<f64>,
-    /// Take the time of each send.
+    /// Measure the duration of each send.
     pub(crate) timed: bool,
-    /// Stop the last listener while the senders send.
+    /// Suspend the last listener while the senders send.
     pub(crate) stalled: bool,
 }
 
@@ -98,56 +98,57 @@ impl Plan {
 
 /// What one listener reports.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Heard {
+pub(crate) struct ListenerReport {
     pub(crate) received: u64,
-    /// Frames that its stream said it lost; may include ends.
-    pub(crate) reported: u64,
-    /// Holes whose size its stream did not tell.
-    pub(crate) unsized_holes: u64,
+    /// Lost frames according to its loss reports, including end frames.
+    pub(crate) reported_lost: u64,
+    /// Gaps without a count.
+    pub(crate) uncounted_gaps: u64,
     bad: u64,
     ends: u64,
     last_at: u64,
 }
 
-impl Heard {
-    fn parse(words: &Words) -> Outcome<Self> {
+impl ListenerReport {
+    fn parse(fields: &Fields) -> Result<Self> {
         Ok(Self {
-            received: words.need("received")?,
-            reported: words.need("reported")?,
-            unsized_holes: words.need("unsized")?,
-            bad: words.need("bad")?,
-            ends: words.need("ends")?,
-            last_at: words.need("last")?,
+            received: fields.require("received")?,
+            reported_lost: fields.require("lost")?,
+            uncounted_gaps: fields.require("uncounted_gaps")?,
+            bad: fields.require("bad")?,
+            ends: fields.require("ends")?,
+            last_at: fields.require("last")?,
         })
     }
 
-    /// Frames that were neither received nor reported, or reported without having been sent.
+    /// Frames that were neither received nor reported lost, or reported lost without having been sent.
     fn unaccounted(&self, sent: u64, ends_sent: u64) -> u64 {
-        if self.unsized_holes > 0 {
+        if self.uncounted_gaps > 0 {
             return 0;
         }
-        let known = self.received + self.reported;
+        let known = self.received + self.reported_lost;
         sent.saturating_sub(known) + (known + self.ends).saturating_sub(sent + ends_sent)
     }
 }
 
-/// What one run came to.
+/// The result of one run.
 #[derive(Clone, Debug)]
 pub(crate) struct Traffic {
-    /// From the first send to the last receipt of a listener that was not stalled.
+    /// From the first send to the last receipt of a listener that is not stalled.
     pub(crate) wall_s: f64,
-    /// Until the last sender was done.
+    /// From the first send to the end of the last one.
     pub(crate) sending_s: f64,
     pub(crate) sent: u64,
-    pub(crate) heard: Vec<Heard>,
+    pub(crate) listeners: Vec<ListenerReport>,
     pub(crate) received: u64,
     pub(crate) lost: u64,
     pub(crate) unaccounted: u64,
     pub(crate) bad: u64,
-    /// Of all processes, between the start of the first sender and the last report.
+    /// CPU time of all processes, from the start of the first sender to the last report.
     pub(crate) cpu_s: f64,
-    /// What 999 of 1000 sends do not exceed, and the longest; only of timed runs.
+    /// The 99.9th percentile of the durations of sends. Only for timed runs.
     pub(crate) p999_send: Duration,
+    /// The longest send. Only for timed runs.
     pub(crate) longest_send: Duration,
 }
 
@@ -165,10 +166,10 @@ impl Traffic {
     }
 }
 
-pub(crate) fn run(bench: &Bench, plan: &Plan) -> Outcome<Traffic> {
+pub(crate) fn run(bench: &Bench, plan: &Plan) -> Result<Traffic> {
     let dir = bench.fresh_dir()?;
     let broker = Broker::start(bench, plan.system, &dir, None)?;
-    let words = Words::new()
+    let fields = Fields::new()
         .with("system", plan.system.label())
         .with("socket", broker.socket.display())
         .with("bytes", plan.payload_bytes)
@@ -178,13 +179,13 @@ pub(crate) fn run(bench: &Bench, plan: &Plan) -> Outcome<Traffic> {
         .with("timed", plan.timed);
     let deadline = Instant::now() + READY_MAX;
     let listeners: Vec<Process> =
-        (0..plan.listeners).map(|_| bench.nursery.spawn("listener", &words)).collect::<Outcome<_>>()?;
+        (0..plan.listeners).map(|_| bench.children.spawn("listener", &fields)).collect::<Result<_>>()?;
     let mut senders: Vec<Process> = (0..plan.senders)
         .map(|index| {
-            let words = words.clone().with("index", index);
-            bench.nursery.spawn("sender", &words)
+            let fields = fields.clone().with("index", index);
+            bench.children.spawn("sender", &fields)
         })
-        .collect::<Outcome<_>>()?;
+        .collect::<Result<_>>()?;
     for process in listeners.iter().chain(&senders) {
         process.report(deadline)?;
     }
@@ -197,79 +198,79 @@ pub(crate) fn run(bench: &Bench, plan: &Plan) -> Outcome<Traffic> {
         std::iter::once(&broker.process).chain(&listeners).chain(&senders).map(|process| process.pid).collect();
     let cpu_before = procfs::cpu_ns_of(&pids);
     for sender in &mut senders {
-        sender.tell("go")?;
+        sender.command("go")?;
     }
     let deadline = Instant::now() + RUN_MAX;
     let (mut first_at, mut sent_at, mut p999, mut longest) = (u64::MAX, 0_u64, 0, 0);
     for sender in &senders {
         let report = sender.report(deadline)?;
-        first_at = first_at.min(report.need("first")?);
-        sent_at = sent_at.max(report.need("sent")?);
-        p999 = p999.max(report.need("p999")?);
-        longest = longest.max(report.need("longest")?);
+        first_at = first_at.min(report.require("first")?);
+        sent_at = sent_at.max(report.require("sent")?);
+        p999 = p999.max(report.require("p999")?);
+        longest = longest.max(report.require("longest")?);
     }
     if let Some(listener) = stalled {
         listener.signal(Signal::CONT)?;
     }
 
-    let (heard, ends_sent) = end(&mut senders, &listeners, deadline)?;
+    let (reports, ends_sent) = end(&mut senders, &listeners, deadline)?;
     let cpu_s = procfs::cpu_ns_of(&pids).saturating_sub(cpu_before) as f64 / 1e9;
-    let awake = heard.len() - usize::from(plan.stalled);
-    let last_at = heard[..awake].iter().map(|heard| heard.last_at).max();
-    let (sent, received) = (plan.frames(), heard.iter().map(|heard| heard.received).sum());
+    let running = reports.len() - usize::from(plan.stalled);
+    let last_at = reports[..running].iter().map(|report| report.last_at).max();
+    let (sent, received) = (plan.frames(), reports.iter().map(|report| report.received).sum());
     Ok(Traffic {
         wall_s: last_at.unwrap_or(0).saturating_sub(first_at).max(1) as f64 / 1e9,
         sending_s: sent_at.saturating_sub(first_at).max(1) as f64 / 1e9,
         sent,
         received,
-        lost: (sent * heard.len() as u64).saturating_sub(received),
-        unaccounted: heard.iter().map(|heard| heard.unaccounted(sent, ends_sent)).sum(),
-        bad: heard.iter().map(|heard| heard.bad).sum(),
-        heard,
+        lost: (sent * reports.len() as u64).saturating_sub(received),
+        unaccounted: reports.iter().map(|report| report.unaccounted(sent, ends_sent)).sum(),
+        bad: reports.iter().map(|report| report.bad).sum(),
+        listeners: reports,
         cpu_s,
         p999_send: Duration::from_nanos(p999),
         longest_send: Duration::from_nanos(longest),
     })
 }
 
-/// Has all senders say that they are done until all listeners have heard it.
-fn end(senders: &mut [Process], listeners: &[Process], deadline: Instant) -> Outcome<(Vec<Heard>, u64)> {
-    let mut heard = Vec::with_capacity(listeners.len());
+/// Makes all senders send end frames until all listeners have received them.
+fn end(senders: &mut [Process], listeners: &[Process], deadline: Instant) -> Result<(Vec<ListenerReport>, u64)> {
+    let mut reports = Vec::with_capacity(listeners.len());
     let mut ends_sent = 0;
-    while heard.len() < listeners.len() {
+    while reports.len() < listeners.len() {
         if Instant::now() >= deadline {
-            let missing = listeners.len() - heard.len();
-            return fail(format!("{missing} listeners did not come to an end"));
+            let missing = listeners.len() - reports.len();
+            return fail(format!("{missing} listeners did not receive the end"));
         }
         for sender in senders.iter_mut() {
-            sender.tell("end")?;
+            sender.command("end")?;
             ends_sent += 1;
         }
         let round = (Instant::now() + END_EVERY).min(deadline);
-        while let Some(listener) = listeners.get(heard.len()) {
+        while let Some(listener) = listeners.get(reports.len()) {
             match listener.line_until(round)? {
-                Some(line) => heard.push(Heard::parse(&listener.understood(&line)?)?),
+                Some(line) => reports.push(ListenerReport::parse(&listener.parse_report(&line)?)?),
                 None => break,
             }
         }
     }
-    Ok((heard, ends_sent))
+    Ok((reports, ends_sent))
 }
 
-/// Sets the number of frames so that a run takes about as long as the bench wishes.
-pub(crate) fn calibrate(bench: &Bench, plan: &mut Plan) -> Outcome<()> {
-    /// A run of this share of the wished time tells the rate well enough.
-    const ENOUGH: f64 = 0.15;
+/// Sets the number of frames so that a run has about the duration that the options ask for.
+pub(crate) fn calibrate(bench: &Bench, plan: &mut Plan) -> Result<()> {
+    /// A run that takes this share of the intended time measures the rate well enough.
+    const TIME_SHARE_MIN: f64 = 0.15;
     const PROBE_BYTES: u64 = 4 << 20;
     const FRAMES_MIN: u64 = 16;
-    let wished_s = bench.options.run_time().as_secs_f64();
+    let intended_s = bench.options.run_time().as_secs_f64();
     let per_frame = (plan.payload_bytes * plan.senders * plan.listeners) as u64;
     plan.frames_per_sender = (PROBE_BYTES / per_frame).max(FRAMES_MIN);
     loop {
         let wall_s = run(bench, plan)?.wall_s;
-        let grown = plan.frames_per_sender as f64 * (wished_s / wall_s).min(32.0);
-        plan.frames_per_sender = (grown as u64).max(FRAMES_MIN);
-        if wall_s >= wished_s * ENOUGH {
+        let frames = plan.frames_per_sender as f64 * (intended_s / wall_s).min(32.0);
+        plan.frames_per_sender = (frames as u64).max(FRAMES_MIN);
+        if wall_s >= intended_s * TIME_SHARE_MIN {
             return Ok(());
         }
     }

@@ -1,13 +1,15 @@
-//! A client of the bus as a process of its own, for tests: it does one thing and prints one line about it.
+//! A client of the bus in its own process, for tests. Each command does one thing and prints its progress, line by line.
 //!
-//! - `bus-probe listen CHANNEL FRAMES`: joins, says `joined`, and listens until it has received or been told lost that many
-//!   frames, or its stdin is closed and nothing more comes;
-//! - `bus-probe send CHANNEL FRAMES BYTES`: says `ready`, waits for a line, sends, says `sent`;
-//! - `bus-probe first CHANNEL`: says `ready`, waits for a line, and then does what a program does that is the first user of
-//!   the bus: listens, sends, receives;
-//! - `bus-probe ping CHANNEL`: sends the lines of its stdin and says `ok` after each;
-//! - `bus-probe careless`: says hello without looking who serves the socket, and says what it is answered;
-//! - `bus-probe stats PATH`: asks the stats socket for PATH without looking who serves it, and says what it is answered.
+//! - `bus-probe listen CHANNEL COUNT`: connects, prints `joined`, and listens until the sum of received and lost messages
+//!   is COUNT, or until its standard input has ended and no more messages arrive. It prints `gap` for each gap without a
+//!   count, and a summary at the end.
+//! - `bus-probe send CHANNEL COUNT BYTES`: prints `ready`, waits for a line, sends COUNT messages of BYTES each, and prints
+//!   `sent`.
+//! - `bus-probe first CHANNEL`: prints `ready`, waits for a line, acts as the first user of the bus (listens, sends and
+//!   receives), and prints `ok`.
+//! - `bus-probe ping CHANNEL`: prints `ready`, sends each line of its standard input, and prints `ok` after each.
+//! - `bus-probe unchecked-hello`: sends a Hello without checking the owner of the socket, and prints the answer.
+//! - `bus-probe stats PATH`: requests PATH from the stats socket without checking its owner, and prints the answer.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, Write, stdin, stdout};
@@ -26,24 +28,24 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match arguments[..] {
-        ["listen", channel, frames] => listen(channel, frames),
-        ["send", channel, frames, bytes] => send(channel, frames, bytes),
+        ["listen", channel, count] => listen(channel, count),
+        ["send", channel, count, bytes] => send(channel, count, bytes),
         ["first", channel] => first(channel),
         ["ping", channel] => ping(channel),
-        ["careless"] => careless(),
+        ["unchecked-hello"] => unchecked_hello(),
         ["stats", path] => stats(path),
-        _ => Err("usage: see the top of tests/src/bin/bus-probe.rs".into()),
+        _ => Err("unknown command; tests/src/bin/bus-probe.rs lists all of them".into()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say(&format!("failed: {error}"));
+            print_line(&format!("failed: {error}"));
             ExitCode::FAILURE
         }
     }
 }
 
-fn say(line: &str) {
+fn print_line(line: &str) {
     println!("{line}");
     let _ = stdout().flush();
 }
@@ -53,63 +55,63 @@ fn wait_for_line() -> Outcome {
     Ok(())
 }
 
-fn listen(channel: &str, frames: &str) -> Outcome {
-    let frames: u64 = frames.parse()?;
+fn listen(channel: &str, count: &str) -> Outcome {
+    let count: u64 = count.parse()?;
     let mut listener = Listener::create(channel)?;
-    say("joined");
-    let no_more = Arc::new(AtomicBool::new(false));
+    print_line("joined");
+    let input_ended = Arc::new(AtomicBool::new(false));
     std::thread::spawn({
-        let no_more = Arc::clone(&no_more);
+        let input_ended = Arc::clone(&input_ended);
         move || {
             let _ = stdin().lock().read_line(&mut String::new());
-            no_more.store(true, Ordering::Relaxed);
+            input_ended.store(true, Ordering::Relaxed);
         }
     });
     let (mut received, mut disorder) = (0, 0);
-    let mut next: BTreeMap<u64, u64> = BTreeMap::new();
-    let mut hole = false;
-    while received + listener.missed() < frames {
+    let mut next_sequences: BTreeMap<system_broadcaster::SenderId, u64> = BTreeMap::new();
+    let mut lagged = false;
+    while received + listener.lost() < count {
         match listener.recv_timeout(Duration::from_millis(100)) {
             Ok(message) => {
                 received += 1;
-                let due = next.entry(message.sender().raw()).or_default();
-                // Behind a hole a sender goes on further up; never further down, and never so without a hole.
-                if message.sequence() < *due || (message.sequence() > *due && !hole) {
+                let next = next_sequences.entry(message.sender()).or_default();
+                // Sequence numbers never go back, and skip numbers only after a gap.
+                if message.sequence() < *next || (message.sequence() > *next && !lagged) {
                     disorder += 1;
                 }
-                *due = message.sequence() + 1;
+                *next = message.sequence() + 1;
             }
             Err(RecvError::Lagged(lag)) => {
-                hole = true;
+                lagged = true;
                 if lag.count.is_none() {
-                    say("gap");
+                    print_line("gap");
                 }
             }
-            Err(RecvError::TimedOut { .. }) if no_more.load(Ordering::Relaxed) => break,
+            Err(RecvError::TimedOut { .. }) if input_ended.load(Ordering::Relaxed) => break,
             Err(RecvError::TimedOut { .. }) => {}
             Err(error) => return Err(error.into()),
         }
     }
-    let (lost, gaps) = (listener.missed(), listener.gaps());
-    say(&format!("received {received} lost {lost} gaps {gaps} disorder {disorder}"));
+    let (lost, gaps) = (listener.lost(), listener.gaps());
+    print_line(&format!("received {received} lost {lost} gaps {gaps} disorder {disorder}"));
     Ok(())
 }
 
-fn send(channel: &str, frames: &str, bytes: &str) -> Outcome {
-    let (frames, bytes): (u64, usize) = (frames.parse()?, bytes.parse()?);
+fn send(channel: &str, count: &str, bytes: &str) -> Outcome {
+    let (count, bytes): (u64, usize) = (count.parse()?, bytes.parse()?);
     let mut sender = Sender::create(channel)?;
-    say("ready");
+    print_line("ready");
     wait_for_line()?;
     let payload = vec![7; bytes];
-    for _ in 0..frames {
+    for _ in 0..count {
         sender.send(&payload)?;
     }
-    say("sent");
+    print_line("sent");
     wait_for_line()
 }
 
 fn first(channel: &str) -> Outcome {
-    say("ready");
+    print_line("ready");
     wait_for_line()?;
     let mut listener = Listener::create(channel)?;
     let mut sender = Sender::create(channel)?;
@@ -121,33 +123,33 @@ fn first(channel: &str) -> Outcome {
             Err(error) => return Err(error.into()),
         }
     }
-    say("ok");
-    // A host of the broker stays until everybody is done.
+    print_line("ok");
+    // This process may host the broker, so it stays until the test ends it.
     wait_for_line()
 }
 
 fn ping(channel: &str) -> Outcome {
     let mut sender = Sender::create(channel)?;
-    say("ready");
+    print_line("ready");
     for line in stdin().lock().lines() {
         sender.send(line?.as_bytes())?;
-        say("ok");
+        print_line("ok");
     }
     Ok(())
 }
 
-fn careless() -> Outcome {
-    use broadcaster_protocol::control::{Control, Role};
+fn unchecked_hello() -> Outcome {
+    use broadcaster_protocol::control::Control;
     use std::io::Read;
     let socket = std::env::var_os("BROADCASTER_SOCKET").ok_or("no BROADCASTER_SOCKET")?;
     let mut stream = open(socket.as_ref())?;
     let mut hello = Vec::new();
-    Control::Hello(broadcaster_protocol::handshake::hello(Role::Listener, "careless", 1, 1)).encode(&mut hello)?;
-    // It may be refused before it is read.
+    Control::Hello(broadcaster_protocol::handshake::hello("test", "unchecked-hello", 1, 1)).encode(&mut hello)?;
+    // The daemon may refuse and close the connection before it has read everything.
     let _ = stream.write_all(&hello);
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);
-    say(&String::from_utf8_lossy(&answer));
+    print_line(&String::from_utf8_lossy(&answer));
     Ok(())
 }
 
@@ -157,10 +159,10 @@ fn stats(path: &str) -> Outcome {
     let socket = broadcaster_protocol::endpoint::stats_socket(bus.as_ref());
     let mut stream = open(socket.as_ref())?;
     let mut answer = String::new();
-    // It may be closed before it is read.
+    // The daemon may close the connection before it has read everything.
     let _ = write!(stream, "GET {path} HTTP/1.1\r\nconnection: close\r\n\r\n");
     let _ = stream.read_to_string(&mut answer);
-    say(&format!("answered {answer}"));
+    print_line(&format!("answered {answer}"));
     Ok(())
 }
 
@@ -169,7 +171,7 @@ fn open(socket: &Path) -> io::Result<UnixStream> {
     UnixStream::connect(socket)
 }
 
-/// A pipe is opened like a file.
+/// A named pipe is opened like a file.
 #[cfg(windows)]
 fn open(pipe: &Path) -> io::Result<std::fs::File> {
     std::fs::File::options().read(true).write(true).open(pipe)

@@ -1,98 +1,169 @@
-//! The choice of the socket among its candidates, and what the daemon holds then. It never accepts a connection.
+//! The locks and sockets of all candidates, and what the daemon holds then. It never accepts a connection.
 
-use super::daemon_lock::DaemonLock;
+use super::daemon_lock::{Claim, DaemonLock};
 use super::error::BindError;
-use broadcaster_local::{AuxiliaryListener, Connected, Listener};
-use broadcaster_protocol::endpoint::Candidate;
+use broadcaster_local::{AuxiliaryListener, Connected, Listener, Watch};
+use broadcaster_protocol::endpoint::{Candidate, binding_order};
 use std::path::{Path, PathBuf};
 
-/// The right to be the daemon, and a socket that listens. Both end when this is dropped, or served to its end: the socket files that it made
-/// are removed if they are still the same, and then the lock is released.
+/// The right to be the daemon, and the sockets that listen: one for each place where a client of this user may look. All of it ends when this
+/// is dropped, or served to its end: the socket files that it made are removed if they are still the same, and then the locks are released.
 #[derive(Debug)]
 pub struct Bound {
+    /// Best first; at least one.
+    places: Vec<Place>,
+}
+
+/// One place where clients find this daemon.
+#[derive(Debug)]
+struct Place {
     socket: PathBuf,
     listener: Option<Listener>,
     lock: DaemonLock,
 }
 
 impl Bound {
-    /// The path of the socket.
+    /// The path of the best socket, for display.
     pub fn socket(&self) -> &Path {
-        &self.socket
+        self.places.first().map_or(Path::new("/"), |place| &place.socket)
     }
 
-    /// Listens on one more socket in the directory of the bus, for this user only. A stale one is replaced, and it is removed with the bus
-    /// socket.
+    /// The paths of all sockets, best first.
+    pub fn sockets(&self) -> impl Iterator<Item = &Path> {
+        self.places.iter().map(|place| place.socket.as_path())
+    }
+
+    /// Listens on one more socket in a directory of the bus, for this user only. A stale one is replaced, and it is removed with the bus
+    /// socket of that directory.
     ///
     /// # Errors
     ///
-    /// If the system refuses, or something that must not be removed has this path.
+    /// If the system refuses, something that must not be removed has this path, or it is not beside a socket of the bus.
     pub fn listen_auxiliary(&mut self, path: &Path) -> Result<AuxiliaryListener, BindError> {
-        self.lock.listen_auxiliary(path)
+        let mut places = self.places.iter_mut();
+        let place = places.find(|place| place.socket.parent() == path.parent());
+        match place {
+            Some(place) => place.lock.listen_auxiliary(path),
+            None => Err(BindError::Occupied { path: path.to_owned(), what: "not beside a socket of the bus" }),
+        }
     }
 
-    /// The socket of the bus, once.
-    pub(crate) fn take_listener(&mut self) -> Option<Listener> {
-        self.listener.take()
+    /// Takes the locks of the other `candidates` as well and listens there, so that every client of this user finds this daemon. Those that
+    /// cannot be used are left out.
+    ///
+    /// # Errors
+    ///
+    /// [`BindError::AlreadyRunning`] if another process holds one of the locks. What was taken before is kept.
+    pub fn extend(&mut self, candidates: &[Candidate]) -> Result<(), BindError> {
+        for candidate in binding_order(candidates) {
+            if self.sockets().any(|socket| socket == candidate.socket) {
+                continue;
+            }
+            match Claim::take(&candidate.socket).and_then(|claim| Place::listen(&candidate.socket, claim)) {
+                Ok(place) => self.places.push(place),
+                Err(error @ BindError::AlreadyRunning { .. }) => return Err(error),
+                Err(error) => warn_of(&candidate.socket, &error),
+            }
+        }
+        Ok(())
     }
 
-    /// Whether clients still find this socket, and other daemons this lock.
-    pub(crate) fn is_in_place(&self) -> bool {
-        self.lock.is_in_place()
+    /// The sockets of the bus, once.
+    pub(crate) fn take_listeners(&mut self) -> Vec<Listener> {
+        self.places.iter_mut().filter_map(|place| place.listener.take()).collect()
     }
 
-    /// Announces that this daemon is about to end: new clients find no socket of it, and the mark on the lock file shows that no daemon
+    /// Waits until clients no longer find one of the sockets, or other daemons one of the locks: it was removed, or a directory on the way to it
+    /// was renamed. Returns the path of that socket.
+    pub(crate) async fn taken_away(&self) -> &Path {
+        let watch = Watch::new(self.sockets().filter_map(Path::parent));
+        loop {
+            if let Some(place) = self.places.iter().find(|place| !place.lock.is_in_place()) {
+                return &place.socket;
+            }
+            watch.changed().await;
+        }
+    }
+
+    /// Announces that this daemon is about to end: new clients find no socket of it, and the marks on the lock files show that no daemon
     /// serves any more.
     pub(crate) fn leave(&self) {
-        if let Err(error) = self.lock.mark_leaving() {
-            tracing::warn!(%error, "cannot write on the lock file");
+        for place in &self.places {
+            if let Err(error) = place.lock.mark_leaving() {
+                tracing::warn!(%error, socket = %place.socket.display(), "cannot write on the lock file");
+            }
+            place.lock.unlink();
         }
-        self.lock.unlink();
     }
 
     /// Lets the next daemon begin.
     pub(crate) fn release(&self) {
-        self.lock.release();
+        self.places.iter().for_each(|place| place.lock.release());
     }
 }
 
-/// Becomes the daemon on the first candidate that can be used.
+impl Place {
+    fn listen(socket: &Path, claim: Claim) -> Result<Self, BindError> {
+        let (lock, listener) = claim.listen(socket)?;
+        Ok(Self { socket: socket.to_owned(), listener: Some(listener), lock })
+    }
+}
+
+/// Becomes the daemon on every candidate that can be used.
+///
+/// The locks are taken in the [`binding_order`], and only then are the sockets made: a daemon that finds a lock held has not listened anywhere
+/// yet.
 ///
 /// # Errors
 ///
-/// [`BindError::AlreadyRunning`] if any candidate has a daemon; otherwise the first candidate's error.
+/// [`BindError::AlreadyRunning`] if any candidate has a daemon; the first candidate's error if none can be used.
 pub fn bind(candidates: &[Candidate]) -> Result<Bound, BindError> {
-    let mut problems: Vec<(&PathBuf, BindError)> = Vec::new();
-    for candidate in candidates {
-        // A daemon that started before a better place existed still serves its clients.
-        let elsewhere = candidates.iter().find(|other| *other != candidate && answers(&other.socket));
-        if let Some(other) = elsewhere {
-            return Err(BindError::AlreadyRunning { lock: other.socket.clone() });
-        }
-        match DaemonLock::take(&candidate.socket) {
-            Ok((lock, listener)) => {
-                for (socket, error) in &problems {
-                    tracing::warn!(socket = %socket.display(), %error, "cannot serve here");
-                }
-                return Ok(Bound { socket: candidate.socket.clone(), listener: Some(listener), lock });
-            }
+    let mut claims: Vec<Option<Result<Claim, BindError>>> = candidates.iter().map(|_| None).collect();
+    for candidate in binding_order(candidates) {
+        let claim = match Claim::take(&candidate.socket) {
             Err(error @ BindError::AlreadyRunning { .. }) => return Err(error),
-            Err(error) => problems.push((&candidate.socket, error)),
+            claim => claim,
+        };
+        let place = candidates.iter().position(|other| other == candidate);
+        if let Some(slot) = place.and_then(|place| claims.get_mut(place)) {
+            *slot = Some(claim);
         }
     }
-    Err(problems.into_iter().next().map_or(BindError::NoCandidate, |(_, error)| error))
+    let (mut places, mut problems) = (Vec::new(), Vec::new());
+    for (Candidate { socket, .. }, claim) in candidates.iter().zip(claims) {
+        let Some(claim) = claim else { continue };
+        match claim.and_then(|claim| Place::listen(socket, claim)) {
+            Ok(place) => places.push(place),
+            // A service manager listens there, and starts the daemon for the first client.
+            Err(BindError::Occupied { .. }) if candidates.len() > 1 && answers(socket) => {
+                return Err(BindError::AlreadyRunning { lock: socket.clone() });
+            }
+            Err(error) => problems.push((socket, error)),
+        }
+    }
+    if places.is_empty() {
+        return Err(problems.into_iter().next().map_or(BindError::NoCandidate, |(_, error)| error));
+    }
+    for (socket, error) in &problems {
+        warn_of(socket, error);
+    }
+    Ok(Bound { places })
 }
 
 /// Becomes the daemon on a socket that a service manager made and listens on. Its file stays when this daemon ends, and so does the manager's
-/// listening: the next daemon serves the clients that connect in between.
+/// listening: the next daemon serves the clients that connect in between. [`Bound::extend`] adds the other candidates.
 ///
 /// # Errors
 ///
-/// [`BindError::AlreadyRunning`] if another process holds the lock; an error too if the socket has no path or its directory cannot be
-/// trusted. On Windows always: a pipe is served by the process that made it.
+/// [`BindError::AlreadyRunning`] if another process holds the lock; an error too if the socket has no path, its path leads elsewhere or its
+/// directory cannot be trusted. On Windows always: a pipe is served by the process that made it.
 pub fn adopt(listener: &AuxiliaryListener) -> Result<Bound, BindError> {
     let (socket, lock, listener) = DaemonLock::adopt(listener)?;
-    Ok(Bound { socket, listener: Some(listener), lock })
+    Ok(Bound { places: vec![Place { socket, listener: Some(listener), lock }] })
+}
+
+fn warn_of(socket: &Path, error: &BindError) {
+    tracing::warn!(socket = %socket.display(), error = error as &dyn std::error::Error, "cannot serve here");
 }
 
 /// Whether a process of this user accepts connections at `socket`.

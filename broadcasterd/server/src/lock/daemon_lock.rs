@@ -13,6 +13,9 @@ use std::path::{Path, PathBuf};
 /// The path of an inherited socket, where an error needs one and the socket has none.
 const INHERITED: &str = "the inherited socket";
 
+/// What a path is at which something other than a socket is.
+const NOT_A_SOCKET: &str = "not a socket";
+
 /// The lock, and what was made under it. When it is dropped, the socket files that it made are removed and the lock is released.
 #[derive(Debug)]
 pub(super) struct DaemonLock {
@@ -24,25 +27,54 @@ pub(super) struct DaemonLock {
     lock: RefCell<Option<LockFile>>,
 }
 
-impl DaemonLock {
-    /// Takes the lock that belongs to `socket`, and listens there.
-    pub(super) fn take(socket: &Path) -> Result<(Self, Listener), BindError> {
-        let (directory, lock) = lock_directory_of(socket)?;
+/// The lock of a socket on which this process does not listen yet.
+#[derive(Debug)]
+pub(super) struct Claim {
+    directory: Directory,
+    lock: LockFile,
+}
+
+impl Claim {
+    /// Takes the lock that belongs to `socket`.
+    pub(super) fn take(socket: &Path) -> Result<Self, BindError> {
+        let directory = open_directory_of(socket)?;
+        // A path that leads to something else gets no lock file beside it.
+        if find(&directory, socket)? == Entry::Other {
+            return Err(occupied(socket, NOT_A_SOCKET));
+        }
+        let lock = LockFile::take(&directory, socket).map_err(|problem| {
+            let path = LockFile::path_of(socket).unwrap_or_else(|_| socket.to_owned());
+            match problem {
+                LockProblem::Held => BindError::AlreadyRunning { lock: path },
+                LockProblem::Removed => occupied(path, "removed by another process again and again"),
+                LockProblem::NotAFile => occupied(path, "not a file, and cannot be locked"),
+                LockProblem::Io(action, source) => BindError::Io { action, path, source },
+            }
+        })?;
+        Ok(Self { directory, lock })
+    }
+
+    /// Listens on `socket`, whose lock this is.
+    pub(super) fn listen(self, socket: &Path) -> Result<(DaemonLock, Listener), BindError> {
+        let Self { directory, lock } = self;
         clear(&directory, socket)?;
         let (listener, file) = directory.listen(socket).map_err(|error| cannot_listen(socket, error))?;
         let made = RefCell::new(vec![file.clone()]);
-        Ok((Self { directory, socket: file, made, lock: RefCell::new(Some(lock)) }, listener))
+        Ok((DaemonLock { directory, socket: file, made, lock: RefCell::new(Some(lock)) }, listener))
     }
+}
 
+impl DaemonLock {
     /// Takes the lock that belongs to a socket which another process made and listens on.
     pub(super) fn adopt(listener: &AuxiliaryListener) -> Result<(PathBuf, Self, Listener), BindError> {
         let (socket, listener) = broadcaster_local::adopt(listener).map_err(|problem| match problem {
             AdoptProblem::NoPath => occupied(INHERITED, "without an absolute path"),
             AdoptProblem::NotListening(path) => occupied(path, "a socket that was passed on and does not listen"),
+            AdoptProblem::Elsewhere(path) => occupied(path, "not the path of the socket that was passed on"),
             AdoptProblem::Unsupported(path) => occupied(path, "a pipe, and cannot be passed on"),
             AdoptProblem::Io(action, source) => BindError::Io { action, path: INHERITED.into(), source },
         })?;
-        let (directory, lock) = lock_directory_of(&socket)?;
+        let Claim { directory, lock } = Claim::take(&socket)?;
         let Entry::Socket(file) = find(&directory, &socket)? else {
             return Err(occupied(socket, "not the socket that was passed on"));
         };
@@ -88,33 +120,24 @@ impl Drop for DaemonLock {
     }
 }
 
-/// Checks that the directory of `socket` can be trusted, and takes the lock in it.
-fn lock_directory_of(socket: &Path) -> Result<(Directory, LockFile), BindError> {
-    let directory = Directory::open(socket).map_err(|problem| {
+/// Opens the directory of `socket`, if it can be trusted.
+fn open_directory_of(socket: &Path) -> Result<Directory, BindError> {
+    Directory::open(socket).map_err(|problem| {
         let path = Directory::path_of(socket);
         match problem {
             DirectoryProblem::NotADirectory => BindError::NotADirectory { path },
-            DirectoryProblem::OtherOwner(owner) => BindError::OtherOwner { path, owner, uid: euid() },
+            DirectoryProblem::OtherOwner { path, owner } => BindError::OtherOwner { path, owner, uid: euid() },
             DirectoryProblem::WritableByOthers(mode) => BindError::Loose { path, mode },
             DirectoryProblem::Io(action, source) => BindError::Io { action, path, source },
         }
-    })?;
-    let lock = LockFile::take(&directory, socket).map_err(|problem| {
-        let path = LockFile::path_of(socket).unwrap_or_else(|_| socket.to_owned());
-        match problem {
-            LockProblem::Held => BindError::AlreadyRunning { lock: path },
-            LockProblem::Removed => occupied(path, "removed by another process again and again"),
-            LockProblem::Io(action, source) => BindError::Io { action, path, source },
-        }
-    })?;
-    Ok((directory, lock))
+    })
 }
 
 /// Under the lock: removes the socket that a dead daemon has left, and nothing else.
 fn clear(directory: &Directory, socket: &Path) -> Result<(), BindError> {
     match find(directory, socket)? {
         Entry::Absent => Ok(()),
-        Entry::Other => Err(occupied(socket, "not a socket")),
+        Entry::Other => Err(occupied(socket, NOT_A_SOCKET)),
         Entry::Socket(file) => match is_accepting(socket) {
             Ok(false) => {
                 directory.remove(&file);

@@ -20,7 +20,10 @@ pub enum BindError {
         path: PathBuf,
     },
     /// The directory belongs to another user.
-    #[error("the directory {} belongs to uid {owner}, not to uid {uid}: it is not used", path.display())]
+    #[error(
+        "the directory {} belongs to uid {owner}, not to uid {uid}: it is not used; set BROADCASTER_SOCKET to another place",
+        path.display()
+    )]
     OtherOwner {
         /// The directory.
         path: PathBuf,

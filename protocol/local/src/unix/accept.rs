@@ -1,28 +1,48 @@
-//! Accepting connections in a task, each with its peer. It never decides whether a peer is welcome.
+//! Accepting connections in a task, each with its peer, from several sockets at once. It never decides whether a peer is welcome, except that
+//! it turns away one for which there is no descriptor.
 
+use super::fork::open_unshared;
 use super::registration::{Registration, register};
 use super::socket::{Listener, Socket};
 use super::{peer, stream};
 use crate::Peer;
+use rustix::fs::{Mode, OFlags};
+use rustix::net::RecvFlags;
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use tokio::io::Interest;
 
-/// A listening socket, to accept from in the runtime in which it was made.
+/// The sockets of a bus, to accept from in the runtime in which this was made.
+///
+/// It keeps one spare descriptor. When this process or the system is out of descriptors, it gives up the spare one, accepts with it,
+/// answers the client with a refusal and hangs up, so that a client learns the reason at once and does not wait for an answer.
 #[derive(Debug)]
 pub struct Acceptor {
-    listener: Registration<Arc<Listener>>,
+    listeners: Vec<Registration<Arc<Listener>>>,
+    /// Which listener is asked first, so that one with many clients does not keep those of another waiting.
+    first: Cell<usize>,
+    /// What a client receives for which there is no descriptor.
+    refusal: Vec<u8>,
+    spare: RefCell<Option<OwnedFd>>,
 }
 
 impl Acceptor {
-    /// Accepts from `listener`.
+    /// Accepts from all `listeners`. A client for which there is no descriptor receives `refusal`, as far as a new connection holds it.
     ///
     /// # Errors
     ///
-    /// If it cannot be registered with this runtime.
-    pub fn new(listener: Listener) -> io::Result<Self> {
-        listener.set_nonblocking(true)?;
-        Ok(Self { listener: register(Arc::new(listener), Interest::READABLE)? })
+    /// If one cannot be registered with this runtime, or there is no spare descriptor.
+    pub fn new(listeners: Vec<Listener>, refusal: Vec<u8>) -> io::Result<Self> {
+        let register_one = |listener: Listener| {
+            listener.set_nonblocking(true)?;
+            register(Arc::new(listener), Interest::READABLE)
+        };
+        let listeners = listeners.into_iter().map(register_one).collect::<io::Result<_>>()?;
+        Ok(Self { listeners, first: Cell::new(0), refusal, spare: RefCell::new(Some(spare()?)) })
     }
 
     /// The next connection.
@@ -30,21 +50,72 @@ impl Acceptor {
     /// # Errors
     ///
     /// [`ConnectionAborted`](io::ErrorKind::ConnectionAborted) if the peer is gone; or if this process or the system is out of
-    /// descriptors.
+    /// descriptors, and the spare one is not available either.
     ///
     /// # Cancel safety
     ///
     /// No connection is lost if the future is dropped.
     pub async fn accept(&self) -> io::Result<(Socket, Peer)> {
-        loop {
-            let mut ready = self.listener.readable().await?;
-            match ready.get_inner().accept() {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
-                Err(error) => return Err(error),
-                Ok((stream, _)) => return introduce(stream.into()),
+        poll_fn(|cx| self.poll_accept(cx)).await
+    }
+
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Socket, Peer)>> {
+        let first = self.first.get();
+        let (before, after) = self.listeners.split_at(first.min(self.listeners.len()));
+        for (step, listener) in after.iter().chain(before).enumerate() {
+            while let Poll::Ready(ready) = listener.poll_read_ready(cx) {
+                let mut ready = ready?;
+                match accept_from(ready.get_inner()) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+                    Err(error) if is_out_of_descriptors(&error) => {
+                        self.refuse(ready.get_inner(), error)?;
+                        // There may be many of them, and the connections that are open get their turn.
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
+                    Err(error) => return Poll::Ready(Err(error)),
+                    Ok(socket) => {
+                        self.first.set((first + step + 1) % self.listeners.len());
+                        return Poll::Ready(introduce(socket));
+                    }
+                }
             }
         }
+        Poll::Pending
     }
+
+    /// Accepts with the spare descriptor, and turns the client away.
+    fn refuse(&self, listener: &Listener, error: io::Error) -> io::Result<()> {
+        let mut place = self.spare.borrow_mut();
+        let Some(given_up) = place.take().or_else(|| spare().ok()) else { return Err(error) };
+        drop(given_up);
+        let accepted = accept_from(listener);
+        if let Ok(socket) = &accepted {
+            // What the client has sent is discarded: to close a socket with something unread in it may cost the client the refusal. It
+            // may as well be gone. Either way there is nothing to be done about it.
+            let _ = rustix::net::recv(socket, &mut [0; 4096][..], RecvFlags::DONTWAIT);
+            let _ = stream::write(socket, &self.refusal);
+        }
+        let outcome = accepted.map(drop);
+        *place = spare().ok();
+        match outcome {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn accept_from(listener: &Listener) -> io::Result<Socket> {
+    open_unshared(|| listener.accept().map(|(stream, _)| stream.into()))
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
+/// A descriptor of no use but to be given up.
+fn spare() -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open("/", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]

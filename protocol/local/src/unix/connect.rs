@@ -61,7 +61,8 @@ pub fn is_accepting(socket: &Path) -> io::Result<bool> {
     }
 }
 
-fn open(socket: &Path) -> io::Result<OwnedFd> {
+/// Connects without waiting, to whichever process listens there.
+pub(super) fn open(socket: &Path) -> io::Result<OwnedFd> {
     let name = socket.to_fs_name::<GenericFilePath>()?;
     let options = ConnectOptions::new().name(name).wait_mode(ConnectWaitMode::Deferred);
     let Stream::UdSocket(stream) = Stream::from_options(&options)?;

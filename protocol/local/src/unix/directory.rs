@@ -3,7 +3,12 @@
 //!
 //! A directory is checked through its descriptor, and files are looked up, locked and removed relative to it, so that the directory that
 //! was checked is the one that is used. Only making a socket and connecting to one take a path.
+//!
+//! A directory is made only where the user could have made it: the nearest directory above it that exists belongs to the effective
+//! user, or is one in which every user makes files of their own, such as `/tmp`. So root in the environment of a user, as with
+//! `sudo -E`, leaves no directory behind that locks that user out.
 
+use super::fork::open_unshared;
 use super::process;
 #[cfg(feature = "tokio")]
 use super::socket::AuxiliaryListener;
@@ -17,7 +22,6 @@ use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 /// The directory that holds the socket and the lock of a bus.
@@ -70,13 +74,14 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// If it is no directory, belongs to another user, or other users may write into it.
+    /// If it is no directory, belongs to another user, or other users may write into it; or if it does not exist, and what is above it
+    /// belongs to another user.
     pub fn open(socket: &Path) -> Result<Self, DirectoryProblem> {
         let path = Self::path_of(socket);
         let descriptor = open_or_make(&path)?;
         let stat = rustix::fs::fstat(&descriptor).map_err(|errno| DirectoryProblem::Io("look at", errno.into()))?;
         if stat.st_uid != process::euid() {
-            return Err(DirectoryProblem::OtherOwner(stat.st_uid));
+            return Err(DirectoryProblem::OtherOwner { path, owner: stat.st_uid });
         }
         #[allow(clippy::useless_conversion)]
         let mode = u32::from(stat.st_mode) & 0o7777;
@@ -107,15 +112,17 @@ impl Directory {
     /// [`AddrInUse`](io::ErrorKind::AddrInUse) if something is there, or another process has replaced the new socket.
     pub fn listen(&self, socket: &Path) -> io::Result<(Listener, SocketFile)> {
         let options = ListenerOptions::new().name(socket.to_fs_name::<GenericFilePath>()?).reclaim_name(false);
-        let plain = options.try_clone()?;
-        let listener = match options.mode(0o600).create_sync() {
-            // Not every system can restrict a socket. The directory does it there.
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => plain.create_sync()?,
-            other => other?,
-        };
-        let interprocess::local_socket::Listener::UdSocket(listener) = listener;
+        let listener = open_unshared(|| {
+            let plain = options.try_clone()?;
+            let interprocess::local_socket::Listener::UdSocket(listener) = match options.mode(0o600).create_sync() {
+                // Not every system can restrict a socket. The directory does it there.
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => plain.create_sync()?,
+                other => other?,
+            };
+            Ok(OwnedFd::from(listener))
+        })?;
         match self.find(socket)? {
-            Entry::Socket(file) => Ok((OwnedFd::from(listener).into(), file)),
+            Entry::Socket(file) => Ok((listener.into(), file)),
             Entry::Absent | Entry::Other => Err(io::ErrorKind::AddrInUse.into()),
         }
     }
@@ -145,7 +152,8 @@ impl Directory {
 
     /// Opens the file with this name to be locked, and makes it if there is none.
     pub(super) fn open_lock(&self, name: &OsStr) -> io::Result<OwnedFd> {
-        let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // A pipe is opened at once for both directions, and is recognised later.
+        let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         Ok(rustix::fs::openat(&self.descriptor, name, flags, Mode::RUSR | Mode::WUSR)?)
     }
 
@@ -175,31 +183,79 @@ pub(super) fn name_of(path: &Path) -> io::Result<&OsStr> {
 
 fn open_or_make(path: &Path) -> Result<OwnedFd, DirectoryProblem> {
     match open(path) {
-        Err(Errno::NOENT) => {
-            let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-            made.map_err(|error| match error.kind() {
-                io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => DirectoryProblem::NotADirectory,
-                _ => DirectoryProblem::Io("make the directory", error),
-            })?;
-            open(path)
-        }
-        other => other,
+        Err(Errno::NOENT) => make(path),
+        other => other.map_err(|errno| problem(path, errno)),
     }
-    .map_err(|errno| match errno {
+}
+
+/// Makes the directory, and what is missing above it, step by step from the nearest directory that exists.
+fn make(path: &Path) -> Result<OwnedFd, DirectoryProblem> {
+    let failed = |errno: Errno| DirectoryProblem::Io("make the directory", errno.into());
+    let mut missing = Vec::new();
+    let mut at = path;
+    let mut directory = loop {
+        let (Some(parent), Some(name)) = (at.parent(), at.file_name()) else { return Err(failed(Errno::NOENT)) };
+        missing.push(name);
+        at = parent;
+        match rustix::fs::open(at, TRAVERSE | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+            Err(Errno::NOENT) => {}
+            other => break other.map_err(|errno| problem(at, errno))?,
+        }
+    };
+    let stat = rustix::fs::fstat(&directory).map_err(failed)?;
+    if stat.st_uid != process::euid() && !is_shared(&stat) {
+        return Err(DirectoryProblem::OtherOwner { path: at.to_owned(), owner: stat.st_uid });
+    }
+    for name in missing.into_iter().rev() {
+        match rustix::fs::mkdirat(&directory, name, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => {} // another daemon makes it as well, or it is a link
+            Err(errno) => return Err(failed(errno)),
+        }
+        let made = rustix::fs::openat(&directory, name, OPEN, Mode::empty()).map_err(|errno| problem(path, errno))?;
+        let stat = rustix::fs::fstat(&made).map_err(failed)?;
+        if stat.st_uid != process::euid() {
+            return Err(DirectoryProblem::OtherOwner { path: path.to_owned(), owner: stat.st_uid });
+        }
+        directory = made;
+    }
+    Ok(directory)
+}
+
+/// Whether every user can make files in this directory, and only their owners can replace them.
+fn is_shared(stat: &rustix::fs::Stat) -> bool {
+    #[allow(clippy::useless_conversion)]
+    let mode = u32::from(stat.st_mode);
+    mode & 0o1002 == 0o1002
+}
+
+fn problem(path: &Path, errno: Errno) -> DirectoryProblem {
+    match errno {
         // A link is reported by any of the last three.
         Errno::NOTDIR | Errno::LOOP | Errno::MLINK => DirectoryProblem::NotADirectory,
         // Another user's directory that cannot be read is still another user's.
         Errno::ACCESS => match rustix::fs::lstat(path) {
-            Ok(stat) if stat.st_uid != process::euid() => DirectoryProblem::OtherOwner(stat.st_uid),
+            Ok(stat) if stat.st_uid != process::euid() => {
+                DirectoryProblem::OtherOwner { path: path.to_owned(), owner: stat.st_uid }
+            }
             _ => DirectoryProblem::Io("open the directory", errno.into()),
         },
         errno => DirectoryProblem::Io("open the directory", errno.into()),
-    })
+    }
 }
 
+/// How to open the directory of a bus.
+const OPEN: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// How to open a directory that is only passed through, and need not be readable.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const TRAVERSE: OFlags = OFlags::PATH;
+
+/// How to open a directory that is only passed through.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const TRAVERSE: OFlags = OFlags::RDONLY;
+
 fn open(path: &Path) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty())
+    rustix::fs::open(path, OPEN, Mode::empty())
 }
 
 #[cfg(test)]
@@ -233,6 +289,25 @@ mod tests {
         std::fs::set_permissions(inside("loose"), PermissionsExt::from_mode(0o770)).expect("set");
         let problem = Directory::open(&inside("loose/bus.sock")).expect_err("loose");
         assert!(matches!(problem, DirectoryProblem::WritableByOthers(0o770)), "{problem:?}");
+    }
+
+    #[test]
+    fn nothing_is_made_in_a_directory_of_another_user() {
+        if process::euid() != 0 {
+            return eprintln!("SKIPPED: only root can give a directory away");
+        }
+        let place = tempfile::tempdir().expect("a directory");
+        let home = place.path().join("home");
+        std::fs::create_dir(&home).expect("made");
+        std::os::unix::fs::chown(&home, Some(65534), None).expect("given away");
+        for socket in ["bus.sock", "a/bus.sock", ".local/state/broadcaster/bus.sock"] {
+            let problem = Directory::open(&home.join(socket)).expect_err(socket);
+            let DirectoryProblem::OtherOwner { path, owner: 65534 } = problem else { panic!("{problem:?}") };
+            assert_eq!(path, home);
+        }
+        assert_eq!(std::fs::read_dir(&home).expect("readable").count(), 0);
+        std::fs::set_permissions(&home, PermissionsExt::from_mode(0o1777)).expect("set");
+        Directory::open(&home.join("a/bus.sock")).expect("every user may make a directory of their own there");
     }
 
     #[test]

@@ -1,9 +1,13 @@
 //! The lock file of a bus: the kernel's lock on it decides which process is the daemon. It never decides by a pid or by the file's existence.
+//!
+//! The file has one line, `serving PID` or `leaving PID`. Only its first byte decides anything: a daemon that has begun to stop is no longer
+//! waited for. The pid is for display; it may be one of another pid namespace.
 
 use super::directory::{Directory, FileId, name_of};
-use crate::LockProblem;
+use super::fork::open_unshared;
+use crate::{LockProblem, LockState};
 use broadcaster_protocol::endpoint::lock_file;
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -12,7 +16,16 @@ use std::path::{Path, PathBuf};
 /// How often to take the lock again, when its file was removed before the lock was on it.
 const ATTEMPTS_MAX: usize = 16;
 
-/// A lock file with the lock on it, which ends when this is dropped. The file stays.
+/// What a daemon that serves writes into the file, before its pid.
+const SERVING: &str = "serving";
+
+/// What it writes there when it has begun to stop. It has as many bytes.
+const LEAVING: &str = "leaving";
+
+/// More bytes than the line has.
+const LINE_BYTES_MAX: usize = 32;
+
+/// A lock file with the lock on it, which ends when this is dropped. The file stays. A forked child has no part in it.
 #[derive(Debug)]
 pub struct LockFile {
     path: PathBuf,
@@ -36,7 +49,8 @@ impl LockFile {
     ///
     /// If the file cannot be written to.
     pub fn mark_leaving(&self) -> io::Result<()> {
-        Ok(rustix::fs::ftruncate(&self.file, 1)?)
+        rustix::io::pwrite(&self.file, LEAVING.as_bytes(), 0)?;
+        Ok(())
     }
 
     /// Whether another process that looks for the lock in `directory` finds this file.
@@ -44,7 +58,7 @@ impl LockFile {
         directory.is_in_place() && name_of(&self.path).is_ok_and(|name| directory.is_named(name, self.id))
     }
 
-    /// Takes the lock that belongs to `socket`, which is in `directory`, and clears the mark that its last holder left.
+    /// Takes the lock that belongs to `socket`, which is in `directory`, and writes there which process has it. Never waits.
     ///
     /// # Errors
     ///
@@ -54,14 +68,29 @@ impl LockFile {
         let name = name_of(&path).map_err(|error| LockProblem::Io("open the lock file", error))?;
         // Another process may remove the file between opening and locking it. Then the lock is on a file that no other process finds.
         for _ in 0..ATTEMPTS_MAX {
-            let file = directory.open_lock(name).map_err(|error| LockProblem::Io("open the lock file", error))?;
+            let file = open_unshared(|| directory.open_lock(name)).map_err(|error| match error.raw_os_error() {
+                // A socket cannot be opened, nor a directory for writing.
+                Some(libc::ENXIO | libc::EISDIR | libc::ELOOP) => LockProblem::NotAFile,
+                _ => LockProblem::Io("open the lock file", error),
+            })?;
+            let stat = rustix::fs::fstat(&file).map_err(|errno| LockProblem::Io("look at", errno.into()))?;
+            if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+                return Err(LockProblem::NotAFile);
+            }
             match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}
                 Err(Errno::WOULDBLOCK) => return Err(LockProblem::Held),
                 Err(errno) => return Err(LockProblem::Io("lock", errno.into())),
             }
-            rustix::fs::ftruncate(&file, 0).map_err(|errno| LockProblem::Io("write on", errno.into()))?;
-            let stat = rustix::fs::fstat(&file).map_err(|errno| LockProblem::Io("look at", errno.into()))?;
+            let written = rustix::fs::ftruncate(&file, 0).and_then(|()| {
+                let line = format!("{SERVING} {}\n", super::process::pid());
+                rustix::io::pwrite(&file, line.as_bytes(), 0)
+            });
+            match written {
+                // The line is not needed for the bus to work. The disk may be full, or the size of files limited to nothing.
+                Ok(_) | Err(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => {}
+                Err(errno) => return Err(LockProblem::Io("write on", errno.into())),
+            }
             let id = FileId::of(&stat);
             if directory.is_named(name, id) {
                 return Ok(Self { path, file, id });
@@ -71,18 +100,40 @@ impl LockFile {
     }
 }
 
-/// Whether no process holds the lock of `socket`, or its holder has marked that it is about to end.
+/// The lock of `socket`, as another process finds it.
 ///
 /// This takes the lock, shared, for the time of the call. A daemon that starts at this moment tries again.
-pub fn is_unlocked(socket: &Path) -> bool {
+pub fn lock_state(socket: &Path) -> LockState {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    match rustix::fs::open(lock_file(socket), flags, Mode::empty()) {
-        Ok(file) => {
-            rustix::fs::fstat(&file).is_ok_and(|stat| stat.st_size > 0)
-                || rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_ok()
-        }
-        Err(errno) => errno == Errno::NOENT,
+    let file = match rustix::fs::open(lock_file(socket), flags, Mode::empty()) {
+        Ok(file) => file,
+        Err(Errno::NOENT) => return LockState::Free,
+        Err(Errno::NXIO | Errno::LOOP | Errno::MLINK) => return LockState::NotAFile,
+        Err(_) => return LockState::Held { pid: None },
+    };
+    let is_file = rustix::fs::fstat(&file).map(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
+    if is_file != Ok(true) {
+        return LockState::NotAFile;
     }
+    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
+        return LockState::Free;
+    }
+    let mut line = [0; LINE_BYTES_MAX];
+    let len = rustix::io::pread(&file, &mut line, 0).unwrap_or(0);
+    parse(&line[..len])
+}
+
+/// What the holder of the lock has written.
+fn parse(line: &[u8]) -> LockState {
+    let pid = str::from_utf8(line).ok().and_then(|line| line.trim_end().split_once(' ')?.1.parse().ok());
+    if line.first() == LEAVING.as_bytes().first() { LockState::Leaving { pid } } else { LockState::Held { pid } }
+}
+
+/// Whether no process holds the lock of `socket`, or its holder has marked that it is about to end.
+///
+/// As [`lock_state`], this takes the lock, shared, for the time of the call.
+pub fn is_unlocked(socket: &Path) -> bool {
+    !matches!(lock_state(socket), LockState::Held { .. })
 }
 
 #[cfg(test)]
@@ -93,18 +144,56 @@ mod tests {
     fn lock_is_held_until_it_is_marked_or_dropped() {
         let place = tempfile::tempdir().expect("a directory");
         let socket = place.path().join("bus.sock");
-        assert!(is_unlocked(&socket), "there is no file");
+        let pid = Some(std::process::id());
+        assert_eq!(lock_state(&socket), LockState::Free, "there is no file");
         let directory = Directory::open(&socket).expect("opened");
         let lock = LockFile::take(&directory, &socket).expect("taken");
-        assert!(!is_unlocked(&socket));
+        assert_eq!(lock_state(&socket), LockState::Held { pid });
         assert!(matches!(LockFile::take(&directory, &socket), Err(LockProblem::Held)));
         lock.mark_leaving().expect("marked");
-        assert!(is_unlocked(&socket));
+        assert_eq!(lock_state(&socket), LockState::Leaving { pid });
         drop(lock);
+        assert_eq!(lock_state(&socket), LockState::Free);
         let lock = LockFile::take(&directory, &socket).expect("taken again");
-        assert!(!is_unlocked(&socket), "the mark is cleared");
+        assert_eq!(lock_state(&socket), LockState::Held { pid }, "the mark is cleared");
         drop(lock);
         assert!(is_unlocked(&socket));
+    }
+
+    #[test]
+    fn only_the_first_byte_of_the_line_decides() {
+        assert_eq!(parse(b"serving 17\n"), LockState::Held { pid: Some(17) });
+        assert_eq!(parse(b"leaving 17\n"), LockState::Leaving { pid: Some(17) });
+        for unknown in [&b""[..], b"serving", b"serving x\n", b"\xff"] {
+            assert_eq!(parse(unknown), LockState::Held { pid: None });
+        }
+        assert_eq!(parse(b"l"), LockState::Leaving { pid: None });
+    }
+
+    #[test]
+    fn what_is_not_a_file_is_named_and_never_waited_for() {
+        let place = tempfile::tempdir().expect("a directory");
+        let (socket, lock) = (place.path().join("bus.sock"), place.path().join("bus.lock"));
+        let directory = Directory::open(&socket).expect("opened");
+        let check = || {
+            let problem = LockFile::take(&directory, &socket).expect_err("not a file");
+            assert!(matches!(problem, LockProblem::NotAFile), "{problem:?}");
+            assert_eq!(lock_state(&socket), LockState::NotAFile);
+        };
+        #[cfg(not(target_vendor = "apple"))]
+        {
+            rustix::fs::mkfifoat(rustix::fs::CWD, &lock, Mode::RUSR | Mode::WUSR).expect("made");
+            check();
+            std::fs::remove_file(&lock).expect("removed");
+        }
+        std::fs::create_dir(&lock).expect("made");
+        check();
+        std::fs::remove_dir(&lock).expect("removed");
+        std::os::unix::fs::symlink(place.path().join("elsewhere"), &lock).expect("linked");
+        check();
+        std::fs::remove_file(&lock).expect("removed");
+        let _listener = std::os::unix::net::UnixListener::bind(&lock).expect("bound");
+        check();
     }
 
     #[test]

@@ -10,9 +10,13 @@ mod child;
 mod confstr;
 mod connect;
 mod directory;
+mod fork;
 mod lock;
+mod machine;
+mod passwd;
 mod peer;
 mod process;
+mod program;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[path = "readiness_epoll.rs"]
 mod readiness;
@@ -33,6 +37,9 @@ mod watch;
 mod watch;
 
 #[cfg(feature = "tokio")]
+mod watched;
+
+#[cfg(feature = "tokio")]
 pub use accept::Acceptor;
 #[cfg(feature = "tokio")]
 pub use adopt::adopt;
@@ -40,16 +47,21 @@ pub use bell::Bell;
 pub use child::{PipeWriter, abandon, output_pipe, prepare, read_output};
 pub use connect::{CONNECT_ACTIVATES, connect, is_accepting};
 pub use directory::{Directory, Entry, SocketFile};
-pub use lock::{LockFile, is_unlocked};
-pub use process::{descriptors_max, euid, pid, raise_descriptor_limit};
+pub use lock::{LockFile, is_unlocked, lock_state};
+pub use machine::machine_id;
+pub use passwd::home_directory;
+pub use process::{check_descriptors, descriptors_max, euid, pid, raise_descriptor_limit};
+pub(crate) use program::{check_program, is_elevated};
 pub use readiness::Readiness;
 #[cfg(feature = "tokio")]
 pub use registration::{Registration, Shared, register, register_again};
 #[cfg(feature = "tokio")]
 pub use socket::AuxiliaryListener;
 pub use socket::{Listener, Socket};
-pub use stream::{STOPPED_SOCKET_KEEPS_BYTES, read, read_blocking, shutdown, stop_reading, write, write_vectored};
-pub use user_directory::user_directory;
+pub use stream::{
+    STOPPED_SOCKET_KEEPS_BYTES, read, read_blocking, shutdown, stop_reading, widen, write, write_vectored,
+};
+pub use user_directory::{is_or_would_be_own, is_own, user_directory};
 pub use wait::wait;
 #[cfg(feature = "tokio")]
 pub use watch::Watch;

@@ -1,6 +1,8 @@
 //! Facts about this process and its limit of open files. It never looks at another process.
 
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{Resource, Rlimit};
+use std::io;
 
 /// Effective user id of this process.
 pub fn euid() -> u32 {
@@ -30,6 +32,17 @@ pub fn raise_descriptor_limit() -> Option<u64> {
         Ok(()) => wanted,
         Err(_) => current,
     }
+}
+
+/// Checks that this process can open so many more files.
+///
+/// # Errors
+///
+/// If it cannot, or the system cannot.
+pub fn check_descriptors(count: usize) -> io::Result<()> {
+    let root = || rustix::fs::open("/", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    (0..count).map(|_| root()).collect::<Result<Vec<_>, _>>()?;
+    Ok(())
 }
 
 /// The most that the kernel accepts, whatever the hard limit is: `OPEN_MAX`.

@@ -1,5 +1,6 @@
 //! Registering a socket with a runtime of tokio, for one direction. It never reads or writes.
 
+use super::fork::open_unshared;
 use super::socket::{Listener, Socket};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -44,5 +45,5 @@ pub fn register<S: Shared>(socket: S, interest: Interest) -> io::Result<Registra
 ///
 /// If this process or the system is out of descriptors, or has no room for the registration.
 pub fn register_again(socket: &Rc<Socket>, interest: Interest) -> io::Result<Registration<Rc<Socket>>> {
-    register(Rc::new(socket.try_clone()?), interest)
+    register(Rc::new(open_unshared(|| socket.try_clone())?), interest)
 }

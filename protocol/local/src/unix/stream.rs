@@ -10,7 +10,7 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
 
-/// What to ask the kernel for as a socket's send buffer. `cargo bench --bench bus` has the figures.
+/// What to ask the kernel for as the send buffer of a socket with much to send. `cargo bench --bench bus` has the figures.
 const SOCKET_BUFFER_BYTES: usize = 512 * 1024;
 
 /// Without waiting and without SIGPIPE.
@@ -24,16 +24,32 @@ const SEND_FLAGS: SendFlags = SendFlags::DONTWAIT;
 /// Whether what was sent can still be read after [`stop_reading`].
 pub const STOPPED_SOCKET_KEEPS_BYTES: bool = LINUX;
 
+/// Prepares a connected socket for the functions of this module. On Linux there is nothing to prepare.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[allow(clippy::unnecessary_wraps)]
+pub(super) fn set_up(_: impl AsFd) -> io::Result<()> {
+    Ok(())
+}
+
 /// Prepares a connected socket for the functions of this module.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(super) fn set_up(socket: impl AsFd) -> io::Result<()> {
     // macOS ignores `MSG_DONTWAIT` when it sends, and has no `MSG_NOSIGNAL`.
     #[cfg(target_vendor = "apple")]
     rustix::net::sockopt::set_socket_nosigpipe(&socket, true)?;
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
     rustix::io::ioctl_fionbio(&socket, true)?;
-    // Fewer wake-ups per byte; the kernel may give less.
-    let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, SOCKET_BUFFER_BYTES);
     Ok(())
+}
+
+/// Asks for a larger send buffer: fewer wake-ups per byte, for more memory of the kernel. Repeating it changes nothing.
+///
+/// Memory of the kernel is used for what is in the buffer, whose size counts the kernel's own overhead. So a peer that does not read holds
+/// at most this much: 208 KiB on Linux unless the system is configured otherwise, and after this call twice 512 KiB, or twice
+/// `net.core.wmem_max` if that is less. Call it when a full socket has taken bytes again: its peer reads, and is worth the memory, while
+/// one that has stopped for good stays at the smaller bound.
+pub fn widen(socket: &Socket) {
+    // The kernel may give less, and a socket that has ended needs none.
+    let _ = rustix::net::sockopt::set_socket_send_buffer_size(socket, SOCKET_BUFFER_BYTES);
 }
 
 /// Reads what has arrived into `target`, without waiting; 0 is the end of the stream.
@@ -71,7 +87,8 @@ fn receive(socket: &Socket, target: &mut Limit<&mut BytesMut>, flags: RecvFlags)
 ///
 /// # Errors
 ///
-/// [`WouldBlock`](io::ErrorKind::WouldBlock) if the socket is full.
+/// [`WouldBlock`](io::ErrorKind::WouldBlock) if the socket is full, [`OutOfMemory`](io::ErrorKind::OutOfMemory) if the system has no
+/// buffer for it at the moment.
 #[inline]
 pub fn write(socket: &Socket, bytes: &[u8]) -> io::Result<usize> {
     retry(|| rustix::net::send(socket, bytes, SEND_FLAGS))
@@ -81,7 +98,8 @@ pub fn write(socket: &Socket, bytes: &[u8]) -> io::Result<usize> {
 ///
 /// # Errors
 ///
-/// [`WouldBlock`](io::ErrorKind::WouldBlock) if the socket is full.
+/// [`WouldBlock`](io::ErrorKind::WouldBlock) if the socket is full, [`OutOfMemory`](io::ErrorKind::OutOfMemory) if the system has no
+/// buffer for it at the moment.
 #[inline]
 pub fn write_vectored(socket: &Socket, slices: &[IoSlice<'_>]) -> io::Result<usize> {
     retry(|| rustix::net::sendmsg(socket, slices, &mut SendAncillaryBuffer::default(), SEND_FLAGS))
@@ -91,6 +109,7 @@ fn retry(mut call: impl FnMut() -> rustix::io::Result<usize>) -> io::Result<usiz
     loop {
         match call() {
             Err(Errno::INTR) => {}
+            Err(Errno::NOBUFS) => return Err(io::ErrorKind::OutOfMemory.into()),
             other => return Ok(other?),
         }
     }
@@ -106,4 +125,32 @@ pub fn shutdown(socket: &Socket) {
 /// [`STOPPED_SOCKET_KEEPS_BYTES`], and is discarded elsewhere.
 pub fn stop_reading(socket: &Socket) {
     let _ = rustix::net::shutdown(socket, Shutdown::Read);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    fn fill(socket: &Socket) -> usize {
+        let mut taken = 0;
+        while let Ok(bytes) = write(socket, &[0; 4096]) {
+            taken += bytes;
+        }
+        taken
+    }
+
+    #[test]
+    fn full_socket_holds_little_until_it_is_widened() {
+        let (one, _other) = UnixStream::pair().expect("a pair");
+        let one = Socket::from(one);
+        set_up(&one).expect("set up");
+        let default = rustix::net::sockopt::socket_send_buffer_size(&one).expect("reported");
+        let taken = fill(&one);
+        assert!(taken > 0 && taken <= default, "{taken} of {default}");
+        widen(&one);
+        let wide = rustix::net::sockopt::socket_send_buffer_size(&one).expect("reported");
+        assert!(wide > default, "{wide} after {default}");
+        assert!(fill(&one) > 0, "there is room again");
+    }
 }

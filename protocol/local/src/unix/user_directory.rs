@@ -1,6 +1,7 @@
-//! The system's own directory for a user. It never looks at the environment.
+//! The directories that the system and the user database keep for a user. It never looks at the environment, and never makes one.
 
-use std::path::PathBuf;
+use rustix::fs::Stat;
+use std::path::{Path, PathBuf};
 
 /// The system's own directory for this user, if it exists and belongs to the user: `/run/user/UID`, or on macOS
 /// `/var/folders/../../0`.
@@ -17,4 +18,18 @@ fn path(euid: u32) -> Option<PathBuf> {
 #[cfg(target_vendor = "apple")]
 fn path(_: u32) -> Option<PathBuf> {
     super::confstr::darwin_user_directory()
+}
+
+/// Whether `directory` exists and belongs to the effective user. The environment of this process may name one of another user.
+pub fn is_own(directory: &Path) -> bool {
+    rustix::fs::stat(directory).is_ok_and(|stat| belongs_to_us(&stat))
+}
+
+/// Whether `directory` belongs to the effective user, or would if it were made: the nearest directory above it that exists does.
+pub fn is_or_would_be_own(directory: &Path) -> bool {
+    directory.ancestors().find_map(|path| rustix::fs::stat(path).ok()).is_some_and(|stat| belongs_to_us(&stat))
+}
+
+fn belongs_to_us(stat: &Stat) -> bool {
+    stat.st_uid == super::process::euid()
 }

@@ -1,4 +1,4 @@
-//! Accepting connections in a task, each with its peer. It never decides whether a peer is welcome.
+//! Accepting connections in a task, each with its peer, from several pipes at once. It never decides whether a peer is welcome.
 
 use super::pipe::Pipe;
 use super::server::Server;
@@ -7,19 +7,20 @@ use crate::Peer;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
+use std::task::Poll;
 
-/// A pipe's name, to accept connections from.
+/// The names of pipes, to accept connections from.
 #[derive(Debug)]
-pub struct Acceptor(RefCell<Server>);
+pub struct Acceptor(RefCell<Vec<Server>>);
 
 impl Acceptor {
-    /// Accepts from `listener`.
+    /// Accepts from all `listeners`. There is no limit of descriptors on this system, for which a client would receive `_refusal`.
     ///
     /// # Errors
     ///
     /// Never on this system.
-    pub fn new(listener: Server) -> io::Result<Self> {
-        Ok(Self(RefCell::new(listener)))
+    pub fn new(listeners: Vec<Server>, _refusal: Vec<u8>) -> io::Result<Self> {
+        Ok(Self(RefCell::new(listeners)))
     }
 
     /// The next connection.
@@ -33,7 +34,11 @@ impl Acceptor {
     /// No connection is lost if the future is dropped.
     pub async fn accept(&self) -> io::Result<(Pipe, Peer)> {
         let own = user::current()?;
-        let (pipe, pid, user) = poll_fn(|cx| self.0.borrow_mut().poll_accept(cx)).await?;
+        let (pipe, pid, user) = poll_fn(|cx| {
+            let mut servers = self.0.borrow_mut();
+            servers.iter_mut().map(|server| server.poll_accept(cx)).find(Poll::is_ready).unwrap_or(Poll::Pending)
+        })
+        .await?;
         Ok((pipe, Peer { pid, uid: user.number_unlike(&own) }))
     }
 }

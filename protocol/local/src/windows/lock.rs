@@ -2,7 +2,7 @@
 
 use super::directory::{Directory, local_data};
 use super::user;
-use crate::LockProblem;
+use crate::{LockProblem, LockState};
 use broadcaster_protocol::endpoint::pipe_lock_file;
 use std::fs::{File, TryLockError};
 use std::io;
@@ -60,13 +60,23 @@ impl LockFile {
     }
 }
 
-/// Whether no process holds the lock of `socket`, or its holder has marked that it is about to end.
+/// The lock of `socket`, as another process finds it. A file that is locked cannot be read on this system, so that the pid is not reported.
 ///
 /// This takes the lock, shared, for the time of the call. A daemon that starts at this moment tries again.
-pub fn is_unlocked(socket: &Path) -> bool {
-    let Ok(path) = LockFile::path_of(socket) else { return false };
+pub fn lock_state(socket: &Path) -> LockState {
+    let held = LockState::Held { pid: None };
+    let Ok(path) = LockFile::path_of(socket) else { return held };
     match File::open(path) {
-        Ok(file) => file.metadata().is_ok_and(|file| file.len() > 0) || file.try_lock_shared().is_ok(),
-        Err(error) => error.kind() == io::ErrorKind::NotFound,
+        Ok(file) if file.try_lock_shared().is_ok() => LockState::Free,
+        Ok(file) if file.metadata().is_ok_and(|file| file.len() > 0) => LockState::Leaving { pid: None },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => LockState::Free,
+        Ok(_) | Err(_) => held,
     }
+}
+
+/// Whether no process holds the lock of `socket`, or its holder has marked that it is about to end.
+///
+/// As [`lock_state`], this takes the lock, shared, for the time of the call.
+pub fn is_unlocked(socket: &Path) -> bool {
+    !matches!(lock_state(socket), LockState::Held { .. })
 }

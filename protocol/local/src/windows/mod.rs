@@ -22,6 +22,7 @@ mod lock;
 mod operation;
 mod pipe;
 pub mod process;
+mod program;
 #[cfg(feature = "tokio")]
 mod registration;
 mod security;
@@ -47,14 +48,17 @@ pub use directory::adopt;
 pub use directory::{Directory, Entry, SocketFile};
 pub use event::Waiter;
 pub use instance::{client_of, instance};
-pub use lock::{LockFile, is_unlocked};
+pub use lock::{LockFile, is_unlocked, lock_state};
 pub use pipe::Pipe;
+pub(crate) use program::{check_program, is_elevated};
 #[cfg(feature = "tokio")]
 pub use registration::{Ready, Registration, Shared, register, register_again};
 pub use server::Server;
 pub use socket::{Listener, Socket};
-pub use stream::{STOPPED_SOCKET_KEEPS_BYTES, read, read_blocking, shutdown, stop_reading, write, write_vectored};
-pub use this_process::{descriptors_max, euid, pid, raise_descriptor_limit};
+pub use stream::{
+    STOPPED_SOCKET_KEEPS_BYTES, read, read_blocking, shutdown, stop_reading, widen, write, write_vectored,
+};
+pub use this_process::{check_descriptors, descriptors_max, euid, pid, raise_descriptor_limit};
 pub use wait::wait;
 #[cfg(feature = "tokio")]
 pub use watch::Watch;

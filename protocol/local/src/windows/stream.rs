@@ -58,3 +58,6 @@ pub fn shutdown(socket: &Pipe) {
 
 /// Does nothing: a pipe cannot be closed towards this process alone. What the other end writes from now on is lost.
 pub fn stop_reading(_: &Pipe) {}
+
+/// Does nothing: a pipe has the buffer that it was made with.
+pub fn widen(_socket: &Pipe) {}

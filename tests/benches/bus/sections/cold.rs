@@ -1,4 +1,4 @@
-//! The first frame on a machine where no daemon runs. It never leaves the daemon behind that the first client started.
+//! The time to the first message when no daemon is running. The daemon that the client starts is stopped after each run.
 
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -9,11 +9,11 @@ use rustix::net::sockopt::socket_peercred;
 use serde_json::json;
 
 use crate::bench::Bench;
-use crate::fail::{Outcome, fail};
-use crate::link::System;
+use crate::error::{Result, fail};
+use crate::fields::Fields;
 use crate::stats::{median, spread};
+use crate::system::System;
 use crate::table::{Goal, Row};
-use crate::words::Words;
 
 const SECTION: &str = "cold";
 const GOAL_MS: f64 = 30.0;
@@ -25,7 +25,7 @@ pub(crate) fn measure(bench: &Bench) {
         return;
     };
     let starts = if bench.options.quick { 8 } else { 20 };
-    let times: Vec<f64> = (0..starts).filter_map(|_| bench.noted(SECTION, run(bench, daemon))).collect();
+    let times: Vec<f64> = (0..starts).filter_map(|_| bench.ok_or_record(SECTION, run(bench, daemon))).collect();
     let ms = median(times.iter().copied());
     let (low, high) = spread(times.iter().copied());
     let row = Row {
@@ -37,27 +37,27 @@ pub(crate) fn measure(bench: &Bench) {
         json: json!({ "ms": ms, "low": low, "high": high, "starts": times.len() }),
         ..Row::default()
     };
-    bench.row(SECTION, row);
+    bench.push_row(SECTION, row);
 }
 
-fn run(bench: &Bench, daemon: &Path) -> Outcome<f64> {
+fn run(bench: &Bench, daemon: &Path) -> Result<f64> {
     let socket = bench.fresh_dir()?.join("bus.sock");
-    let words = Words::new().with("socket", socket.display());
-    let client = bench.nursery.spawn_with("cold", &words, &[], |command| {
+    let fields = Fields::new().with("socket", socket.display());
+    let client = bench.children.spawn_with("cold", &fields, &[], |command| {
         command.env("BROADCASTERD", daemon);
         Ok(())
     })?;
     let report = client.report(Instant::now() + START_MAX);
-    // Whatever the client says: if a daemon answers there, it is ours to end.
+    // Stop the daemon even if the client failed.
     let stopped = stop(bench, daemon, &socket);
-    let took_ns: f64 = report?.need("took")?;
+    let took_ns: f64 = report?.require("took")?;
     stopped?;
     Ok(took_ns / 1e6)
 }
 
-fn stop(bench: &Bench, daemon: &Path, socket: &Path) -> Outcome<()> {
+fn stop(bench: &Bench, daemon: &Path, socket: &Path) -> Result<()> {
     let conn = UnixStream::connect(socket)?;
-    let stray = bench.nursery.adopt(socket_peercred(&conn)?.pid)?;
+    let started = bench.children.adopt(socket_peercred(&conn)?.pid)?;
     drop(conn);
     let status = Command::new(daemon)
         .args(["stop", "--socket"])
@@ -68,8 +68,8 @@ fn stop(bench: &Bench, daemon: &Path, socket: &Path) -> Outcome<()> {
     if !status.success() {
         return fail(format!("`stop` failed: {status}"));
     }
-    if !stray.ends_within(STOP_MAX)? {
-        return fail(format!("the daemon did not end within {STOP_MAX:?} of `stop`"));
+    if !started.ends_within(STOP_MAX)? {
+        return fail(format!("the daemon was still running {STOP_MAX:?} after `stop`"));
     }
     Ok(())
 }

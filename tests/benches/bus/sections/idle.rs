@@ -1,4 +1,4 @@
-//! What the daemon costs while nothing happens. It never sends a frame.
+//! The cost of an idle daemon: memory and wake-ups. No frame is sent.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::bench::Bench;
-use crate::fail::Outcome;
-use crate::link::System;
-use crate::nursery::Process;
+use crate::children::Process;
+use crate::error::Result;
+use crate::fields::Fields;
 use crate::procfs;
+use crate::system::System;
 use crate::table::{Goal, Row};
 use crate::traffic::Broker;
-use crate::words::Words;
 
 const SECTION: &str = "idle";
 const PROCESSES: usize = 8;
@@ -25,46 +25,47 @@ const PER_LISTENER_KIB_GOAL: f64 = 4.0;
 
 pub(crate) fn measure(bench: &Bench) {
     if bench.daemon.is_some() {
-        bench.noted(SECTION, run(bench));
+        bench.ok_or_record(SECTION, run(bench));
     }
 }
 
-fn run(bench: &Bench) -> Outcome<()> {
+fn run(bench: &Bench) -> Result<()> {
     let window = Duration::from_secs(if bench.options.quick { 1 } else { 3 });
     let dir = bench.fresh_dir()?;
     let broker = Broker::start(bench, System::Ours, &dir, None)?;
     let pid = broker.process.pid;
 
-    let alone = procfs::resident_kib(pid)? as f64;
-    fact(bench, "resident, nobody there", alone, "KiB", Some(RESIDENT_KIB_GOAL));
-    let wake_ups = wake_ups(pid, window);
-    fact(bench, "wake-ups, nobody there", wake_ups, "", Some(0.0));
+    let without_clients = procfs::resident_kib(pid)? as f64;
+    push_figure(bench, "resident, no clients", without_clients, "KiB", Some(RESIDENT_KIB_GOAL));
+    let before = wake_ups(pid, window);
+    push_figure(bench, "wake-ups, no clients", before, "", Some(0.0));
 
-    let words = Words::new().with("socket", broker.socket.display()).with("count", LISTENERS_PER_PROCESS);
+    let fields = Fields::new().with("socket", broker.socket.display()).with("count", LISTENERS_PER_PROCESS);
     let deadline = Instant::now() + CONNECT_MAX;
-    let idlers: Vec<Process> = (0..PROCESSES).map(|_| bench.nursery.spawn("idlers", &words)).collect::<Outcome<_>>()?;
-    for idlers in &idlers {
-        idlers.report(deadline)?;
+    let idlers: Vec<Process> =
+        (0..PROCESSES).map(|_| bench.children.spawn("idlers", &fields)).collect::<Result<_>>()?;
+    for process in &idlers {
+        process.report(deadline)?;
     }
-    let crowded = procfs::resident_kib(pid)? as f64;
-    fact(bench, &format!("resident, {LISTENERS} listeners"), crowded, "KiB", None);
-    let each = (crowded - alone) / LISTENERS as f64;
-    fact(bench, "resident per listener", each, "KiB", Some(PER_LISTENER_KIB_GOAL));
-    // Deadlines of the handshakes may still pass in the first window.
-    let first = self::wake_ups(pid, window);
-    fact(bench, "wake-ups after joining", first, "", None);
-    let settled = self::wake_ups(pid, window);
-    fact(bench, &format!("wake-ups, {LISTENERS} listeners"), settled, "", Some(0.0));
+    let with_listeners = procfs::resident_kib(pid)? as f64;
+    push_figure(bench, &format!("resident, {LISTENERS} listeners"), with_listeners, "KiB", None);
+    let each = (with_listeners - without_clients) / LISTENERS as f64;
+    push_figure(bench, "resident per listener", each, "KiB", Some(PER_LISTENER_KIB_GOAL));
+    // The first window may still contain handshake timeouts.
+    let first = wake_ups(pid, window);
+    push_figure(bench, "wake-ups after connecting", first, "", None);
+    let settled = wake_ups(pid, window);
+    push_figure(bench, &format!("wake-ups, {LISTENERS} listeners"), settled, "", Some(0.0));
     Ok(())
 }
 
 fn wake_ups(pid: u32, window: Duration) -> f64 {
-    let before = procfs::sleeps(pid);
+    let before = procfs::voluntary_switches(pid);
     thread::sleep(window);
-    (procfs::sleeps(pid) - before) as f64
+    (procfs::voluntary_switches(pid) - before) as f64
 }
 
-fn fact(bench: &Bench, case: &str, figure: f64, unit: &str, goal: Option<f64>) {
+fn push_figure(bench: &Bench, case: &str, figure: f64, unit: &str, goal: Option<f64>) {
     let row = Row {
         case: case.to_owned(),
         system: System::Ours.label().to_owned(),
@@ -74,5 +75,5 @@ fn fact(bench: &Bench, case: &str, figure: f64, unit: &str, goal: Option<f64>) {
         json: json!({ "figure": figure, "unit": unit }),
         ..Row::default()
     };
-    bench.row(SECTION, row);
+    bench.push_row(SECTION, row);
 }

@@ -1,29 +1,29 @@
-//! One-way latency: one frame at a time, from before its send to after its receipt. It never has two frames under way.
+//! One-way latency, from before the send to after the receipt. Only one frame is in flight at a time.
 
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use crate::bench::Bench;
-use crate::fail::{Outcome, fail};
-use crate::link::System;
+use crate::error::{Result, fail};
+use crate::fields::Fields;
 use crate::procfs;
 use crate::stats::median;
-use crate::table::{Goal, Row, beside, bytes};
+use crate::system::System;
+use crate::table::{Goal, Row, bytes, ratio_with_goal};
 use crate::traffic::Broker;
-use crate::words::Words;
 
 const SECTION: &str = "latency";
 const SYSTEMS: [System; 2] = [System::FloorB, System::Ours];
 const P50_GOAL: f64 = 1.15;
 const P99_GOAL: f64 = 1.3;
 const CPU_GOAL: f64 = 1.3;
-/// Waking an idle CPU takes what the host pleases; many short turns even that out better than few long ones.
+/// The time to wake an idle CPU depends on the host. Many short turns even it out better than few long ones.
 const TURNS_PER_RUN: usize = 3;
 const RUN_MAX: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Copy)]
-struct Way {
+struct Latency {
     p50_us: f64,
     p99_us: f64,
     cpu_s_per_million: f64,
@@ -40,19 +40,19 @@ pub(crate) fn measure(bench: &Bench) {
 fn case(bench: &Bench, payload_bytes: usize, pinned: bool) {
     let place = if pinned { "one CPU" } else { "unpinned" };
     let case = format!("{} {place}", bytes(payload_bytes));
-    let systems = bench.at_hand(&SYSTEMS);
+    let systems = bench.available(&SYSTEMS);
     let pin = pinned.then_some(bench.pin_cpu);
-    let mut ways = vec![Vec::new(); systems.len()];
+    let mut latencies = vec![Vec::new(); systems.len()];
     for _ in 0..bench.options.runs() * TURNS_PER_RUN {
-        for (system, ways) in systems.iter().zip(&mut ways) {
-            let way = run(bench, *system, payload_bytes, pin);
-            ways.push(bench.noted(&format!("{SECTION} {case} {}", system.label()), way));
+        for (system, own) in systems.iter().zip(&mut latencies) {
+            let latency = run(bench, *system, payload_bytes, pin);
+            own.push(bench.ok_or_record(&format!("{SECTION} {case} {}", system.label()), latency));
         }
     }
-    for (system, own) in systems.iter().zip(&ways) {
-        let typical = |figure: fn(&Way) -> f64| median(own.iter().flatten().map(figure));
-        let (p50, p99) = (typical(|way| way.p50_us), typical(|way| way.p99_us));
-        let cpu = typical(|way| way.cpu_s_per_million);
+    for (system, own) in systems.iter().zip(&latencies) {
+        let typical = |figure: fn(&Latency) -> f64| median(own.iter().flatten().map(figure));
+        let (p50, p99) = (typical(|latency| latency.p50_us), typical(|latency| latency.p99_us));
+        let cpu = typical(|latency| latency.cpu_s_per_million);
         let mut row = Row {
             case: case.clone(),
             system: system.label().to_owned(),
@@ -62,62 +62,62 @@ fn case(bench: &Bench, payload_bytes: usize, pinned: bool) {
             ..Row::default()
         };
         if system.is_ours() {
-            let ratio = |figure: fn(&Way) -> f64| {
-                let turns = own.iter().zip(&ways[0]);
+            let ratio = |figure: fn(&Latency) -> f64| {
+                let turns = own.iter().zip(&latencies[0]);
                 median(turns.filter_map(|(own, floor)| Some(figure(own.as_ref()?) / figure(floor.as_ref()?))))
             };
-            let (p50, p99) = (ratio(|way| way.p50_us), ratio(|way| way.p99_us));
-            let cpu = ratio(|way| way.cpu_s_per_million);
+            let (p50, p99) = (ratio(|latency| latency.p50_us), ratio(|latency| latency.p99_us));
+            let cpu = ratio(|latency| latency.cpu_s_per_million);
             row.ratio = format!(
                 "b: {}, {}, {}",
-                beside("p50", p50, "<=", Some(P50_GOAL)),
-                beside("p99", p99, "<=", Some(P99_GOAL)),
-                beside("cpu", cpu, "<=", Some(CPU_GOAL)),
+                ratio_with_goal("p50", p50, "<=", Some(P50_GOAL)),
+                ratio_with_goal("p99", p99, "<=", Some(P99_GOAL)),
+                ratio_with_goal("cpu", cpu, "<=", Some(CPU_GOAL)),
             );
             row.goal = Goal::of(p50 <= P50_GOAL && p99 <= P99_GOAL && cpu <= CPU_GOAL);
             row.json["p50_ratio"] = json!(p50);
             row.json["p99_ratio"] = json!(p99);
             row.json["cpu_ratio"] = json!(cpu);
         }
-        bench.row(SECTION, row);
+        bench.push_row(SECTION, row);
     }
 }
 
-fn run(bench: &Bench, system: System, payload_bytes: usize, pin: Option<usize>) -> Outcome<Way> {
+fn run(bench: &Bench, system: System, payload_bytes: usize, pin: Option<usize>) -> Result<Latency> {
     let dir = bench.fresh_dir()?;
     let broker = Broker::start(bench, system, &dir, pin)?;
     let pings = if bench.options.quick { 1_500 } else { 4_000 };
-    let mut words = Words::new()
+    let mut fields = Fields::new()
         .with("system", system.label())
         .with("socket", broker.socket.display())
-        .with("side", dir.join("side.sock").display())
+        .with("back_channel", dir.join("back.sock").display())
         .with("bytes", payload_bytes)
         .with("warmup", pings / 10)
         .with("frames", pings);
     if let Some(cpu) = pin {
-        words = words.with("pin", cpu);
+        fields = fields.with("pin", cpu);
     }
     let deadline = Instant::now() + RUN_MAX;
-    let ponger = bench.nursery.spawn("ponger", &words)?;
+    let ponger = bench.children.spawn("ponger", &fields)?;
     ponger.report(deadline)?;
-    let mut pinger = bench.nursery.spawn("pinger", &words)?;
+    let mut pinger = bench.children.spawn("pinger", &fields)?;
     pinger.report(deadline)?;
     let pids = [&broker.process, &ponger, &pinger].map(|process| process.pid);
     let cpu_before = procfs::cpu_ns_of(&pids);
-    pinger.tell("go")?;
+    pinger.command("go")?;
     let report = ponger.report(deadline)?;
     let cpu_ns = procfs::cpu_ns_of(&pids).saturating_sub(cpu_before);
-    let (lost, bad): (u64, u64) = (report.need("lost")?, report.need("bad")?);
+    let (lost, bad): (u64, u64) = (report.require("lost")?, report.require("bad")?);
     if bad > 0 {
-        return fail(format!("{bad} frames of wrong content or order"));
+        return fail(format!("{bad} frames with wrong content or order"));
     }
     if lost > 0 {
-        return fail(format!("lost {lost} of {pings} frames that went one at a time"));
+        return fail(format!("lost {lost} of {pings} frames although only one was in flight at a time"));
     }
-    Ok(Way {
-        p50_us: report.need::<f64>("p50")? / 1e3,
-        p99_us: report.need::<f64>("p99")? / 1e3,
-        // Nanoseconds by frames, times a million, by a thousand million.
+    Ok(Latency {
+        p50_us: report.require::<f64>("p50")? / 1e3,
+        p99_us: report.require::<f64>("p99")? / 1e3,
+        // Nanoseconds per frame are thousandths of a second per million frames.
         cpu_s_per_million: cpu_ns as f64 / (pings + pings / 10) as f64 / 1e3,
     })
 }

@@ -1,0 +1,232 @@
+//! The state of one connection. It never looks at another connection.
+
+use crate::effect::{Effect, Effects};
+use crate::event::{ConnId, Incomplete, Moment};
+use crate::memory::{Charge, Ledger};
+use crate::outbox::{Delivered, Outbox, Terms};
+use crate::registry::{Selector, Subscriber};
+use broadcaster_protocol::control::Control;
+use broadcaster_protocol::{ChannelId, SenderId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// The life of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ConnPhase {
+    /// Its Hello has not arrived.
+    Greeting,
+    /// It is served.
+    Active,
+    /// Its last frame is queued, and it is closed when that is written.
+    Leaving,
+}
+
+/// Unread control frames may exceed their limit by this factor for as long as the connection makes progress: a client may write
+/// all of its requests before it reads an answer.
+const REPLIES_BURST_FACTOR: usize = 16;
+
+/// A connection that takes no byte for this long does not read.
+const UNREAD_AFTER: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) pid: u32,
+    pub(crate) phase: ConnPhase,
+    /// For display.
+    pub(crate) purpose: String,
+    /// The sender id of its frames, once it was greeted.
+    pub(crate) sender: Option<SenderId>,
+    /// The channels that it publishes on, with the sequence number that is due.
+    pub(crate) publications: BTreeMap<ChannelId, u64>,
+    pub(crate) subscriptions: Subscriptions,
+    /// When it is ended, unless what is awaited from it happens first.
+    pub(crate) deadline: Option<Moment>,
+    pub(crate) outbox: Outbox,
+    /// An `Effect::Write` was issued and the outbox has not run empty since.
+    pub(crate) writing: bool,
+    /// Since when it has not taken everything that it was offered.
+    pub(crate) blocked: Option<Moment>,
+    /// When it was last found to take bytes.
+    pub(crate) progress: Moment,
+    /// What the server holds of its input.
+    pub(crate) incoming: Charge,
+    pub(crate) incomplete: Incomplete,
+    pub(crate) opened: Moment,
+    pub(crate) tally: Tally,
+}
+
+/// What one connection has done: messages accepted from it or written to it, bytes of their frames, and messages lost for it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Tally {
+    pub(crate) messages: u64,
+    pub(crate) bytes: u64,
+    pub(crate) lost: u64,
+}
+
+impl Tally {
+    pub(crate) fn add(&mut self, delivered: &Delivered) {
+        self.messages += delivered.bus.messages + delivered.observers.messages;
+        self.bytes += delivered.bus.bytes + delivered.observers.bytes;
+    }
+}
+
+/// The subscriptions of one connection.
+#[derive(Debug, Default)]
+pub(crate) struct Subscriptions {
+    /// The client's numbers for them.
+    numbers: BTreeSet<u32>,
+    terms: BTreeMap<Selector, Terms>,
+    observers: usize,
+}
+
+impl Subscriptions {
+    pub(crate) fn len(&self) -> usize {
+        self.terms.len()
+    }
+
+    /// How many are observers.
+    pub(crate) fn observers(&self) -> usize {
+        self.observers
+    }
+
+    /// How many are not.
+    pub(crate) fn listeners(&self) -> usize {
+        self.terms.len() - self.observers
+    }
+
+    pub(crate) fn has_number(&self, number: u32) -> bool {
+        self.numbers.contains(&number)
+    }
+
+    pub(crate) fn covers(&self, selector: &Selector) -> bool {
+        self.terms.contains_key(selector)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Selector, Terms)> {
+        self.terms.iter().map(|(selector, &terms)| (selector, terms))
+    }
+
+    /// Adds a subscription; returns what the registry has to know of it.
+    pub(crate) fn add(&mut self, conn: ConnId, number: u32, selector: Selector, terms: Terms) -> Subscriber {
+        let order = u32::try_from(self.terms.len()).unwrap_or(u32::MAX);
+        self.numbers.insert(number);
+        self.observers += usize::from(terms.observer);
+        self.terms.insert(selector, terms);
+        Subscriber::new(conn, terms, order)
+    }
+}
+
+impl Connection {
+    pub(crate) fn new(pid: u32, now: Moment, ledger: &Ledger) -> Self {
+        Self {
+            pid,
+            phase: ConnPhase::Greeting,
+            purpose: String::new(),
+            sender: None,
+            publications: BTreeMap::new(),
+            subscriptions: Subscriptions::default(),
+            deadline: None,
+            outbox: Outbox::new(ledger),
+            writing: false,
+            blocked: None,
+            progress: now,
+            incoming: ledger.charge(0),
+            incomplete: Incomplete::None,
+            opened: now,
+            tally: Tally::default(),
+        }
+    }
+
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.phase == ConnPhase::Leaving
+    }
+
+    /// Whether it neither sends nor listens: at most it observes.
+    pub(crate) fn only_looks(&self) -> bool {
+        self.phase == ConnPhase::Active && self.publications.is_empty() && self.subscriptions.listeners() == 0
+    }
+
+    /// Whether everything that waits for it is for observers.
+    pub(crate) fn only_observes(&self) -> bool {
+        self.subscriptions.observers() > 0 && self.subscriptions.listeners() == 0
+    }
+
+    /// Publications and subscriptions.
+    pub(crate) fn channels(&self) -> usize {
+        self.publications.len() + self.subscriptions.len()
+    }
+
+    pub(crate) fn push_control(&mut self, control: &Control) {
+        let mut frame = Vec::new();
+        control.encode(&mut frame).expect("every text in an answer is shorter than the limit");
+        self.outbox.push_control(frame);
+    }
+
+    #[inline]
+    pub(crate) fn request_write(&mut self, conn: ConnId, effects: &mut Effects) {
+        if !self.writing && !self.outbox.is_empty() {
+            self.writing = true;
+            effects.push(Effect::Write(conn));
+        }
+    }
+
+    /// The connection has taken `bytes`; returns what that delivered.
+    #[inline]
+    pub(crate) fn written(&mut self, now: Moment, bytes: usize) -> Delivered {
+        let delivered = self.outbox.advance(bytes);
+        self.tally.add(&delivered);
+        if bytes > 0 {
+            self.progress = now;
+        }
+        if self.outbox.is_empty() {
+            self.blocked = None;
+            self.writing = false;
+        }
+        delivered
+    }
+
+    /// A loss has parted frames that were written from those that wait; returns what that delivered.
+    pub(crate) fn parted(&mut self) -> Delivered {
+        let delivered = self.outbox.take_parted();
+        self.tally.add(&delivered);
+        delivered
+    }
+
+    /// The connection takes no more bytes, although some wait; returns whether it took them before.
+    pub(crate) fn block(&mut self, now: Moment) -> bool {
+        let begins = self.blocked.is_none();
+        if begins {
+            self.blocked = Some(now);
+            self.progress = now;
+        }
+        begins
+    }
+
+    /// Whether it has not taken a byte for `timeout`, although bytes wait for it.
+    pub(crate) fn is_stalled(&self, now: Moment, timeout: Duration) -> bool {
+        self.blocked.is_some() && now.since(self.progress) >= timeout
+    }
+
+    /// Whether more control frames wait for it than for a connection that reads.
+    pub(crate) fn neglects_replies(&self, now: Moment, replies_bytes_max: usize) -> bool {
+        let waiting = self.outbox.replies_bytes();
+        let burst = replies_bytes_max.saturating_mul(REPLIES_BURST_FACTOR);
+        waiting > replies_bytes_max
+            && self.blocked.is_some()
+            && (waiting > burst || self.is_stalled(now, UNREAD_AFTER))
+            && !self.is_leaving()
+    }
+
+    /// Bytes of memory that an end of the incomplete frame would release.
+    pub(crate) fn discardable_bytes(&self) -> usize {
+        match self.incomplete {
+            Incomplete::Discardable => self.incoming.bytes(),
+            Incomplete::None | Incomplete::Kept => 0,
+        }
+    }
+
+    /// Bytes of memory that only its end would release.
+    pub(crate) fn pinned_bytes(&self) -> usize {
+        self.outbox.half_written_bytes() + self.outbox.replies_bytes()
+    }
+}

@@ -1,0 +1,116 @@
+//! The check that all bookkeeping adds up. It repeats every count from what it counts, and changes nothing.
+
+use crate::broker::{Broker, Counts, Phase};
+use crate::connection::{ConnPhase, Connection};
+use crate::event::{ConnId, Incomplete};
+use crate::limits::TURN_WORK_MAX;
+use crate::registry::Selector;
+use broadcaster_protocol::ChannelId;
+use std::collections::{BTreeMap, BTreeSet};
+
+impl Broker {
+    /// Checks all bookkeeping. For tests: it takes time for each connection, subscription and message run.
+    ///
+    /// # Panics
+    ///
+    /// With a description, if anything is inconsistent.
+    pub fn invariants(&self) {
+        self.check_counts();
+        self.check_deadlines();
+        self.check_registry();
+        self.check_memory();
+        assert!(self.to_refuse.is_empty(), "connections wait to be refused");
+        let work = self.turn_work;
+        assert!(work < TURN_WORK_MAX + self.event_work_max.max(1), "{work} units of work in one turn");
+        let event_work_max = self.limits.connections_max.max(self.limits.channels_max) + self.limits.wildcards_max;
+        assert!(self.event_work_max <= event_work_max, "{} units of work in one event", self.event_work_max);
+    }
+
+    fn check_counts(&self) {
+        let count = |wanted: fn(&Connection) -> bool| {
+            self.open_connections().filter(|(_, connection)| wanted(connection)).count()
+        };
+        let counts = Counts {
+            open: count(|_| true),
+            senders: count(|connection| !connection.publications.is_empty()),
+            listeners: count(|connection| connection.subscriptions.listeners() > 0),
+            observers: count(|connection| connection.subscriptions.observers() > 0),
+            leaving: count(Connection::is_leaving),
+        };
+        assert_eq!(self.counts, counts, "counts of connections");
+        let (mut processes, mut senders) = (BTreeMap::new(), BTreeSet::new());
+        for (conn, connection) in self.open_connections() {
+            *processes.entry(connection.pid).or_default() += 1;
+            let (phase, sender) = (connection.phase, connection.sender);
+            match phase {
+                ConnPhase::Greeting => assert!(sender.is_none(), "{conn:?} has a sender id before its Hello"),
+                ConnPhase::Active => {
+                    assert!(
+                        sender.is_some_and(|sender| senders.insert(sender)),
+                        "{conn:?} has no sender id of its own"
+                    );
+                }
+                ConnPhase::Leaving => {}
+            }
+            let channels = connection.channels();
+            assert!(phase == ConnPhase::Active || channels == 0, "{conn:?} has channels while {phase:?}");
+            assert!(channels <= self.limits.channels_per_connection_max, "{conn:?} has {channels} channels");
+        }
+        assert_eq!(self.processes, processes, "connections of each process");
+        assert_eq!(self.senders, senders, "sender ids");
+        match self.phase {
+            Phase::Idle(_) | Phase::Over => assert_eq!(self.counts.open, 0, "connections while {:?}", self.phase),
+            Phase::Serving => assert!(self.counts.open > 0, "serving without a connection"),
+            Phase::Draining | Phase::Leaving => {}
+        }
+    }
+
+    fn check_deadlines(&self) {
+        let deadlines = self.open_connections().filter_map(|(conn, connection)| Some((connection.deadline?, conn)));
+        assert_eq!(self.deadlines, deadlines.collect(), "deadlines");
+        for (conn, connection) in self.open_connections() {
+            let (phase, has_deadline) = (connection.phase, connection.deadline.is_some());
+            match phase {
+                ConnPhase::Greeting => assert!(has_deadline, "{conn:?} has no deadline for its Hello"),
+                ConnPhase::Active => {
+                    let incomplete = connection.incomplete != Incomplete::None;
+                    assert!(!has_deadline || incomplete, "{conn:?} has a deadline for nothing");
+                    assert!(has_deadline || !incomplete, "{conn:?} has no deadline for its incomplete frame");
+                }
+                ConnPhase::Leaving => {}
+            }
+        }
+    }
+
+    fn check_registry(&self) {
+        let is_over = self.phase.is_over();
+        let mut publications = BTreeMap::<ChannelId, usize>::new();
+        let mut subscriptions = Vec::<(ConnId, &Selector, bool)>::new();
+        for (conn, connection) in self.open_connections().filter(|_| !is_over) {
+            connection.publications.keys().for_each(|&id| *publications.entry(id).or_default() += 1);
+            let own = connection.subscriptions.iter();
+            subscriptions.extend(own.map(|(selector, terms)| (conn, selector, terms.observer)));
+        }
+        for id in publications.keys() {
+            assert!(self.registry.channel(*id).is_some(), "{id:?} is published on and does not exist");
+        }
+        self.registry.invariants(&publications, &subscriptions);
+    }
+
+    fn check_memory(&self) {
+        let mut held = 0;
+        let mut spans = BTreeMap::new();
+        for (conn, connection) in self.open_connections() {
+            connection.outbox.invariants();
+            held += connection.outbox.footprint() + connection.incoming.bytes();
+            spans.extend(connection.outbox.spans());
+            let waits = !connection.outbox.is_empty();
+            assert!(waits || connection.blocked.is_none(), "{conn:?} is blocked without anything to write");
+            assert!(!waits || connection.writing, "bytes wait for {conn:?} and no write was requested");
+            let incoming = connection.incoming.bytes();
+            assert!(incoming == 0 || !connection.is_leaving(), "{conn:?} is charged {incoming} bytes while it leaves");
+        }
+        held += spans.values().sum::<usize>();
+        assert_eq!(self.ledger.held(), held, "the ledger is not the sum of all charges");
+    }
+}

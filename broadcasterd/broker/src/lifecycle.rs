@@ -1,0 +1,212 @@
+//! The beginning and the end of connections, and of the broker itself. It knows nothing of what they request.
+
+use crate::broker::{Broker, Phase};
+use crate::connection::{ConnPhase, Connection};
+use crate::delivery::ended;
+use crate::effect::{Effect, Effects};
+use crate::event::{ConnId, Incomplete, Moment};
+use crate::outbox::Outbox;
+use crate::registry::Ended;
+use broadcaster_protocol::control::{Control, Goodbye, Refused, RefusedCode};
+
+impl Broker {
+    pub(crate) fn opened(&mut self, now: Moment, conn: ConnId, pid: u32, uid: u32, effects: &mut Effects) {
+        if self.connections.len() <= conn.0 {
+            self.connections.resize_with(conn.0 + 1, || None);
+        }
+        self.connections[conn.0] = Some(Connection::new(pid, now, &self.ledger));
+        self.set_deadline(conn, Some(now.after(self.limits.handshake_timeout)));
+        self.counts.open += 1;
+        let of_process = self.processes.entry(pid).or_default();
+        *of_process += 1;
+        let of_process = *of_process;
+        if let Phase::Idle(_) = self.phase {
+            self.phase = Phase::Serving;
+        }
+        let limits = &self.limits;
+        let (code, reason) = if uid != self.uid {
+            (RefusedCode::OtherUser, format!("this bus belongs to uid {}; you are uid {uid}", self.uid))
+        } else if matches!(self.phase, Phase::Draining | Phase::Leaving | Phase::Over) {
+            (RefusedCode::Stopping, "the daemon is stopping; connect again".to_owned())
+        } else if self.counts.open > limits.connections_max {
+            let max = limits.connections_max;
+            (RefusedCode::Connections, format!("the daemon has {max} connections, which is the limit"))
+        } else if pid != 0 && of_process > limits.connections_per_process_max {
+            let max = limits.connections_per_process_max;
+            (RefusedCode::Connections, format!("process {pid} has {max} connections, which is the limit"))
+        } else {
+            return;
+        };
+        self.refuse(now, conn, code, &reason, effects);
+    }
+
+    pub(crate) fn refuse(&mut self, now: Moment, conn: ConnId, code: RefusedCode, reason: &str, effects: &mut Effects) {
+        self.refuse_with(now, conn, Refused::new(code, reason), effects);
+    }
+
+    pub(crate) fn refuse_with(&mut self, now: Moment, conn: ConnId, refused: Refused, effects: &mut Effects) {
+        if self.connection(conn).is_none_or(|connection| connection.is_leaving()) {
+            return;
+        }
+        self.drop_waiting(conn, |connection, losses| connection.outbox.clear_frames(losses));
+        self.stats.connections_refused += 1;
+        self.leave(now, conn, &Control::Refused(refused), effects);
+    }
+
+    /// Ends a connection for the memory that it holds, at once: it could not read a reason.
+    pub(crate) fn cut(&mut self, now: Moment, conn: ConnId, effects: &mut Effects) {
+        self.drop_waiting(conn, |connection, losses| connection.outbox.clear_frames(losses));
+        if self.connection(conn).is_some_and(|connection| !connection.is_leaving()) {
+            self.stats.connections_refused += 1;
+            self.detach(now, conn, effects);
+        }
+        let outbox = Outbox::new(&self.ledger);
+        if let Some(connection) = self.connection(conn) {
+            (connection.outbox, connection.blocked) = (outbox, None);
+        }
+        effects.push(Effect::Close(conn));
+    }
+
+    /// Queues the last frame of a connection, which is closed once that is written or the time for it is over.
+    fn leave(&mut self, now: Moment, conn: ConnId, last: &Control, effects: &mut Effects) {
+        self.detach(now, conn, effects);
+        self.set_deadline(conn, Some(now.after(self.limits.goodbye_timeout)));
+        if let Some(connection) = self.connection(conn) {
+            connection.push_control(last);
+            connection.request_write(conn, effects);
+        }
+    }
+
+    /// Ends everything that the connection has but what waits for it.
+    fn detach(&mut self, now: Moment, conn: ConnId, effects: &mut Effects) {
+        let Some(connection) = self.connections.get_mut(conn.0).and_then(Option::as_mut) else { return };
+        if std::mem::replace(&mut connection.phase, ConnPhase::Leaving) == ConnPhase::Leaving {
+            return;
+        }
+        connection.incoming.set(0);
+        if std::mem::take(&mut connection.incomplete) == Incomplete::Discardable {
+            effects.push(Effect::Discard(conn));
+        }
+        let publications = std::mem::take(&mut connection.publications);
+        let subscriptions = std::mem::take(&mut connection.subscriptions);
+        if let Some(sender) = connection.sender {
+            self.senders.remove(&sender);
+        }
+        self.counts.leaving += 1;
+        self.counts.senders -= usize::from(!publications.is_empty());
+        self.counts.listeners -= usize::from(subscriptions.listeners() > 0);
+        self.counts.observers -= usize::from(subscriptions.observers() > 0);
+        self.set_deadline(conn, None);
+        if self.phase.is_over() {
+            return; // the registry is empty
+        }
+        let mut ended = self.registry.unsubscribe(conn, subscriptions.iter());
+        ended.extend(publications.into_keys().filter_map(|id| self.registry.unpublish(id)));
+        for channel in ended {
+            self.announce_end(now, &channel, effects);
+        }
+    }
+
+    /// The connections that know the channel's name may forget it.
+    fn announce_end(&mut self, now: Moment, channel: &Ended, effects: &mut Effects) {
+        for &conn in &channel.named {
+            self.reply(now, conn, &ended(channel.id), effects);
+        }
+    }
+
+    /// Replaces the deadline of the connection.
+    pub(crate) fn set_deadline(&mut self, conn: ConnId, deadline: Option<Moment>) {
+        let Some(connection) = self.connections.get_mut(conn.0).and_then(Option::as_mut) else { return };
+        if let Some(old) = std::mem::replace(&mut connection.deadline, deadline) {
+            self.deadlines.remove(&(old, conn));
+        }
+        if let Some(new) = deadline {
+            self.deadlines.insert((new, conn));
+        }
+    }
+
+    pub(crate) fn closed(&mut self, now: Moment, conn: ConnId, effects: &mut Effects) {
+        if self.connection(conn).is_none() {
+            return;
+        }
+        self.detach(now, conn, effects);
+        self.set_deadline(conn, None);
+        let Some(connection) = self.connections.get_mut(conn.0).and_then(Option::take) else { return };
+        if let Some(count) = self.processes.get_mut(&connection.pid) {
+            *count -= 1;
+            if *count == 0 {
+                self.processes.remove(&connection.pid);
+            }
+        }
+        self.counts.open -= 1;
+        self.counts.leaving -= 1;
+        match self.phase {
+            Phase::Idle(_) | Phase::Serving if self.counts.open == 0 => self.phase = Phase::Idle(now),
+            Phase::Leaving => self.release_or_exit(now, effects),
+            Phase::Idle(_) | Phase::Serving | Phase::Draining | Phase::Over => {}
+        }
+    }
+
+    pub(crate) fn tick(&mut self, now: Moment, effects: &mut Effects) {
+        while let Some(&(_, conn)) = self.deadlines.first().filter(|&&(deadline, _)| deadline <= now) {
+            self.set_deadline(conn, None);
+            match self.connection(conn).map(|connection| connection.phase) {
+                Some(ConnPhase::Greeting) => {
+                    let reason = format!("no Hello within {:?}", self.limits.handshake_timeout);
+                    self.refuse(now, conn, RefusedCode::Handshake, &reason, effects);
+                }
+                Some(ConnPhase::Active) => {
+                    let reason = format!("no further byte of a frame within {:?}", self.limits.frame_timeout);
+                    self.refuse(now, conn, RefusedCode::Protocol, &reason, effects);
+                }
+                Some(ConnPhase::Leaving) => effects.push(Effect::Close(conn)),
+                None => {}
+            }
+        }
+        if let (Phase::Idle(since), Some(wait)) = (self.phase, self.limits.idle_exit_after)
+            && since.after(wait) <= now
+        {
+            self.stop(effects);
+        }
+    }
+
+    pub(crate) fn stop(&mut self, effects: &mut Effects) {
+        if matches!(self.phase, Phase::Idle(_) | Phase::Serving) {
+            self.phase = Phase::Draining;
+            effects.push(Effect::Drain);
+        }
+    }
+
+    pub(crate) fn drained(&mut self, now: Moment, effects: &mut Effects) {
+        if self.phase == Phase::Draining {
+            self.phase = Phase::Leaving;
+            // Nothing is published any more. To take thousands of connections out of thousands of channels would take seconds.
+            self.registry.clear();
+            self.send_goodbye(now, |connection| !connection.only_looks(), effects);
+            self.release_or_exit(now, effects);
+        }
+    }
+
+    fn send_goodbye(&mut self, now: Moment, to: fn(&Connection) -> bool, effects: &mut Effects) {
+        let goodbye = Goodbye { reason: "the daemon is stopping".to_owned(), extensions: Vec::new() };
+        let goodbye = Control::Goodbye(goodbye);
+        for at in 0..self.connections.len() {
+            if self.connections[at].as_ref().is_some_and(|connection| !connection.is_leaving() && to(connection)) {
+                self.leave(now, ConnId(at), &goodbye, effects);
+            }
+        }
+    }
+
+    /// On the way out. Connections that only look, such as the one that requested the stop, get their Goodbye when all others have
+    /// ended and the lock is free. A client that looks must not start a daemon, and would take one that still has its lock for one
+    /// that serves.
+    fn release_or_exit(&mut self, now: Moment, effects: &mut Effects) {
+        if self.counts.open == 0 {
+            self.phase = Phase::Over;
+            effects.push(Effect::Exit);
+        } else if self.counts.leaving == 0 {
+            effects.push(Effect::Release);
+            self.send_goodbye(now, |_| true, effects);
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Every limit of the broker, by name. There is never a limit per user: all clients belong to one user, and a faulty
+//! program must not exclude the others.
+
+use broadcaster_protocol::limits::{HANDSHAKE_TIMEOUT, PAYLOAD_BYTES_MAX};
+use std::time::Duration;
+
+/// The limits of one broker. The defaults are those of `broadcasterd`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Connections (4096).
+    pub connections_max: usize,
+    /// Connections of one process (1024).
+    pub connections_per_process_max: usize,
+    /// Channels (65 536).
+    pub channels_max: usize,
+    /// Publications and subscriptions of one connection, together (1024).
+    pub channels_per_connection_max: usize,
+    /// Largest payload of one frame, in bytes (64 MiB).
+    pub payload_bytes_max: u32,
+    /// Bytes that wait for one connection (4 MiB): frames, and 64 bytes of bookkeeping for each run of them. One frame
+    /// always fits, whatever its size.
+    pub outbox_bytes_max: usize,
+    /// Messages that wait for one connection (65 536).
+    pub outbox_messages_max: u64,
+    /// Bytes of control frames that wait for a connection that does not read (64 KiB). Above it the connection is refused; one
+    /// that reads may have 16 times as many for a moment.
+    pub replies_bytes_max: usize,
+    /// Bytes of memory that messages in transit may hold (256 MiB). Above it observers lose first, then connections that do not read,
+    /// then the largest holder.
+    pub held_bytes_max: usize,
+    /// Connections with an observer among their subscriptions (16).
+    pub observers_max: usize,
+    /// Subscriptions to all channels (64), observers included.
+    pub wildcards_max: usize,
+    /// Time from accept to a complete Hello (2 s).
+    pub handshake_timeout: Duration,
+    /// Time without a further byte after which a connection that has sent a part of a frame is refused (30 s).
+    pub frame_timeout: Duration,
+    /// Time without progress after which a connection gives up its memory before others do, and may be ended for its half-written
+    /// frame (5 s). Nothing happens to it while the memory budget suffices.
+    pub stalled_timeout: Duration,
+    /// Time from the decision to end a connection to its end, in which the client can read the reason (1 s). An orderly stop
+    /// spends as much before that on delivering what clients have sent.
+    pub goodbye_timeout: Duration,
+    /// The broker exits after this time without a connection; `None`, the default, means never.
+    pub idle_exit_after: Option<Duration>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 4096,
+            connections_per_process_max: 1024,
+            channels_max: 65_536,
+            channels_per_connection_max: 1024,
+            payload_bytes_max: PAYLOAD_BYTES_MAX,
+            outbox_bytes_max: 4 * 1024 * 1024,
+            outbox_messages_max: 65_536,
+            replies_bytes_max: 64 * 1024,
+            held_bytes_max: 256 * 1024 * 1024,
+            observers_max: 16,
+            wildcards_max: 64,
+            handshake_timeout: HANDSHAKE_TIMEOUT,
+            frame_timeout: Duration::from_secs(30),
+            stalled_timeout: Duration::from_secs(5),
+            goodbye_timeout: Duration::from_secs(1),
+            idle_exit_after: None,
+        }
+    }
+}
+
+/// Work after which a turn ends: one unit for each message run, or loss, and connection that it is queued for, and for each channel
+/// that a subscription to all channels is attached to. What is left of the input waits for the next turn.
+pub const TURN_WORK_MAX: usize = 32 * 1024;

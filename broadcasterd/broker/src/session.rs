@@ -1,0 +1,251 @@
+//! What a connection may request, and the answers. It never touches a message in transit.
+
+use crate::broker::Broker;
+use crate::connection::ConnPhase;
+use crate::delivery::named;
+use crate::effect::Effects;
+use crate::event::{ConnId, Incomplete, Moment};
+use crate::outbox::Terms;
+use crate::registry::{Channel, Selector};
+use broadcaster_protocol::control::{
+    self, Control, Hello, Open, Opened, Overflow, RefusedCode, Subscribe, Subscribed, Welcome, capability, purpose_text,
+};
+use broadcaster_protocol::limits::{PROTOCOL_MAX, PROTOCOL_MIN};
+use broadcaster_protocol::{ChannelName, DecodeError, SenderId, handshake};
+use std::error::Error;
+
+/// Why a request is refused.
+type Refusal = (RefusedCode, String);
+
+impl Broker {
+    pub(crate) fn control(&mut self, now: Moment, conn: ConnId, control: Control, effects: &mut Effects) {
+        let is_over = self.phase.is_over();
+        let Some(connection) = self.connection(conn) else { return };
+        match (connection.phase, control) {
+            (ConnPhase::Leaving, _) => {}
+            (ConnPhase::Greeting, Control::Hello(hello)) => self.hello(now, conn, &hello, effects),
+            (ConnPhase::Greeting, _) => {
+                self.refuse(now, conn, RefusedCode::Protocol, "the first frame is not a Hello", effects);
+            }
+            (ConnPhase::Active, _) if is_over => {}
+            (ConnPhase::Active, control) => {
+                if let Err((code, reason)) = self.request(now, conn, control, effects) {
+                    self.refuse(now, conn, code, &reason, effects);
+                }
+            }
+        }
+    }
+
+    fn request(&mut self, now: Moment, conn: ConnId, control: Control, effects: &mut Effects) -> Result<(), Refusal> {
+        match control {
+            Control::Open(open) => self.open(now, conn, &open, effects)?,
+            Control::Subscribe(subscribe) => self.subscribe(now, conn, subscribe, effects)?,
+            Control::Inspect(_) => {
+                let report = self.report(now);
+                self.reply(now, conn, &Control::Report(report), effects);
+            }
+            Control::Stop(_) => self.stop(effects),
+            Control::Hello(_)
+            | Control::Welcome(_)
+            | Control::Refused(_)
+            | Control::Goodbye(_)
+            | Control::Opened(_)
+            | Control::Subscribed(_)
+            | Control::Lagged(_)
+            | Control::Named(_)
+            | Control::Report(_) => {
+                let reason = format!("a frame of kind {:#04x} is not a request", control.kind());
+                return Err((RefusedCode::Protocol, reason));
+            }
+        }
+        Ok(())
+    }
+
+    fn hello(&mut self, now: Moment, conn: ConnId, hello: &Hello, effects: &mut Effects) {
+        let protocol = match handshake::negotiate(hello, &self.version, PROTOCOL_MIN, PROTOCOL_MAX) {
+            Ok(protocol) => protocol,
+            Err(refused) => return self.refuse_with(now, conn, refused, effects),
+        };
+        self.set_deadline(conn, None);
+        let Some(connection) = self.connections.get_mut(conn.0).and_then(Option::as_mut) else { return };
+        let mut number = hello.sender_number;
+        while !self.senders.insert(SenderId::new(connection.pid, number)) {
+            number = number.wrapping_add(1);
+        }
+        let sender = SenderId::new(connection.pid, number);
+        connection.phase = ConnPhase::Active;
+        connection.incomplete = Incomplete::None; // it was the Hello
+        connection.purpose = purpose_text(&hello.purpose);
+        connection.sender = Some(sender);
+        let welcome = Welcome {
+            protocol,
+            capabilities: capability::NONE,
+            sender: sender.raw(),
+            payload_bytes_max: self.limits.payload_bytes_max,
+            pid: self.pid,
+            version: self.version.clone(),
+            extensions: Vec::new(),
+        };
+        self.reply(now, conn, &Control::Welcome(welcome), effects);
+    }
+
+    fn open(&mut self, now: Moment, conn: ConnId, open: &Open, effects: &mut Effects) -> Result<(), Refusal> {
+        let name = channel_name(&open.channel)?;
+        let known = self.registry.id_of(&name);
+        let Some(connection) = self.connection(conn) else { return Ok(()) };
+        if known.is_some_and(|id| connection.publications.contains_key(&id)) {
+            return Err((RefusedCode::Protocol, format!("the channel {name:?} is open on this connection already")));
+        }
+        self.check_channels(conn, Some(&name))?;
+        let id = self.registry.publish(&name);
+        if known.is_none() {
+            self.turn_work += self.registry.wildcards();
+        }
+        let listeners = self.registry.channel(id).map_or(0, Channel::listeners);
+        let Some(connection) = self.connections.get_mut(conn.0).and_then(Option::as_mut) else { return Ok(()) };
+        self.counts.senders += usize::from(connection.publications.is_empty());
+        connection.publications.insert(id, open.next_sequence);
+        let opened = Opened {
+            channel: open.channel.clone(),
+            id: id.0,
+            listeners: u32::try_from(listeners).unwrap_or(u32::MAX),
+            extensions: Vec::new(),
+        };
+        self.reply(now, conn, &Control::Opened(opened), effects);
+        Ok(())
+    }
+
+    fn subscribe(
+        &mut self,
+        now: Moment,
+        conn: ConnId,
+        subscribe: Subscribe,
+        effects: &mut Effects,
+    ) -> Result<(), Refusal> {
+        let Subscribe { subscription: number, selector, overflow, observer, extensions: _ } = subscribe;
+        if let Overflow::Other(number) = overflow {
+            return Err((RefusedCode::Unsupported, format!("overflow policy {number}")));
+        }
+        let selector = match selector {
+            control::Selector::Name(name) => Selector::Name(channel_name(&name)?),
+            control::Selector::All => Selector::All,
+            control::Selector::Other { kind, .. } => {
+                return Err((RefusedCode::Unsupported, format!("selector kind {kind}")));
+            }
+        };
+        let terms = Terms { overflow, observer };
+        self.check_subscription(conn, number, &selector, terms)?;
+
+        let Some(connection) = self.connections.get_mut(conn.0).and_then(Option::as_mut) else { return Ok(()) };
+        let of_kind = if observer { &mut self.counts.observers } else { &mut self.counts.listeners };
+        let before = if observer { connection.subscriptions.observers() } else { connection.subscriptions.listeners() };
+        *of_kind += usize::from(before == 0);
+        let subscriber = connection.subscriptions.add(conn, number, selector.clone(), terms);
+        let channels_before = self.registry.len();
+        let id = self.registry.subscribe(&selector, subscriber);
+        match selector {
+            Selector::All => self.turn_work += channels_before,
+            Selector::Name(_) if self.registry.len() > channels_before => self.turn_work += self.registry.wildcards(),
+            Selector::Name(_) => {}
+        }
+        let subscribed = Subscribed { subscription: number, extensions: Vec::new() };
+        self.reply(now, conn, &Control::Subscribed(subscribed), effects);
+        if let (Some(id), Selector::Name(name)) = (id, selector) {
+            self.registry.set_named(id, conn);
+            self.reply(now, conn, &named(id, &name), effects);
+        }
+        Ok(())
+    }
+
+    fn check_subscription(
+        &mut self,
+        conn: ConnId,
+        number: u32,
+        selector: &Selector,
+        terms: Terms,
+    ) -> Result<(), Refusal> {
+        let (observing, all) = (self.counts.observers, self.registry.wildcards());
+        let (observers_max, wildcards_max) = (self.limits.observers_max, self.limits.wildcards_max);
+        let Some(connection) = self.connection(conn) else { return Ok(()) };
+        if connection.subscriptions.has_number(number) {
+            return Err((RefusedCode::Protocol, format!("this connection has a subscription {number} already")));
+        }
+        if connection.subscriptions.covers(selector) {
+            let what = match selector {
+                Selector::Name(name) => format!("the channel {name:?}"),
+                Selector::All => "all channels".to_owned(),
+            };
+            return Err((RefusedCode::Protocol, format!("this connection has a subscription to {what} already")));
+        }
+        if terms.observer && connection.subscriptions.observers() == 0 && observing >= observers_max {
+            let reason = format!("{observers_max} connections observe the bus, which is the limit");
+            return Err((RefusedCode::Connections, reason));
+        }
+        if *selector == Selector::All && all >= wildcards_max {
+            let reason = format!("there are {wildcards_max} subscriptions to all channels, which is the limit");
+            return Err((RefusedCode::Channels, reason));
+        }
+        let creates = match selector {
+            Selector::Name(name) if !terms.observer => Some(name),
+            Selector::Name(_) | Selector::All => None,
+        };
+        self.check_channels(conn, creates)
+    }
+
+    /// Whether the connection may have one channel more, and the channel `name` may begin to exist.
+    fn check_channels(&mut self, conn: ConnId, name: Option<&ChannelName>) -> Result<(), Refusal> {
+        let (held_max, max) = (self.limits.channels_per_connection_max, self.limits.channels_max);
+        let held = self.connection(conn).map_or(0, |connection| connection.channels());
+        if held >= held_max {
+            let reason = format!("this connection has {held} publications and subscriptions; the limit is {held_max}");
+            return Err((RefusedCode::Channels, reason));
+        }
+        if name.is_some_and(|name| self.registry.id_of(name).is_none()) && self.registry.len() >= max {
+            return Err((RefusedCode::Channels, format!("the daemon has {max} channels, which is the limit")));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn reply(&mut self, now: Moment, conn: ConnId, control: &Control, effects: &mut Effects) {
+        let replies_bytes_max = self.limits.replies_bytes_max;
+        let Some(connection) = self.connection(conn) else { return };
+        connection.push_control(control);
+        connection.request_write(conn, effects);
+        if connection.neglects_replies(now, replies_bytes_max) {
+            self.refuse_unread(conn);
+        }
+    }
+
+    /// The connection does not read its control frames.
+    pub(crate) fn refuse_unread(&mut self, conn: ConnId) {
+        let reason = format!("more than {} bytes of control frames wait to be read", self.limits.replies_bytes_max);
+        self.to_refuse.push((conn, RefusedCode::Protocol, reason));
+    }
+
+    pub(crate) fn malformed(&mut self, now: Moment, conn: ConnId, error: &DecodeError, effects: &mut Effects) {
+        let reason = match error.source() {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        };
+        self.refuse(now, conn, RefusedCode::Protocol, &reason, effects);
+    }
+
+    /// What the server holds of the connection's input is charged, and an incomplete frame must make progress.
+    pub(crate) fn holding(&mut self, now: Moment, conn: ConnId, bytes: usize, frame: Incomplete) {
+        let timeout = now.after(self.limits.frame_timeout);
+        let Some(connection) = self.connection(conn) else { return };
+        if connection.is_leaving() {
+            return;
+        }
+        connection.incoming.set(bytes);
+        connection.incomplete = frame;
+        if connection.phase == ConnPhase::Active {
+            let is_complete = frame == Incomplete::None;
+            self.set_deadline(conn, Some(timeout).filter(|_| !is_complete));
+        }
+    }
+}
+
+fn channel_name(name: &str) -> Result<ChannelName, Refusal> {
+    ChannelName::new(name).map_err(|error| (RefusedCode::Protocol, error.to_string()))
+}

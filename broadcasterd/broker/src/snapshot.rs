@@ -1,0 +1,161 @@
+//! A picture of everything that a broker knows at one moment. Nothing decides by it.
+
+use crate::broker::{Broker, Stats};
+use crate::connection::{ConnPhase, Connection};
+use crate::event::{ConnId, Moment};
+use crate::registry::{Channel, Selector};
+use broadcaster_protocol::ChannelName;
+use broadcaster_protocol::control::Report;
+use std::time::Duration;
+
+/// Most channels that are named for one connection in a [`Snapshot`].
+const CONN_CHANNELS_MAX: usize = 4;
+
+/// Everything that a broker knows at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// Time since the broker began.
+    pub uptime: Duration,
+    /// What it has done since then.
+    pub stats: Stats,
+    /// Bytes of memory that messages in transit hold now.
+    pub held_bytes: usize,
+    /// Every channel, in the order of their names.
+    pub channels: Vec<ChannelSnapshot>,
+    /// Every connection, in the order of their numbers.
+    pub connections: Vec<ConnSnapshot>,
+}
+
+/// One channel. Its counters begin with it, and end with the last publication or listener on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ChannelSnapshot {
+    /// Its name.
+    pub name: ChannelName,
+    /// Connections that may publish on it.
+    pub senders: usize,
+    /// Connections that listen on it.
+    pub listeners: usize,
+    /// Messages accepted on it.
+    pub messages_accepted: u64,
+    /// Bytes of the frames that carried them.
+    pub bytes_accepted: u64,
+    /// Messages on it that listeners lost, each counted once per listener.
+    pub messages_lost: u64,
+}
+
+/// One connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConnSnapshot {
+    /// Its number.
+    pub conn: ConnId,
+    /// Process at the other end, from the kernel; 0 where the kernel does not report it.
+    pub pid: u32,
+    /// The life of the connection.
+    pub phase: ConnPhase,
+    /// What it is for, as the client declared.
+    pub purpose: String,
+    /// Time since it was accepted.
+    pub age: Duration,
+    /// Channels that it may publish on.
+    pub publications: usize,
+    /// Subscriptions that are not observers.
+    pub subscriptions: usize,
+    /// Subscriptions that are observers.
+    pub observers: usize,
+    /// The first of its channels: 4 at most, each once, those that it publishes on first.
+    pub channels: Vec<ChannelName>,
+    /// Number of its publications, and of its subscriptions to one channel each.
+    pub channels_total: usize,
+    /// Messages accepted from it and written to it.
+    pub messages: u64,
+    /// Bytes of their frames.
+    pub bytes: u64,
+    /// Messages that it lost because it was slow.
+    pub messages_lost: u64,
+    /// Messages that wait for it.
+    pub queue_messages: u64,
+    /// Bytes of their frames, with 64 bytes of bookkeeping for each run of them.
+    pub queue_bytes: usize,
+    /// Time for which it has not taken everything that it was offered; `None` if it has.
+    pub blocked: Option<Duration>,
+}
+
+impl Broker {
+    /// Everything that the broker knows.
+    pub fn snapshot(&self, now: Moment) -> Snapshot {
+        let channels = self.registry.by_name().map(|channel| ChannelSnapshot {
+            name: channel.name().clone(),
+            senders: channel.publications(),
+            listeners: channel.listeners(),
+            messages_accepted: channel.messages_accepted,
+            bytes_accepted: channel.bytes_accepted,
+            messages_lost: channel.messages_lost,
+        });
+        let connections = self.open_connections();
+        Snapshot {
+            uptime: now.since(self.started),
+            stats: self.stats,
+            held_bytes: self.ledger.held(),
+            channels: channels.collect(),
+            connections: connections.map(|(conn, connection)| self.conn_snapshot(now, conn, connection)).collect(),
+        }
+    }
+
+    fn conn_snapshot(&self, now: Moment, conn: ConnId, connection: &Connection) -> ConnSnapshot {
+        let subscriptions = &connection.subscriptions;
+        let published = connection.publications.keys().filter_map(|&id| self.registry.channel(id)).map(Channel::name);
+        let subscribed = || {
+            subscriptions.iter().filter_map(|(selector, _)| match selector {
+                Selector::Name(name) => Some(name),
+                Selector::All => None,
+            })
+        };
+        let mut channels: Vec<ChannelName> = Vec::new();
+        for name in published.chain(subscribed()).take(2 * CONN_CHANNELS_MAX) {
+            if channels.len() < CONN_CHANNELS_MAX && !channels.contains(name) {
+                channels.push(name.clone());
+            }
+        }
+        let by_name = subscriptions.len() - usize::from(subscriptions.covers(&Selector::All));
+        let (queue_messages, queue_bytes) = connection.outbox.queue();
+        ConnSnapshot {
+            conn,
+            pid: connection.pid,
+            phase: connection.phase,
+            purpose: connection.purpose.clone(),
+            age: now.since(connection.opened),
+            publications: connection.publications.len(),
+            subscriptions: subscriptions.listeners(),
+            observers: subscriptions.observers(),
+            channels,
+            channels_total: connection.publications.len() + by_name,
+            messages: connection.tally.messages,
+            bytes: connection.tally.bytes,
+            messages_lost: connection.tally.lost,
+            queue_messages,
+            queue_bytes,
+            blocked: connection.blocked.map(|since| now.since(since)),
+        }
+    }
+
+    /// The totals, as a client receives them.
+    pub fn report(&self, now: Moment) -> Report {
+        Report {
+            uptime_ms: u64::try_from(now.since(self.started).as_millis()).unwrap_or(u64::MAX),
+            connections: self.counts.open as u64,
+            senders: self.counts.senders as u64,
+            listeners: self.counts.listeners as u64,
+            channels: self.registry.len() as u64,
+            messages_accepted: self.stats.messages_accepted,
+            bytes_accepted: self.stats.bytes_accepted,
+            messages_delivered: self.stats.messages_delivered,
+            messages_lost: self.stats.messages_lost,
+            held_bytes: self.ledger.held() as u64,
+            held_bytes_max: self.limits.held_bytes_max as u64,
+            extensions: Vec::new(),
+        }
+    }
+}

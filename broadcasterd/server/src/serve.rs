@@ -1,0 +1,386 @@
+//! The driver in a runtime of tokio, on one thread: readiness, the clock, and the watch over the paths of the sockets. It decides
+//! nothing about frames or connections.
+
+use crate::driver::{Drain, Driver, Input, Output, Request, Socket};
+use crate::lock::Bound;
+use crate::peak::Peak;
+use broadcaster_broker::{Broker, ConnId, Limits, Moment, Snapshot};
+use broadcaster_local::{self as local, Acceptor, Peer, Registration};
+use broadcaster_protocol::control::{Control, Refused, RefusedCode, Report};
+use bytes::BytesMut;
+use bytes::buf::Limit;
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::io::{self, IoSlice};
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::runtime::LocalOptions;
+use tokio::sync::Notify;
+use tokio::task::{JoinHandle, spawn_local, yield_now};
+use tokio::time::{Instant, sleep, timeout_at};
+
+/// How long to pause when the process or the system is out of descriptors or of memory for sockets.
+const RESOURCE_PAUSE: Duration = Duration::from_millis(50);
+
+/// All state of a running server. Everything happens on one thread; no borrow of it lives across an await.
+#[derive(Debug)]
+struct Server {
+    myself: Weak<RefCell<Self>>,
+    bound: Rc<Bound>,
+    driver: Driver<Conn>,
+    started: Instant,
+    /// The deadline that the timer sleeps for.
+    armed: Option<Moment>,
+    peak: Peak,
+    signals: Rc<Signals>,
+}
+
+/// What tasks wait for.
+#[derive(Debug, Default)]
+struct Signals {
+    /// The deadline has changed.
+    timer: Notify,
+    /// The driver is to be drained.
+    drain: Notify,
+    /// The same moment, for the handle.
+    stopping: Notify,
+    /// A connection has taken bytes again.
+    written: Notify,
+    /// Most of the peak of held memory was released.
+    released: Notify,
+    exit: Notify,
+}
+
+/// A connected socket, shared by the driver and the tasks that wait for it.
+#[derive(Debug, Clone)]
+struct Conn {
+    socket: Rc<local::Socket>,
+    /// The connection has ended, and its number may belong to another one.
+    gone: Rc<Cell<bool>>,
+}
+
+impl Socket for Conn {
+    const KEEPS_BYTES_WHEN_STOPPED: bool = local::STOPPED_SOCKET_KEEPS_BYTES;
+
+    fn read(&self, target: &mut Limit<&mut BytesMut>) -> io::Result<usize> {
+        local::read(&self.socket, target)
+    }
+
+    fn write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match slices {
+            [slice] => local::write(&self.socket, slice),
+            slices => local::write_vectored(&self.socket, slices),
+        }
+    }
+
+    fn stop_reading(&self) {
+        local::stop_reading(&self.socket);
+    }
+
+    fn shut_down(&self) {
+        self.gone.set(true);
+        local::shutdown(&self.socket);
+    }
+}
+
+/// A handle to a running server, for use within its own runtime.
+#[derive(Debug, Clone)]
+pub struct ServerHandle {
+    server: Weak<RefCell<Server>>,
+}
+
+impl ServerHandle {
+    /// What the server knows now; `None` if it has ended. Takes time and memory for each connection and channel: a few
+    /// hundred nanoseconds each.
+    pub fn snapshot(&self) -> Option<Snapshot> {
+        let server = self.server.upgrade()?;
+        let server = server.borrow();
+        Some(server.driver.snapshot(server.now()))
+    }
+
+    /// The totals, without any channel or connection; `None` if the server has ended.
+    pub fn report(&self) -> Option<Report> {
+        let server = self.server.upgrade()?;
+        let server = server.borrow();
+        Some(server.driver.report(server.now()))
+    }
+
+    /// Waits until the server has begun to stop, for whatever reason. One task may wait at a time.
+    pub async fn stopping(&self) {
+        let signals = self.server.upgrade().map(|server| Rc::clone(&server.borrow().signals));
+        if let Some(signals) = signals {
+            signals.stopping.notified().await;
+        }
+    }
+
+    /// Waits until the memory that messages hold has fallen to a quarter of a peak of 16 MiB or more; `false` if the server has
+    /// ended. One task may wait at a time; a fall between two calls ends the second at once.
+    pub async fn released(&self) -> bool {
+        let Some(signals) = self.server.upgrade().map(|server| Rc::clone(&server.borrow().signals)) else {
+            return false;
+        };
+        signals.released.notified().await;
+        true
+    }
+}
+
+/// Serves on this thread until the future that `beside` makes is ready, or the limits' idle time is over. Then it stops in an orderly
+/// way: no new connection, everything that clients had sent is read and delivered, and every client receives a goodbye.
+///
+/// That future runs in the server's own runtime, where it may spawn further local tasks, and may use the [`ServerHandle`]. It must
+/// not block: the bus waits for it.
+///
+/// # Errors
+///
+/// If the runtime or the socket cannot be set up. What happens to single connections is never an error here.
+pub fn serve<F>(bound: Bound, limits: Limits, version: &str, beside: impl FnOnce(ServerHandle) -> F) -> io::Result<()>
+where
+    F: Future<Output = ()> + 'static,
+{
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_io().enable_time().build_local(LocalOptions::default())?;
+    runtime.block_on(serve_until_exit(bound, limits, version, beside))
+}
+
+/// Serves `bound` until the driver has nothing left to do.
+async fn serve_until_exit<F: Future<Output = ()> + 'static>(
+    mut bound: Bound,
+    limits: Limits,
+    version: &str,
+    beside: impl FnOnce(ServerHandle) -> F,
+) -> io::Result<()> {
+    let acceptor = Acceptor::new(bound.take_listeners(), out_of_descriptors()?)?;
+    let bound = Rc::new(bound);
+    let broker = Broker::new(limits, local::euid(), local::pid(), version, Moment::default());
+    let signals = Rc::new(Signals::default());
+    let server = Rc::new_cyclic(|myself| {
+        RefCell::new(Server {
+            myself: myself.clone(),
+            bound: Rc::clone(&bound),
+            driver: Driver::new(broker),
+            started: Instant::now(),
+            armed: None,
+            peak: Peak::default(),
+            signals: Rc::clone(&signals),
+        })
+    });
+    let accepting = spawn_local(accept_all(Rc::clone(&server), acceptor));
+    let ticking = spawn_local(tick(Rc::clone(&server), Rc::clone(&signals)));
+    let stop = beside(ServerHandle { server: Rc::downgrade(&server) });
+    let stopping = spawn_local({
+        let server = Rc::clone(&server);
+        async move {
+            stop.await;
+            server.borrow_mut().turn(Driver::stop);
+        }
+    });
+    let watching = spawn_local(watch(Rc::clone(&server), Rc::clone(&bound)));
+    server.borrow_mut().turn(Driver::tick);
+    signals.drain.notified().await;
+    // New clients find no socket from here on; the lock is held until everything is delivered. The watch must not take this for an
+    // act of another process.
+    end(watching).await;
+    bound.leave();
+    end(accepting).await;
+    drain(&server, &signals).await;
+    signals.exit.notified().await;
+    end(ticking).await;
+    end(stopping).await;
+    Ok(())
+}
+
+async fn end(task: JoinHandle<()>) {
+    task.abort();
+    // It was cancelled, or it had ended: both are wanted.
+    let _ = task.await;
+}
+
+async fn accept_all(server: Rc<RefCell<Server>>, acceptor: Acceptor) {
+    let mut failing = false;
+    loop {
+        match acceptor.accept().await {
+            Ok((socket, peer)) => {
+                failing = false;
+                if let Err(error) = server.borrow_mut().accept(socket, peer) {
+                    tracing::warn!(%error, pid = peer.pid, "a connection was lost on arrival");
+                }
+            }
+            Err(error) if is_about_one_peer(&error) => {}
+            Err(error) => {
+                // Once for each time that it begins: it can last.
+                if !std::mem::replace(&mut failing, true) {
+                    let open = server.borrow().driver.connections();
+                    tracing::warn!(%error, open, "cannot accept; trying again every {RESOURCE_PAUSE:?}");
+                }
+                sleep(RESOURCE_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Whether the next accept may well succeed at once.
+fn is_about_one_peer(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::NotConnected | io::ErrorKind::Interrupted)
+}
+
+/// The frame that a client receives if there is no descriptor for its connection.
+fn out_of_descriptors() -> io::Result<Vec<u8>> {
+    let reason = "the daemon has reached its connection limit: it cannot open any more files";
+    let mut refusal = Vec::new();
+    let refused = Control::Refused(Refused::new(RefusedCode::Connections, reason));
+    refused.encode(&mut refusal).map_err(io::Error::other)?;
+    Ok(refusal)
+}
+
+/// Stops in an orderly way when a socket or lock is removed, by a cleaner of temporary files for example: some clients could no longer
+/// find this daemon, and would start another one.
+async fn watch(server: Rc<RefCell<Server>>, bound: Rc<Bound>) {
+    let socket = bound.taken_away().await;
+    tracing::warn!(socket = %socket.display(), "the socket or its lock was removed: stopping");
+    server.borrow_mut().turn(Driver::stop);
+}
+
+async fn tick(server: Rc<RefCell<Server>>, signals: Rc<Signals>) {
+    loop {
+        let (deadline, started) = (server.borrow().armed, server.borrow().started);
+        match deadline.and_then(|Moment(after)| started.checked_add(after)) {
+            None => signals.timer.notified().await,
+            Some(at) => {
+                if timeout_at(at, signals.timer.notified()).await.is_err() {
+                    server.borrow_mut().turn(Driver::tick);
+                }
+            }
+        }
+    }
+}
+
+/// Reads what clients have sent before the stop.
+async fn drain(server: &RefCell<Server>, signals: &Signals) {
+    let started = server.borrow().started;
+    loop {
+        let drained = server.borrow_mut().turn(Driver::drain);
+        match drained {
+            Drain::Done => return,
+            Drain::More => yield_now().await,
+            Drain::Crowded(until) => {
+                let written = signals.written.notified();
+                match started.checked_add(until.0) {
+                    // Either way, the driver is asked again.
+                    Some(at) => drop(timeout_at(at, written).await),
+                    None => written.await,
+                }
+            }
+        }
+    }
+}
+
+/// Reads from the connection until it ends.
+async fn read_all(server: Rc<RefCell<Server>>, id: ConnId, conn: Conn, readable: Registration<Rc<local::Socket>>) {
+    while let Ok(mut ready) = poll_fn(|cx| readable.poll_read_ready(cx)).await {
+        loop {
+            if conn.gone.get() {
+                return;
+            }
+            let input = server.borrow_mut().turn(|driver, now| driver.read(now, id));
+            match input {
+                Input::More => yield_now().await, // others, and full sockets, get their turn
+                Input::Empty => break ready.clear_ready(),
+                Input::Ended => return,
+            }
+        }
+    }
+}
+
+/// Writes to a connection whose socket is full, until nothing is left.
+async fn write_all(server: Rc<RefCell<Server>>, id: ConnId, conn: Conn) {
+    let mut failing = false;
+    let mut writable = None;
+    while !conn.gone.get() {
+        if writable.is_none() {
+            writable = match local::register_again(&conn.socket, Interest::WRITABLE) {
+                Ok(writable) => Some(writable),
+                Err(error) => {
+                    // Once: it can last.
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::warn!(conn = id.0, %error, "cannot wait for a full socket; trying every {RESOURCE_PAUSE:?}");
+                    }
+                    None
+                }
+            };
+        }
+        let mut ready = match &writable {
+            None => {
+                sleep(RESOURCE_PAUSE).await;
+                None
+            }
+            Some(writable) => match writable.writable().await {
+                Ok(ready) => Some(ready),
+                Err(_) => return,
+            },
+        };
+        if conn.gone.get() {
+            return;
+        }
+        local::widen(&conn.socket); // its peer reads
+        let output = server.borrow_mut().turn(|driver, now| driver.write(now, id));
+        server.borrow().signals.written.notify_one();
+        match (output, &mut ready) {
+            (Output::Done, _) => return,
+            (Output::Full, Some(ready)) => ready.clear_ready(),
+            (Output::Full, None) => {}
+            (Output::Exhausted, _) => sleep(RESOURCE_PAUSE).await,
+        }
+    }
+}
+
+impl Server {
+    fn now(&self) -> Moment {
+        Moment(self.started.elapsed())
+    }
+
+    /// Lets the driver play a turn, and carries out what it requests. The clock is read once.
+    fn turn<T>(&mut self, turn: impl FnOnce(&mut Driver<Conn>, Moment) -> T) -> T {
+        let now = self.now();
+        let result = turn(&mut self.driver, now);
+        while let Some(request) = self.driver.next_request() {
+            match request {
+                Request::ContinueWriting(conn) => self.continue_writing(conn),
+                Request::Drain => {
+                    self.signals.drain.notify_one();
+                    self.signals.stopping.notify_one();
+                }
+                Request::Release => {
+                    self.bound.release();
+                    self.driver.released(now);
+                }
+                Request::Exit => self.signals.exit.notify_one(),
+            }
+        }
+        if self.peak.is_released(self.driver.broker().held_bytes()) {
+            self.signals.released.notify_one();
+        }
+        let deadline = self.driver.next_deadline();
+        if deadline != self.armed {
+            self.armed = deadline;
+            self.signals.timer.notify_one();
+        }
+        result
+    }
+
+    fn accept(&mut self, socket: local::Socket, peer: Peer) -> io::Result<()> {
+        let Some(myself) = self.myself.upgrade() else { return Ok(()) };
+        let socket = Rc::new(socket);
+        let readable = local::register(Rc::clone(&socket), Interest::READABLE)?;
+        let conn = Conn { socket, gone: Rc::default() };
+        let id = self.turn(|driver, now| driver.accept(now, conn.clone(), peer.pid, peer.uid));
+        spawn_local(read_all(myself, id, conn, readable));
+        Ok(())
+    }
+
+    fn continue_writing(&self, id: ConnId) {
+        if let (Some(myself), Some(conn)) = (self.myself.upgrade(), self.driver.socket(id)) {
+            spawn_local(write_all(myself, id, conn.clone()));
+        }
+    }
+}

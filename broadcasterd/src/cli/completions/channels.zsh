@@ -1,0 +1,7 @@
+
+# Names of open channels after listen, monitor and send. A name is data: nothing in it is expanded.
+_broadcasterd_channels() {
+    local -a names
+    names=(${(f)"$(broadcasterd channels --names 2>/dev/null)"})
+    compadd -a names
+}

@@ -1,0 +1,295 @@
+//! What a listener has lost. A thread reports it on stderr at once, at most once a second, also while the output is not read and the
+//! loss itself is still queued behind messages; and in total when the command ends, also by a signal. Nothing is received here.
+
+use crate::exit::Code;
+use crate::observe::stats::fetch::Client;
+use crate::os::EndSignals;
+use crate::output::notice;
+use std::convert::Infallible;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+use std::thread;
+use std::time::Duration;
+use system_broadcaster::Options;
+use tokio::runtime::Builder;
+use tokio::sync::Notify;
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+
+/// The shortest interval between two reports, and how long a write must last until the daemon is asked for losses.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// The longest pause, in intervals, between two questions to the daemon during one write.
+const PAUSE_MAX: u32 = 32;
+
+/// The losses of one listener. Cloning gives another handle.
+#[derive(Debug, Clone)]
+pub(super) struct Losses(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    channel: String,
+    options: Options,
+    fail_on_loss: bool,
+    state: Mutex<State>,
+    /// Wakes the reporter up, unless it is awake.
+    wake: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    account: Account,
+    /// What was reported last.
+    reported: Account,
+    /// Writes to stdout that have begun, and whether the last one is under way.
+    writes: u64,
+    writing: bool,
+    /// The reporter looks again within an interval.
+    awake: bool,
+}
+
+/// What is known to be lost.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Account {
+    /// Messages, as far as the stream has reported them.
+    in_stream: u64,
+    /// `in_stream` when the current connection began.
+    before_connection: u64,
+    /// Messages that the daemon counts for the current connection. Their reports may still be queued.
+    in_daemon: u64,
+    /// Times at which messages may have been lost uncounted, because the daemon was replaced.
+    gaps: u64,
+}
+
+impl Account {
+    /// Takes a gap of the stream; `None` is one between two daemons.
+    fn read(&mut self, count: Option<u64>) {
+        match count {
+            Some(count) => self.in_stream += count,
+            None => {
+                *self = Self {
+                    in_stream: self.in_stream,
+                    before_connection: self.in_stream,
+                    in_daemon: 0,
+                    gaps: self.gaps + 1,
+                }
+            }
+        }
+    }
+
+    fn messages(&self) -> u64 {
+        self.in_stream.max(self.before_connection + self.in_daemon)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.messages() == 0 && self.gaps == 0
+    }
+}
+
+/// As in `3 messages were lost, and the daemon was replaced`.
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.messages() {
+            0 => {}
+            1 => f.write_str("1 message was lost")?,
+            many => write!(f, "{many} messages were lost")?,
+        }
+        if self.messages() > 0 && self.gaps > 0 {
+            f.write_str(", and ")?;
+        }
+        match self.gaps {
+            0 => Ok(()),
+            1 => f.write_str("the daemon was replaced (messages sent in between, if any, are lost)"),
+            many => write!(f, "the daemon was replaced {many} times (messages sent in between, if any, are lost)"),
+        }
+    }
+}
+
+impl Losses {
+    /// Starts the thread that reports losses on this channel, and that ends the process after a total when a signal requests its end.
+    pub(super) fn watch(channel: String, options: Options, fail_on_loss: bool) -> io::Result<Self> {
+        let state = Mutex::default();
+        let losses = Self(Arc::new(Shared { channel, options, fail_on_loss, state, wake: Notify::new() }));
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let mut signals = {
+            let _entered = runtime.enter();
+            EndSignals::catch()?
+        };
+        let reporter = losses.clone();
+        thread::Builder::new().name("losses".to_owned()).spawn(move || {
+            let signal = runtime.block_on(async {
+                let mut reports = pin!(reporter.0.report_all());
+                poll_fn(|cx| match signals.poll_next(cx) {
+                    Poll::Pending => match reports.as_mut().poll(cx) {
+                        Poll::Ready(never) => match never {},
+                        Poll::Pending => Poll::Pending,
+                    },
+                    ready @ Poll::Ready(_) => ready,
+                })
+                .await
+            });
+            if reporter.report_total(None) && reporter.0.fail_on_loss {
+                std::process::exit(Code::Lost as i32);
+            }
+            signal.end_process()
+        })?;
+        Ok(losses)
+    }
+
+    /// Takes a gap of the stream.
+    pub(super) fn read(&self, count: Option<u64>) {
+        let mut state = self.0.lock();
+        state.account.read(count);
+        self.0.wake(&mut state);
+    }
+
+    /// Runs a write to stdout, which may last as long as the reader likes.
+    pub(super) fn during<T>(&self, write: impl FnOnce() -> T) -> T {
+        {
+            let mut state = self.0.lock();
+            state.writes += 1;
+            state.writing = true;
+            self.0.wake(&mut state);
+        }
+        let written = write();
+        self.0.lock().writing = false;
+        written
+    }
+
+    /// Reports the total, if anything was lost; whether that is so. `received`: the number of messages that were requested and have
+    /// arrived.
+    pub(super) fn report_total(&self, received: Option<u64>) -> bool {
+        let (account, channel) = (self.0.lock().account, &self.0.channel);
+        match received {
+            _ if account.is_empty() => return false,
+            Some(received) => notice(format_args!(
+                "broadcasterd: the {received} messages on {channel} are not consecutive: in all, {account}"
+            )),
+            None => notice(format_args!("broadcasterd: on {channel}, in all, {account}")),
+        }
+        true
+    }
+}
+
+impl Shared {
+    /// No code panics under the lock.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self, state: &mut State) {
+        if !std::mem::replace(&mut state.awake, true) {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Reports what is new, once per interval as long as something happens, and otherwise sleeps.
+    async fn report_all(self: &Arc<Self>) -> Infallible {
+        loop {
+            self.wake.notified().await;
+            let mut pause = 0;
+            loop {
+                self.report_new();
+                let seen = self.lock().writes;
+                sleep(INTERVAL).await;
+                match self.since(seen) {
+                    Progress::Stuck => {
+                        // A reader that stays stuck is asked about ever more rarely: the answer costs the daemon some work.
+                        pause = (pause * 2).clamp(1, PAUSE_MAX);
+                        self.ask_daemon().await;
+                        sleep(INTERVAL * (pause - 1)).await;
+                    }
+                    Progress::Moving => pause = 0,
+                    Progress::None => break,
+                }
+            }
+        }
+    }
+
+    fn report_new(&self) {
+        let account = {
+            let mut state = self.lock();
+            let account = state.account;
+            let before = std::mem::replace(&mut state.reported, account);
+            if (before.messages(), before.gaps) == (account.messages(), account.gaps) {
+                return;
+            }
+            account
+        };
+        let channel = &self.channel;
+        let remedy = match account.messages() {
+            0 => "",
+            _ => "; its output is read too slowly: read it faster, or choose what is dropped with --overflow",
+        };
+        notice(format_args!("broadcasterd: listening on {channel}: {account}{remedy}"));
+    }
+
+    /// What has happened since `writes` writes had begun. The reporter that learns that nothing has is no longer awake.
+    fn since(&self, writes: u64) -> Progress {
+        let mut state = self.lock();
+        if state.writing && state.writes == writes {
+            Progress::Stuck
+        } else if state.writes != writes || state.reported != state.account {
+            Progress::Moving
+        } else {
+            state.awake = false;
+            Progress::None
+        }
+    }
+
+    /// Asks the daemon how much the listener has lost. No answer changes nothing.
+    async fn ask_daemon(self: &Arc<Self>) {
+        let shared = Arc::clone(self);
+        if let Ok(Some(lost)) = spawn_blocking(move || shared.lost_in_daemon()).await {
+            self.lock().account.in_daemon = lost;
+        }
+    }
+
+    fn lost_in_daemon(&self) -> Option<u64> {
+        let stats = Client::new(self.options.clone()).ok()?.fetch().ok()?;
+        let pid = std::process::id();
+        let own = stats
+            .connections
+            .iter()
+            .filter(|it| it.pid == pid && it.subscriptions > 0 && it.channels.contains(&self.channel));
+        own.map(|connection| connection.messages_lost).max()
+    }
+}
+
+/// What has happened within an interval.
+enum Progress {
+    None,
+    Moving,
+    /// One write lasts for all of it.
+    Stuck,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_that_the_daemon_counts_are_not_counted_again_when_they_are_read() {
+        let mut account = Account::default();
+        account.read(Some(2));
+        account.in_daemon = 10;
+        assert_eq!(account.messages(), 10);
+        account.read(Some(8));
+        assert_eq!(account.to_string(), "10 messages were lost");
+        account.read(None);
+        account.in_daemon = 1;
+        assert_eq!((account.messages(), account.gaps), (11, 1));
+    }
+
+    #[test]
+    fn daemon_that_was_replaced_without_a_known_loss_is_not_a_number() {
+        let mut account = Account::default();
+        assert!(account.is_empty());
+        account.read(None);
+        assert_eq!(account.to_string(), "the daemon was replaced (messages sent in between, if any, are lost)");
+    }
+}

@@ -1,0 +1,287 @@
+//! Every limit that the config file may set: name, unit, bounds and field of [`Limits`]. Nothing here knows about files.
+
+use broadcaster_server::Limits;
+use std::time::Duration;
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+const GIB: u64 = 1024 * MIB;
+const MILLISECOND: u64 = 1_000_000;
+const SECOND: u64 = 1000 * MILLISECOND;
+
+/// The unit of a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unit {
+    /// A plain count.
+    Count,
+    /// Bytes.
+    Bytes,
+    /// Nanoseconds.
+    Time,
+}
+
+/// One key of the table `[limits]`.
+#[derive(Debug)]
+pub(crate) struct Key {
+    /// The name of the key and of the field.
+    pub(crate) name: &'static str,
+    pub(crate) unit: Unit,
+    /// The smallest and the largest value.
+    pub(crate) min: u64,
+    pub(crate) max: u64,
+    /// Reads the value, in the unit of the key.
+    pub(crate) read: fn(&Limits) -> u64,
+    /// Sets the value, which is within the bounds.
+    pub(crate) write: fn(&mut Limits, u64),
+}
+
+/// The keys, in the order of the fields. The smallest values leave a daemon that can serve; the largest are far beyond use, and
+/// bounded.
+pub(crate) const KEYS: [Key; 15] = [
+    Key {
+        name: "connections_max",
+        unit: Unit::Count,
+        min: 4, // a sender, a listener, and requests for status or stop
+        max: 1_000_000,
+        read: |limits| number(limits.connections_max),
+        write: |limits, value| limits.connections_max = size(value),
+    },
+    Key {
+        name: "connections_per_process_max",
+        unit: Unit::Count,
+        min: 1,
+        max: 1_000_000,
+        read: |limits| number(limits.connections_per_process_max),
+        write: |limits, value| limits.connections_per_process_max = size(value),
+    },
+    Key {
+        name: "channels_max",
+        unit: Unit::Count,
+        min: 1,
+        max: 1_000_000,
+        read: |limits| number(limits.channels_max),
+        write: |limits, value| limits.channels_max = size(value),
+    },
+    Key {
+        name: "channels_per_connection_max",
+        unit: Unit::Count,
+        min: 1,
+        max: 1_000_000,
+        read: |limits| number(limits.channels_per_connection_max),
+        write: |limits, value| limits.channels_per_connection_max = size(value),
+    },
+    Key {
+        name: "payload_bytes_max",
+        unit: Unit::Bytes,
+        min: 1,
+        max: 64 * MIB, // the limit of the wire
+        read: |limits| u64::from(limits.payload_bytes_max),
+        write: |limits, value| limits.payload_bytes_max = u32::try_from(value).unwrap_or(u32::MAX),
+    },
+    Key {
+        name: "outbox_bytes_max",
+        unit: Unit::Bytes,
+        min: 512 * KIB, // what one turn can queue for a listener that reads
+        max: GIB,
+        read: |limits| number(limits.outbox_bytes_max),
+        write: |limits, value| limits.outbox_bytes_max = size(value),
+    },
+    Key {
+        name: "outbox_messages_max",
+        unit: Unit::Count,
+        min: 1,
+        max: 100_000_000,
+        read: |limits| limits.outbox_messages_max,
+        write: |limits, value| limits.outbox_messages_max = value,
+    },
+    Key {
+        name: "replies_bytes_max",
+        unit: Unit::Bytes,
+        min: 8 * KIB, // one reply has up to 4 KiB
+        max: 16 * MIB,
+        read: |limits| number(limits.replies_bytes_max),
+        write: |limits, value| limits.replies_bytes_max = size(value),
+    },
+    Key {
+        name: "held_bytes_max",
+        unit: Unit::Bytes,
+        min: HELD_ROOM_BYTES,
+        max: 16 * GIB,
+        read: |limits| number(limits.held_bytes_max),
+        write: |limits, value| limits.held_bytes_max = size(value),
+    },
+    Key {
+        name: "observers_max",
+        unit: Unit::Count,
+        min: 0,
+        max: 1024,
+        read: |limits| number(limits.observers_max),
+        write: |limits, value| limits.observers_max = size(value),
+    },
+    Key {
+        name: "wildcards_max",
+        unit: Unit::Count,
+        min: 0,
+        max: 1024,
+        read: |limits| number(limits.wildcards_max),
+        write: |limits, value| limits.wildcards_max = size(value),
+    },
+    Key {
+        name: "handshake_timeout",
+        unit: Unit::Time,
+        min: 10 * MILLISECOND,
+        max: 60 * SECOND,
+        read: |limits| nanoseconds(limits.handshake_timeout),
+        write: |limits, value| limits.handshake_timeout = Duration::from_nanos(value),
+    },
+    Key {
+        name: "frame_timeout",
+        unit: Unit::Time,
+        min: 100 * MILLISECOND,
+        max: 3600 * SECOND,
+        read: |limits| nanoseconds(limits.frame_timeout),
+        write: |limits, value| limits.frame_timeout = Duration::from_nanos(value),
+    },
+    Key {
+        name: "stalled_timeout",
+        unit: Unit::Time,
+        min: 100 * MILLISECOND,
+        max: 3600 * SECOND,
+        read: |limits| nanoseconds(limits.stalled_timeout),
+        write: |limits, value| limits.stalled_timeout = Duration::from_nanos(value),
+    },
+    Key {
+        name: "goodbye_timeout",
+        unit: Unit::Time,
+        min: 10 * MILLISECOND,
+        // An orderly stop takes up to twice that, for listeners and then for observers. A service manager waits longer.
+        max: 2 * SECOND,
+        read: |limits| nanoseconds(limits.goodbye_timeout),
+        write: |limits, value| limits.goodbye_timeout = Duration::from_nanos(value),
+    },
+];
+
+/// The memory beyond the largest payload, so that small messages pass while it is in transit.
+pub(crate) const HELD_ROOM_BYTES: u64 = MIB;
+
+/// The index of a key in [`KEYS`].
+pub(crate) fn position(name: &str) -> Option<usize> {
+    KEYS.iter().position(|key| key.name == name)
+}
+
+impl Unit {
+    /// What the file accepts.
+    pub(crate) fn accepted(self) -> &'static str {
+        match self {
+            Self::Count => "a whole number such as 1024",
+            Self::Bytes => "a number of bytes such as 65536, or a string such as \"64 KiB\" with B, KiB, MiB or GiB",
+            Self::Time => "a string such as \"2s\" or \"500ms\"",
+        }
+    }
+
+    /// The value as text, as the file accepts it: numbers as they are, the rest in quotes.
+    pub(crate) fn shown(self, value: u64) -> String {
+        match self {
+            Self::Count => value.to_string(),
+            Self::Bytes => {
+                match [(GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")].iter().find(|unit| value.is_multiple_of(unit.0)) {
+                    Some((bytes, name)) if value > 0 => format!("{} {name}", value / bytes),
+                    _ => value.to_string(),
+                }
+            }
+            Self::Time => humantime::format_duration(Duration::from_nanos(value)).to_string(),
+        }
+    }
+
+    /// The value of a string; `None` if it is not [`accepted`](Self::accepted). A value beyond 64 bits is the largest number.
+    pub(crate) fn parse(self, text: &str) -> Option<u64> {
+        match self {
+            Self::Count => None,
+            Self::Bytes => {
+                let text = text.trim();
+                let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+                let (number, unit) = text.split_at(digits);
+                let unit = match unit.trim_start() {
+                    "" | "B" => 1,
+                    "KiB" => KIB,
+                    "MiB" => MIB,
+                    "GiB" => GIB,
+                    _ => return None,
+                };
+                if number.is_empty() {
+                    return None;
+                }
+                Some(number.parse::<u64>().map_or(u64::MAX, |number| number.saturating_mul(unit)))
+            }
+            Self::Time => humantime::parse_duration(text).ok().map(nanoseconds),
+        }
+    }
+}
+
+fn number(size: usize) -> u64 {
+    u64::try_from(size).unwrap_or(u64::MAX)
+}
+
+/// Saturates where the machine cannot address as much.
+fn size(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_limit_of_the_broker_is_a_key() {
+        let limits = format!("{:#?}", Limits::default());
+        let fields = limits.lines().filter(|line| line.starts_with("    ") && !line.starts_with("     "));
+        let fields = fields.filter_map(|line| line.trim().split_once(':')).map(|(name, _)| name);
+        let fields: Vec<&str> = fields.filter(|name| *name != "idle_exit_after").collect();
+        assert_eq!(KEYS.map(|key| key.name).to_vec(), fields);
+    }
+
+    #[test]
+    fn default_is_within_its_bounds_and_key_writes_what_it_reads() {
+        for key in &KEYS {
+            let mut limits = Limits::default();
+            let before = (key.read)(&limits);
+            assert!((key.min..=key.max).contains(&before), "{}", key.name);
+            for value in [key.min, key.max] {
+                (key.write)(&mut limits, value);
+                assert_eq!((key.read)(&limits), value, "{}", key.name);
+            }
+            (key.write)(&mut limits, before);
+            assert_eq!(limits, Limits::default(), "{} writes one field", key.name);
+        }
+    }
+
+    #[test]
+    fn sizes_and_times_parse_as_they_are_shown() {
+        for (unit, value, text) in [
+            (Unit::Bytes, 4 * MIB, "4 MiB"),
+            (Unit::Bytes, 64 * KIB, "64 KiB"),
+            (Unit::Bytes, 16 * GIB, "16 GiB"),
+            (Unit::Bytes, 1000, "1000"),
+            (Unit::Bytes, 0, "0"),
+            (Unit::Time, 2 * SECOND, "2s"),
+            (Unit::Time, 1500 * MILLISECOND, "1s 500ms"),
+        ] {
+            assert_eq!(unit.shown(value), text);
+            assert_eq!(unit.parse(text), Some(value), "{text}");
+        }
+        assert_eq!(Unit::Bytes.parse("4MiB"), Some(4 * MIB));
+        assert_eq!(Unit::Bytes.parse("7 B"), Some(7));
+        assert_eq!(Unit::Bytes.parse("99999999999999999999 GiB"), Some(u64::MAX), "beyond every bound");
+        for text in ["", "MiB", "4 MB", "4 mib", "-1", "1.5 MiB", "4 MiB MiB", "4 4"] {
+            assert_eq!(Unit::Bytes.parse(text), None, "{text}");
+        }
+        for text in ["", "2", "-2s", "soon"] {
+            assert_eq!(Unit::Time.parse(text), None, "{text}");
+        }
+        assert_eq!(Unit::Count.parse("7"), None, "a count is a number");
+    }
+}

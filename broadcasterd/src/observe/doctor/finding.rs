@@ -1,0 +1,123 @@
+//! One finding: its check, its level, what was found and the remedy. Control characters are escaped.
+
+use crate::output::is_active;
+use serde::Serialize;
+
+/// What is checked, in the order of the report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[cfg_attr(windows, allow(dead_code))]
+pub(crate) enum Check {
+    Socket,
+    Directory,
+    Lock,
+    File,
+    Daemon,
+    Connections,
+    Duplicates,
+    Service,
+    Limits,
+    Program,
+    Environment,
+    Config,
+    Stats,
+}
+
+impl Check {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Socket => "socket",
+            Self::Directory => "directory",
+            Self::Lock => "lock",
+            Self::File => "file",
+            Self::Daemon => "daemon",
+            Self::Connections => "connections",
+            Self::Duplicates => "duplicates",
+            Self::Service => "service",
+            Self::Limits => "limits",
+            Self::Program => "program",
+            Self::Environment => "environment",
+            Self::Config => "config",
+            Self::Stats => "stats",
+        }
+    }
+}
+
+/// How serious a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Level {
+    Ok,
+    /// Worth knowing; nothing is broken.
+    Note,
+    /// The bus works, but perhaps not for all clients or not for long.
+    Warning,
+    /// The bus does not work.
+    Error,
+}
+
+impl Level {
+    pub(super) fn sign(self) -> &'static str {
+        match self {
+            Self::Ok => "ok  ",
+            Self::Note => "note",
+            Self::Warning => "WARN",
+            Self::Error => "FAIL",
+        }
+    }
+
+    pub(super) fn colour(self) -> &'static str {
+        match self {
+            Self::Ok => "\x1b[32m",
+            Self::Note => "\x1b[36m",
+            Self::Warning => "\x1b[33m",
+            Self::Error => "\x1b[31m",
+        }
+    }
+}
+
+/// What one check found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Finding {
+    pub(crate) check: Check,
+    pub(crate) level: Level,
+    pub(crate) finding: String,
+    /// What to do about it; `None` only at [`Level::Ok`].
+    pub(crate) remedy: Option<String>,
+}
+
+impl Finding {
+    pub(crate) fn ok(check: Check, finding: impl AsRef<str>) -> Self {
+        Self { check, level: Level::Ok, finding: clean(finding.as_ref()), remedy: None }
+    }
+
+    pub(crate) fn new(check: Check, level: Level, finding: impl AsRef<str>, remedy: impl AsRef<str>) -> Self {
+        Self { check, level, finding: clean(finding.as_ref()), remedy: Some(clean(remedy.as_ref())) }
+    }
+}
+
+/// Text from outside, with every character escaped that would move the cursor, or hide or reorder the rest of the line.
+pub(super) fn clean(text: &str) -> String {
+    let mut cleaned = String::with_capacity(text.len());
+    for character in text.chars() {
+        if is_active(character) {
+            cleaned.extend(character.escape_unicode());
+        } else {
+            cleaned.push(character);
+        }
+    }
+    cleaned
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_escaped() {
+        assert_eq!(clean("a\x1b[2J\nb\u{202e}c\u{9b}\u{feff}"), r"a\u{1b}[2J\u{a}b\u{202e}c\u{9b}\u{feff}");
+        assert_eq!(clean("/home/ü/日本"), "/home/ü/日本");
+        let finding = Finding::new(Check::Lock, Level::Note, "\r", "\u{7}");
+        assert_eq!((finding.finding.as_str(), finding.remedy.as_deref()), (r"\u{d}", Some(r"\u{7}")));
+    }
+}

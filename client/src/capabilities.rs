@@ -1,0 +1,43 @@
+//! What the path of a handle can do. It never chooses one.
+
+use broadcaster_protocol::limits;
+
+/// How the messages of a handle travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Transport {
+    /// Through the daemon, with every promise.
+    Daemon,
+    /// Through notifications of the system: see [`Fallback::Notifications`](crate::Fallback::Notifications).
+    Notifications,
+}
+
+/// What the path of a handle can do at present.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Capabilities {
+    /// How messages travel.
+    pub transport: Transport,
+    /// Payloads arrive. If not, listeners learn that something was sent through a gap, and not what.
+    pub payload: bool,
+    /// Metadata arrives.
+    pub metadata: bool,
+    /// The messages of one sender arrive in order.
+    pub ordering: bool,
+    /// Listeners learn how many messages they lost. If not, they learn that some were lost, as far as that is noticed.
+    pub lag_counts: bool,
+    /// The largest payload, in bytes. A daemon may be configured to accept less.
+    pub payload_bytes_max: u32,
+}
+
+impl Capabilities {
+    /// Those of the daemon.
+    pub(crate) const DAEMON: Self = Self {
+        transport: Transport::Daemon,
+        payload: true,
+        metadata: true,
+        ordering: true,
+        lag_counts: true,
+        payload_bytes_max: limits::PAYLOAD_BYTES_MAX,
+    };
+}

@@ -1,0 +1,98 @@
+//! What the loops need of a connection, whatever carries it. It never decides when to send or to receive.
+
+use super::{Ended, Machine, Posted, Publisher, Subscriber, TooLarge};
+use broadcaster_protocol::Frame;
+
+/// The result of a step that never waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step<T, W> {
+    /// The step is complete.
+    Done(T),
+    /// The next step is useful once this has happened.
+    Wait(W),
+}
+
+/// How messages travel at present.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carrier {
+    /// As frames, over a connection to a daemon.
+    Stream,
+    /// One by one, without a daemon: see [`Link::post`].
+    Messages,
+}
+
+/// The result of one write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transfer<W> {
+    /// This many bytes were taken.
+    Bytes(usize),
+    /// None; there is room once this has happened.
+    Wait(W),
+    /// The connection is broken. Call [`Link::lose`].
+    Broken,
+}
+
+/// Why a connection is given up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Loss {
+    /// The daemon ended it, or broke the protocol.
+    Ended(Ended),
+    /// A write failed. What the daemon sent before it closed the connection may state the reason.
+    Write,
+}
+
+/// A way to a daemon, and back to the next one when it is gone.
+///
+/// No method waits. What to wait for is a value of the link's own type.
+pub trait Link {
+    /// What to wait for.
+    type Wait;
+    /// Why there is no connection.
+    type Error;
+
+    /// Establishes the connection, up to a complete handshake. Returns at once if there is one.
+    ///
+    /// # Errors
+    ///
+    /// If there will be no connection. The next call starts over.
+    fn connect(&mut self, machine: &mut impl Machine) -> Result<Step<Carrier, Self::Wait>, Self::Error>;
+
+    /// Reads once. A `patient` caller has nothing else to do: the link may wait within the call.
+    ///
+    /// # Errors
+    ///
+    /// If the connection is lost and must not be replaced.
+    fn read(&mut self, subscriber: &mut Subscriber, patient: bool) -> Result<Step<(), Self::Wait>, Self::Error>;
+
+    /// Writes `head` and then `body`, once.
+    fn write(&mut self, head: &[u8], body: &[u8]) -> Transfer<Self::Wait>;
+
+    /// Gives the connection up. The next [`connect`](Self::connect) looks for another one.
+    ///
+    /// # Errors
+    ///
+    /// If the caller must learn of it, because the daemon does not serve this client.
+    fn lose(&mut self, machine: &mut impl Machine, loss: Loss) -> Result<(), Self::Error>;
+
+    /// Sends one message without a daemon, while the carrier is [`Carrier::Messages`].
+    ///
+    /// # Errors
+    ///
+    /// [`TooLarge`]; nothing was sent.
+    fn post(&mut self, _publisher: &Publisher, _message: Posted<'_>) -> Result<(), TooLarge> {
+        Ok(())
+    }
+
+    /// A daemon has this message. The link may also pass it to listeners that are not connected to the daemon.
+    fn written(&mut self, _publisher: &Publisher, _message: Posted<'_>) {}
+
+    /// Whether [`written`](Self::written) does anything.
+    fn duplicates(&self) -> bool {
+        false
+    }
+
+    /// Whether a frame that the daemon sent is new to this listener.
+    fn is_new(&mut self, _frame: Frame<'_>) -> bool {
+        true
+    }
+}

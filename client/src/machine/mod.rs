@@ -1,0 +1,29 @@
+//! The client as values: what to write, what was read, what follows. It never sees a socket, a clock or a random number.
+//!
+//! | module | contents |
+//! | --- | --- |
+//! | `session` | the handshake, control messages in and out, the buffers of one connection |
+//! | `publisher` | a publication: numbers frames and keeps those that are not written yet |
+//! | `subscriber` | the subscriptions of one connection: frames, and gaps in their places |
+//! | `request` | one request: Inspect or Stop |
+//! | `link` | what the loops need of a connection, whatever carries it |
+//! | `receive`, `send` | the receive loop and the send loop |
+//!
+//! The simulation in the project's `tests` runs this code over links of its own. It is public for that purpose only; programs
+//! use [`Sender`](crate::Sender) and [`Listener`](crate::Listener).
+
+mod link;
+mod publisher;
+mod receive;
+mod request;
+mod send;
+mod session;
+mod subscriber;
+
+pub use link::{Carrier, Link, Loss, Step, Transfer};
+pub use publisher::{Posted, Publisher, TooLarge};
+pub use receive::{Event, receive};
+pub use request::Request;
+pub use send::{PendingSend, flush, post};
+pub use session::{Ended, Machine, Session};
+pub use subscriber::{External, Received, Selector, Subscriber, Subscription};

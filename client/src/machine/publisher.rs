@@ -1,0 +1,352 @@
+//! A publication: numbers frames, keeps those that are not written yet, and carries them over a lost connection. It never
+//! waits for a listener.
+
+use super::session::{Ended, Machine, Phase, Session, unexpected};
+use crate::ChannelName;
+use broadcaster_protocol::control::{Control, Open};
+use broadcaster_protocol::frame::KIND_PUBLISH;
+use broadcaster_protocol::limits::{BATCH_BYTES_MAX, HEADER_BYTES, PAYLOAD_BYTES_MAX, RECORD_HEADER_BYTES};
+use broadcaster_protocol::{ChannelId, Header, Item, SenderId};
+use bytes::{Buf, Bytes};
+
+/// Memory that a publisher keeps for frames while none wait.
+const IDLE_BYTES_MAX: usize = 16 * 1024;
+
+/// A payload is larger than the daemon accepts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooLarge {
+    /// Bytes of the payload.
+    pub len: usize,
+    /// Bytes allowed.
+    pub max: u32,
+}
+
+/// One message with its place among those of its sender.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Posted<'a> {
+    /// The sequence number.
+    pub sequence: u64,
+    /// The payload.
+    pub payload: &'a [u8],
+}
+
+/// One publication on one connection after the other.
+///
+/// A frame is *committed* when its sequence number is final: from then on it is written completely, or written again
+/// completely after a lost connection, or its handle is dropped. At most one connection gets a complete copy of it.
+#[derive(Debug)]
+pub struct Publisher {
+    session: Session,
+    channel: ChannelName,
+    number: u32,
+    id: SenderId,
+    channel_id: ChannelId,
+    payload_bytes_max: u32,
+    /// Sequence number of the next frame.
+    next: u64,
+    /// Committed frames that are not written completely.
+    frames: Vec<u8>,
+    /// Bytes of `frames` that were written.
+    written: usize,
+    /// Where the batch begins that the next small message may join.
+    batch: Option<usize>,
+    /// The frame being written, as far as it is copied.
+    pub(super) scratch: Vec<u8>,
+}
+
+impl Publisher {
+    /// A publication on `channel` in the process `pid`; `purpose` is for display, and `number` distinguishes the senders of
+    /// one process.
+    pub fn new(channel: ChannelName, purpose: &str, pid: u32, number: u32) -> Self {
+        Self {
+            session: Session::new(purpose, pid),
+            channel,
+            number,
+            id: SenderId::new(pid, number),
+            channel_id: ChannelId(0),
+            payload_bytes_max: PAYLOAD_BYTES_MAX,
+            next: 0,
+            frames: Vec::new(),
+            written: 0,
+            batch: None,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// The channel's name.
+    pub fn channel(&self) -> &ChannelName {
+        &self.channel
+    }
+
+    /// The sender as listeners see it.
+    pub fn id(&self) -> SenderId {
+        self.id
+    }
+
+    /// How many frames were committed.
+    pub fn committed(&self) -> u64 {
+        self.next
+    }
+
+    /// The header of the next frame, for a payload of `len` bytes without metadata. It commits nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`TooLarge`].
+    #[inline]
+    pub fn next_header(&self, len: usize) -> Result<Header, TooLarge> {
+        let max = self.payload_bytes_max;
+        match u32::try_from(len) {
+            Ok(bytes) if bytes <= max => Ok(Header::publish(self.channel_id, self.id, self.next, bytes)),
+            _ => Err(TooLarge { len, max }),
+        }
+    }
+
+    /// The frame with the next header was written completely.
+    #[inline]
+    pub fn commit(&mut self) {
+        self.next += 1;
+    }
+
+    /// The first `written` bytes of the frame with this header were written, and the caller cannot wait for the others: the
+    /// publisher keeps the frame.
+    pub fn adopt(&mut self, header: &Header, metadata: &[u8], payload: &[u8], written: usize) {
+        debug_assert!(self.frames.is_empty(), "frames must not overtake one another");
+        self.batch = None;
+        self.frames.extend_from_slice(header.as_bytes());
+        self.frames.extend_from_slice(metadata);
+        self.frames.extend_from_slice(payload);
+        self.written = written;
+        self.commit();
+    }
+
+    /// Commits a message behind those that wait; a small one joins the batch before it, if there is room.
+    ///
+    /// # Errors
+    ///
+    /// [`TooLarge`]; nothing has changed.
+    #[inline]
+    pub fn feed(&mut self, payload: &[u8]) -> Result<(), TooLarge> {
+        let header = self.next_header(payload.len())?;
+        let len = header.payload_bytes();
+        if payload.len() + RECORD_HEADER_BYTES > BATCH_BYTES_MAX as usize {
+            self.batch = None;
+            self.frames.extend_from_slice(header.as_bytes());
+        } else {
+            let room = HEADER_BYTES + BATCH_BYTES_MAX as usize - RECORD_HEADER_BYTES - payload.len();
+            let start = match self.batch {
+                Some(start) if self.frames.len() - start <= room => start,
+                _ => self.begin_batch(),
+            };
+            let body_bytes = self.frames.len() - start - HEADER_BYTES + RECORD_HEADER_BYTES + payload.len();
+            let body_bytes = u32::try_from(body_bytes).expect("a batch has a few kilobytes");
+            self.frames[start..start + 4].copy_from_slice(&body_bytes.to_le_bytes());
+            self.frames.extend_from_slice(&len.to_le_bytes());
+        }
+        self.frames.extend_from_slice(payload);
+        self.commit();
+        Ok(())
+    }
+
+    fn begin_batch(&mut self) -> usize {
+        let start = self.frames.len();
+        self.frames.reserve(HEADER_BYTES + BATCH_BYTES_MAX as usize);
+        let header = Header::batch(self.channel_id, self.id, self.next, 0);
+        self.frames.extend_from_slice(header.as_bytes());
+        self.batch = Some(start);
+        start
+    }
+
+    /// Bytes of frames that wait.
+    pub fn waiting_bytes(&self) -> usize {
+        self.frames.len() - self.written
+    }
+
+    /// Drops the frames that wait.
+    pub fn drop_waiting(&mut self) {
+        self.frames.clear();
+        self.written = 0;
+        self.batch = None;
+    }
+
+    /// Takes the messages that wait, in order, each with its sequence number. Metadata is left out.
+    pub fn take_waiting(&mut self) -> Vec<(u64, Bytes)> {
+        let frames = Bytes::from(std::mem::take(&mut self.frames));
+        let places: Vec<usize> = waiting_headers(&frames, self.written).collect();
+        self.drop_waiting();
+        let mut messages = Vec::new();
+        for at in places {
+            let Some(header) = Header::peek(&frames[at..]) else { break };
+            let (mut sequence, mut body) = (header.sequence(), frames.slice(at..at + header.frame_bytes()));
+            body.advance(HEADER_BYTES + usize::from(header.meta_bytes()));
+            if header.kind() == KIND_PUBLISH {
+                messages.push((sequence, body));
+                continue;
+            }
+            while body.len() >= RECORD_HEADER_BYTES {
+                let len = usize::try_from(body.get_u32_le()).expect("a batch has a few kilobytes");
+                messages.push((sequence, body.split_to(len)));
+                sequence += 1;
+            }
+        }
+        messages
+    }
+
+    /// The start of each frame in `frames` that is not written completely.
+    fn waiting_headers(&self) -> impl Iterator<Item = usize> {
+        waiting_headers(&self.frames, self.written)
+    }
+
+    /// Gives the frames that wait the ids that the new daemon assigned.
+    fn assign_ids(&mut self) {
+        let places: Vec<usize> = self.waiting_headers().collect();
+        for at in places {
+            let old = *Header::peek(&self.frames[at..]).expect("a committed frame has a header");
+            let new = old.with_ids(self.channel_id, self.id);
+            self.frames[at..at + HEADER_BYTES].copy_from_slice(new.as_bytes());
+        }
+    }
+}
+
+/// The start of each frame that is not within the first `written` bytes.
+fn waiting_headers(frames: &[u8], written: usize) -> impl Iterator<Item = usize> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let header = Header::peek(&frames[at..])?;
+        let start = at;
+        at += header.frame_bytes();
+        Some((start, at))
+    })
+    .filter_map(move |(start, end)| (end > written).then_some(start))
+}
+
+impl Machine for Publisher {
+    fn session(&self) -> &Session {
+        &self.session
+    }
+
+    fn session_mut(&mut self) -> &mut Session {
+        &mut self.session
+    }
+
+    fn connected(&mut self) {
+        self.session.connected(self.number);
+    }
+
+    /// A frame that was written in part is written again completely: no daemon has all of it.
+    fn disconnected(&mut self) {
+        self.session.disconnected();
+        let first = self.waiting_headers().next().unwrap_or(self.frames.len());
+        self.frames.drain(..first);
+        self.written = 0;
+        self.batch = None;
+    }
+
+    fn outgoing(&self) -> &[u8] {
+        if self.is_ready() { &self.frames[self.written..] } else { self.session.outgoing() }
+    }
+
+    fn sent(&mut self, bytes: usize) {
+        if !self.is_ready() {
+            return self.session.sent(bytes);
+        }
+        self.written += bytes;
+        self.batch = None; // a part of it may be written
+        if self.written == self.frames.len() {
+            self.frames.clear();
+            self.frames.shrink_to(IDLE_BYTES_MAX);
+            self.written = 0;
+        }
+    }
+
+    fn is_opening(&self) -> bool {
+        self.session.phase == Phase::Joining
+    }
+
+    fn received(&mut self) -> Result<(), Ended> {
+        while let Some(item) = self.session.next()? {
+            match (self.session.phase, item) {
+                (Phase::Greeting, Item::Control(Control::Welcome(welcome))) => {
+                    self.id = SenderId::from_raw(welcome.sender);
+                    self.number = self.id.number();
+                    self.payload_bytes_max = welcome.payload_bytes_max.min(PAYLOAD_BYTES_MAX);
+                    let first = self.waiting_headers().next();
+                    let first = first.and_then(|at| Header::peek(&self.frames[at..]));
+                    let next_sequence = first.map_or(self.next, Header::sequence);
+                    let channel = self.channel.as_str().to_owned();
+                    self.session.push(&Open { channel, next_sequence, extensions: Vec::new() }.into());
+                    self.session.phase = Phase::Joining;
+                }
+                (Phase::Joining, Item::Control(Control::Opened(opened))) => {
+                    self.channel_id = ChannelId(opened.id);
+                    self.assign_ids();
+                    self.session.phase = Phase::Ready;
+                }
+                (_, item) => return Err(unexpected(&item)),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::session::tests::{accept, welcome};
+    use super::*;
+    use broadcaster_protocol::control::Opened;
+
+    fn publisher() -> Publisher {
+        Publisher::new(ChannelName::new("news").expect("a name"), "test", 7, 1)
+    }
+
+    fn opened(id: u32) -> Control {
+        Control::Opened(Opened { channel: "news".to_owned(), id, listeners: 0, extensions: Vec::new() })
+    }
+
+    #[test]
+    fn messages_that_wait_are_taken_with_their_numbers() {
+        let mut publisher = publisher();
+        publisher.feed(b"a").expect("fed");
+        publisher.feed(b"").expect("fed");
+        publisher.feed(&[9; 5000]).expect("fed");
+        publisher.feed(b"b").expect("fed");
+        let taken = publisher.take_waiting();
+        let expected = [(0, &b"a"[..]), (1, b""), (2, &[9; 5000]), (3, b"b")];
+        assert_eq!(taken, expected.map(|(sequence, payload)| (sequence, Bytes::copy_from_slice(payload))));
+        assert_eq!((publisher.waiting_bytes(), publisher.committed()), (0, 4));
+        assert!(publisher.take_waiting().is_empty());
+    }
+
+    #[test]
+    fn a_frame_written_in_part_is_written_again_with_new_ids() {
+        let mut publisher = publisher();
+        accept(&mut publisher, &[welcome(), opened(3)]).expect("ready");
+        let header = publisher.next_header(5).expect("small").with_metadata(2);
+        publisher.adopt(&header, b"mm", b"hello", 10);
+        assert_eq!(publisher.outgoing().len(), header.frame_bytes() - 10);
+        publisher.disconnected();
+        accept(&mut publisher, &[welcome(), opened(4)]).expect("ready");
+        let again = Header::peek(publisher.outgoing()).expect("a header");
+        assert_eq!((again.channel(), again.sequence(), again.meta_bytes()), (ChannelId(4), 0, 2));
+        assert!(publisher.outgoing().ends_with(b"mmhello"));
+        assert_eq!(publisher.take_waiting(), [(0, Bytes::from_static(b"hello"))]);
+    }
+
+    #[test]
+    fn what_is_too_large_changes_nothing() {
+        let mut publisher = publisher();
+        accept(&mut publisher, &[welcome(), opened(3)]).expect("ready");
+        let large = vec![0; (1 << 20) + 1];
+        assert_eq!(publisher.feed(&large), Err(TooLarge { len: large.len(), max: 1 << 20 }));
+        assert_eq!((publisher.waiting_bytes(), publisher.committed()), (0, 0));
+    }
+
+    #[test]
+    fn memory_of_a_burst_is_released_when_it_is_written() {
+        let mut publisher = publisher();
+        accept(&mut publisher, &[welcome(), opened(3)]).expect("ready");
+        (0..1000).for_each(|_| publisher.feed(&[0; 1000]).expect("fed"));
+        publisher.sent(publisher.waiting_bytes());
+        assert!(publisher.frames.capacity() <= IDLE_BYTES_MAX);
+    }
+}

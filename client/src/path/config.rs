@@ -1,0 +1,43 @@
+//! How a handle connects. It never looks for a daemon itself.
+
+use super::notifications::service::Service;
+use crate::error::ConnectError;
+use crate::os;
+use broadcaster_protocol::endpoint::{Candidate, candidates};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How a handle connects, and what it does when there is no daemon.
+#[derive(Debug, Clone)]
+pub(crate) struct ConnectConfig {
+    /// The socket, if the program names it.
+    pub(crate) socket: Option<PathBuf>,
+    /// The daemon's program, if the program names it.
+    pub(crate) program: Option<PathBuf>,
+    /// What the connection is for, for display.
+    pub(crate) purpose: Option<String>,
+    /// How long a connection may take, and how long a send may wait.
+    pub(crate) timeout: Duration,
+    /// Whether a daemon may be started.
+    pub(crate) autostart: bool,
+    /// Whether this process may host the broker.
+    pub(crate) embedded: bool,
+    /// Whether connecting may start a daemon: a service manager that listens on the socket does that.
+    pub(crate) activate: bool,
+    /// Whether a lost connection is replaced. If not, its loss is an error.
+    pub(crate) reconnect: bool,
+    /// The notifications to use if there is no daemon, if the program wants that and the system has them.
+    pub(crate) notifications: Option<Service>,
+}
+
+impl ConnectConfig {
+    /// The places to try now, best first. They depend on the environment, so that each attempt resolves them again.
+    pub(crate) fn candidates(&self) -> Result<Vec<Candidate>, ConnectError> {
+        Ok(candidates(&os::endpoint_env(self.socket.clone()))?)
+    }
+
+    /// The purpose to announce; `default` unless the program has named one.
+    pub(crate) fn purpose_or<'a>(&'a self, default: &'a str) -> &'a str {
+        self.purpose.as_deref().unwrap_or(default)
+    }
+}

@@ -1,0 +1,513 @@
+//! The connection of one handle: finding the daemon, starting it, the handshake, and all of that again when it is lost. No
+//! method waits; each returns what it waits for.
+
+use super::config::ConnectConfig;
+use super::launch::{self, Launch, Progress, Started};
+use super::wait::{Clock, Wait};
+use crate::error::{ConnectError, Skipped, Stage};
+use crate::machine::{Carrier, Ended, Link, Loss, Machine, Step, Subscriber, Transfer};
+use broadcaster_local::{self as local, CONNECT_ACTIVATES, Connected, LockState, Socket};
+use broadcaster_protocol::endpoint::Candidate;
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// First pause within an attempt; doubles up to [`PAUSE_MAX`].
+const PAUSE_MIN: Duration = Duration::from_millis(1);
+
+/// Longest pause within an attempt.
+const PAUSE_MAX: Duration = Duration::from_millis(50);
+
+/// First pause between two attempts that fail; doubles up to [`BACKOFF_MAX`].
+const BACKOFF_MIN: Duration = Duration::from_millis(10);
+
+/// Longest pause between two attempts that fail.
+const BACKOFF_MAX: Duration = Duration::from_millis(250);
+
+/// A handle that is not used for twice its timeout and this long was not waiting.
+const POLLED_WITHIN: Duration = Duration::from_secs(1);
+
+/// Clients that lose the same daemon start the next one within this time, so that few of them have to.
+const SPREAD: Duration = Duration::from_millis(50);
+
+/// A connection to the daemon, or the way to one.
+#[derive(Debug)]
+pub(crate) struct SocketPath {
+    config: ConnectConfig,
+    clock: Clock,
+    state: State,
+    /// The present attempt, if there is one.
+    attempt: Option<Attempt>,
+    /// When the next attempt may begin, because the last one failed.
+    resume_at: Option<Instant>,
+    /// How long to pause if the next attempt fails as well.
+    backoff: Duration,
+    /// The handle has been connected before.
+    was_up: bool,
+    /// The first place that was tried last.
+    place: PathBuf,
+}
+
+#[derive(Debug)]
+enum State {
+    Down,
+    Paused(Instant),
+    Launching(Launch),
+    Greeting(Arc<Socket>, PathBuf),
+    Up(Arc<Socket>, PathBuf),
+}
+
+/// One attempt to get connected.
+#[derive(Debug)]
+struct Attempt {
+    /// When it fails.
+    deadline: Option<Instant>,
+    /// When it was continued last.
+    continued_at: Instant,
+    /// The next pause.
+    pause: Duration,
+    /// A program has reported success, and no connection has come of it yet.
+    launched: bool,
+    /// A program has reported success since the attempt began.
+    started: bool,
+    /// A process held the lock of the bus when every place was tried last.
+    locked: bool,
+    /// A random pause has spread this client from others.
+    spread: bool,
+    /// What prevented a connection when every place was tried last.
+    problem: Option<ConnectError>,
+}
+
+impl SocketPath {
+    /// A path that is not connected.
+    pub(crate) fn new(config: ConnectConfig) -> Self {
+        Self {
+            config,
+            clock: Clock::default(),
+            state: State::Down,
+            attempt: None,
+            resume_at: None,
+            backoff: BACKOFF_MIN,
+            was_up: false,
+            place: PathBuf::new(),
+        }
+    }
+
+    pub(crate) fn config(&self) -> &ConnectConfig {
+        &self.config
+    }
+
+    pub(crate) fn set_clock(&mut self, clock: Clock) {
+        self.clock = clock;
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    #[inline]
+    pub(crate) fn is_up(&self) -> bool {
+        matches!(self.state, State::Up(..))
+    }
+
+    pub(crate) fn is_greeting(&self) -> bool {
+        matches!(self.state, State::Greeting(..))
+    }
+
+    #[cold]
+    fn establish(&mut self, machine: &mut impl Machine) -> Result<Step<Carrier, Wait>, ConnectError> {
+        let now = self.now();
+        if let Some(at) = self.resume_at.filter(|at| *at > now) {
+            return Ok(Step::Wait(Wait::until(at)));
+        }
+        self.resume_at = None;
+        let deadline = self.begin_or_continue(now);
+        match self.advance(machine) {
+            Ok(None) => {
+                (self.attempt, self.backoff, self.was_up) = (None, BACKOFF_MIN, true);
+                Ok(Step::Done(Carrier::Stream))
+            }
+            Ok(Some(_)) if deadline.is_some_and(|deadline| self.now() >= deadline) => {
+                let problem = self.attempt.as_mut().and_then(|attempt| attempt.problem.take());
+                let error = match (problem, &self.state) {
+                    (Some(problem), State::Down | State::Paused(_)) => problem,
+                    _ => self.timed_out(),
+                };
+                self.give_up(machine);
+                Err(error)
+            }
+            Ok(Some(wait)) => Ok(Step::Wait(wait.at_most(deadline))),
+            Err(error) => {
+                self.give_up(machine);
+                Err(error)
+            }
+        }
+    }
+
+    /// The deadline of the present attempt.
+    fn begin_or_continue(&mut self, now: Instant) -> Option<Instant> {
+        let deadline = now.checked_add(self.config.timeout);
+        let attempt = self.attempt.get_or_insert_with(|| Attempt {
+            deadline,
+            continued_at: now,
+            pause: PAUSE_MIN,
+            launched: false,
+            started: false,
+            locked: false,
+            spread: false,
+            problem: None,
+        });
+        // A handle that is only polled now and then gets further with each call: the time between two is not the daemon's.
+        if now.saturating_duration_since(attempt.continued_at)
+            > self.config.timeout.saturating_mul(2).saturating_add(POLLED_WITHIN)
+        {
+            attempt.deadline = deadline;
+        }
+        attempt.continued_at = now;
+        attempt.deadline
+    }
+
+    fn attempt(&mut self) -> Option<&mut Attempt> {
+        self.attempt.as_mut()
+    }
+
+    /// Goes as far as possible; `None`: the connection is up.
+    fn advance(&mut self, machine: &mut impl Machine) -> Result<Option<Wait>, ConnectError> {
+        loop {
+            let now = self.now();
+            match &mut self.state {
+                State::Up(..) => return Ok(None),
+                State::Down => self.find(machine)?,
+                State::Paused(until) if now < *until => return Ok(Some(Wait::until(*until))),
+                State::Paused(_) => self.state = State::Down,
+                State::Launching(launch) => match launch.poll(now)? {
+                    Progress::Pending(wait) => return Ok(Some(wait)),
+                    Progress::Started => {
+                        if let Some(attempt) = self.attempt() {
+                            (attempt.launched, attempt.started) = (true, true);
+                        }
+                        self.state = State::Down;
+                    }
+                },
+                State::Greeting(socket, path) => {
+                    let (socket, path) = (Arc::clone(socket), path.clone());
+                    if let Some(wait) = self.greet(machine, socket, &path)? {
+                        return Ok(Some(wait));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tries every place once, and starts a daemon if none answers.
+    fn find(&mut self, machine: &mut impl Machine) -> Result<(), ConnectError> {
+        let candidates = self.config.candidates()?;
+        let mut problem = None;
+        let mut busy = false;
+        if let Some(first) = candidates.first() {
+            self.place.clone_from(&first.socket);
+        }
+        for Candidate { socket, .. } in &candidates {
+            if CONNECT_ACTIVATES && !self.config.activate && local::is_unlocked(socket) {
+                continue; // no daemon serves there, even if a service manager listens
+            }
+            match local::connect(socket) {
+                Ok(Connected::Yes(connection)) => {
+                    machine.connected();
+                    self.state = State::Greeting(Arc::new(connection), socket.clone());
+                    return Ok(());
+                }
+                Ok(Connected::NotListening) => {}
+                Ok(Connected::Busy) => busy = true,
+                Ok(Connected::OtherUser(owner)) => {
+                    let error = ConnectError::OtherUser { socket: socket.clone(), owner, uid: local::euid() };
+                    problem.get_or_insert(error);
+                }
+                Err(source) => {
+                    let (action, path) = ("connect to", socket.clone());
+                    problem.get_or_insert(ConnectError::Io { action, path, source });
+                }
+            }
+        }
+        let was_up = self.was_up;
+        if let Some(attempt) = self.attempt() {
+            attempt.problem = problem;
+            let launched = std::mem::take(&mut attempt.launched);
+            if busy || launched {
+                self.pause();
+                return Ok(());
+            }
+            if was_up && !std::mem::replace(&mut attempt.spread, true) {
+                // Other clients have lost the same daemon.
+                self.state = State::Paused(self.now() + random_below(SPREAD));
+                return Ok(());
+            }
+        }
+        self.start(&candidates)
+    }
+
+    /// Starts a daemon.
+    fn start(&mut self, candidates: &[Candidate]) -> Result<(), ConnectError> {
+        let locked = (self.config.autostart || self.config.embedded) && is_locked(candidates);
+        if let Some(attempt) = self.attempt() {
+            attempt.locked = locked;
+        }
+        if locked {
+            self.pause(); // a daemon is about to listen, and a program that is started now would find itself unneeded
+            return Ok(());
+        }
+        if let (None, true, Some(sandbox)) =
+            (&self.config.socket, self.config.autostart || self.config.embedded, local::sandbox())
+        {
+            return Err(ConnectError::Sandboxed { socket: self.place.clone(), sandbox });
+        }
+        let (program, socket) = (self.config.program.as_deref(), self.config.socket.as_deref());
+        let started = match self.config.autostart {
+            _ if local::is_elevated() => return Err(self.not_started(None)),
+            true => launch::start(program, socket)?,
+            false => Started::None(Vec::new()),
+        };
+        match started {
+            Started::Running(launch) => self.state = State::Launching(launch),
+            #[cfg(feature = "embedded")]
+            Started::None(_) if self.config.embedded => self.host(candidates)?,
+            Started::None(skipped) => return Err(self.not_started(Some(skipped))),
+        }
+        Ok(())
+    }
+
+    /// Hosts the broker in this process.
+    #[cfg(feature = "embedded")]
+    fn host(&mut self, candidates: &[Candidate]) -> Result<(), ConnectError> {
+        let hosts = crate::embedded::host(candidates)?;
+        match self.attempt() {
+            Some(attempt) if hosts => attempt.launched = true,
+            _ => self.pause(),
+        }
+        Ok(())
+    }
+
+    /// Continues the handshake.
+    fn greet(
+        &mut self,
+        machine: &mut impl Machine,
+        socket: Arc<Socket>,
+        path: &Path,
+    ) -> Result<Option<Wait>, ConnectError> {
+        while !machine.is_ready() && !machine.outgoing().is_empty() {
+            match local::write(&socket, machine.outgoing()) {
+                Ok(bytes) => machine.sent(bytes),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Some(Wait::writable(&socket))),
+                Err(_) => break, // what the daemon sent before it closed the connection is still to be read
+            }
+        }
+        if machine.is_ready() {
+            self.state = State::Up(socket, path.to_owned());
+            return Ok(None);
+        }
+        match local::read(&socket, &mut machine.target()) {
+            Ok(1..) => match machine.received() {
+                Ok(()) => {}
+                Err(Ended::Goodbye) => self.try_again(machine),
+                Err(ended) => return Err(self.describe(ended)),
+            },
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Some(Wait::readable(&socket))),
+            Ok(0) | Err(_) => self.try_again(machine),
+        }
+        Ok(None)
+    }
+
+    /// The daemon went away during the handshake: it was stopping, or was killed. Another one will serve.
+    fn try_again(&mut self, machine: &mut impl Machine) {
+        machine.disconnected();
+        self.pause();
+    }
+
+    fn pause(&mut self) {
+        let now = self.now();
+        let pause = self.attempt().map_or(PAUSE_MIN, |attempt| {
+            let pause = attempt.pause;
+            attempt.pause = (pause * 2).min(PAUSE_MAX);
+            pause
+        });
+        // Clients that wait for the same daemon do not all come back at once.
+        self.state = State::Paused(now + pause + random_below(pause / 2));
+    }
+
+    /// The attempt has failed. The next one begins after a pause, so that a caller that repeats its call does not spin.
+    fn give_up(&mut self, machine: &mut impl Machine) {
+        machine.disconnected();
+        (self.state, self.attempt) = (State::Down, None);
+        self.resume_at = Some(self.now() + self.backoff);
+        self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+    }
+
+    fn drop_connection(&mut self, machine: &mut impl Machine) {
+        machine.disconnected();
+        self.state = State::Down;
+    }
+
+    /// No daemon answers, and none is started. `skipped`: the programs that were found and not run; `None` if none may be.
+    fn not_started(&mut self, skipped: Option<Vec<Skipped>>) -> ConnectError {
+        let problem = self.attempt().and_then(|attempt| attempt.problem.take());
+        let socket = self.place.clone();
+        problem.unwrap_or(match skipped {
+            _ if !self.config.autostart => ConnectError::NotRunning { socket },
+            Some(skipped) => ConnectError::NoProgram { socket, skipped },
+            None => ConnectError::Elevated { socket },
+        })
+    }
+
+    /// What an ended connection means for the caller.
+    fn describe(&self, ended: Ended) -> ConnectError {
+        let socket = match &self.state {
+            State::Greeting(_, socket) | State::Up(_, socket) => socket.clone(),
+            State::Down | State::Paused(_) | State::Launching(_) => self.place.clone(),
+        };
+        let reason = match ended {
+            Ended::Refused(refused) => {
+                return ConnectError::Refused { code: refused.code.into(), reason: refused.reason };
+            }
+            Ended::Unsupported { what, version } => return ConnectError::Unsupported { what, version },
+            Ended::Goodbye => return ConnectError::NotRunning { socket },
+            Ended::Garbage(error) => error.to_string(),
+            Ended::NotOffered(version) => format!("it chose protocol {version}, which was not offered"),
+            Ended::Unexpected(kind) => format!("it sent a frame of kind {kind:#04x} when none was expected"),
+        };
+        ConnectError::NotADaemon { socket, reason }
+    }
+
+    /// The daemon is gone, and this handle must not look for another one.
+    pub(crate) fn gone(&self) -> ConnectError {
+        ConnectError::NotRunning { socket: self.place.clone() }
+    }
+
+    /// The timeout has passed.
+    pub(crate) fn timed_out(&self) -> ConnectError {
+        let attempt = self.attempt.as_ref();
+        let locked = attempt.is_some_and(|attempt| attempt.locked);
+        let started = attempt.is_some_and(|attempt| attempt.started);
+        let (socket, stage) = match &self.state {
+            State::Greeting(_, path) => (path, Stage::Handshake),
+            _ if locked => (&self.place, Stage::Locked),
+            _ if started => (&self.place, Stage::Started),
+            State::Launching(_) => (&self.place, Stage::Start),
+            State::Down | State::Paused(_) | State::Up(..) => (&self.place, Stage::Connect),
+        };
+        let holder = match &self.state {
+            State::Greeting(..) => holder(socket),
+            _ => self.config.candidates().ok().and_then(|places| places.iter().find_map(|place| holder(&place.socket))),
+        };
+        ConnectError::TimedOut { socket: socket.clone(), after: self.config.timeout, stage, holder }
+    }
+}
+
+impl Link for SocketPath {
+    type Wait = Wait;
+    type Error = ConnectError;
+
+    /// # Errors
+    ///
+    /// When the timeout has passed since the attempt began, or it is clear that there will be no connection.
+    #[inline]
+    fn connect(&mut self, machine: &mut impl Machine) -> Result<Step<Carrier, Wait>, ConnectError> {
+        if self.is_up() { Ok(Step::Done(Carrier::Stream)) } else { self.establish(machine) }
+    }
+
+    #[inline]
+    fn read(&mut self, subscriber: &mut Subscriber, patient: bool) -> Result<Step<(), Wait>, ConnectError> {
+        let State::Up(socket, _) = &self.state else { return Ok(Step::Done(())) };
+        let result = if patient && subscriber.is_drained() {
+            subscriber.has_drained();
+            local::read_blocking(socket, &mut subscriber.target())
+        } else {
+            local::read(socket, &mut subscriber.target())
+        };
+        match result {
+            Ok(bytes @ 1..) => {
+                subscriber.has_read(bytes);
+                Ok(Step::Done(()))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let may_block = patient && !subscriber.is_drained();
+                subscriber.has_drained();
+                Ok(if may_block { Step::Done(()) } else { Step::Wait(Wait::readable(socket)) })
+            }
+            Ok(_) | Err(_) => {
+                self.drop_connection(subscriber);
+                if self.config.reconnect { Ok(Step::Done(())) } else { Err(self.gone()) }
+            }
+        }
+    }
+
+    #[inline]
+    fn write(&mut self, head: &[u8], body: &[u8]) -> Transfer<Wait> {
+        let State::Up(socket, _) = &self.state else { return Transfer::Broken };
+        let written = match body {
+            [] => local::write(socket, head),
+            body => local::write_vectored(socket, &[IoSlice::new(head), IoSlice::new(body)]),
+        };
+        match written {
+            Ok(bytes) => Transfer::Bytes(bytes),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                local::widen(socket); // there is much to send
+                Transfer::Wait(Wait::writable(socket))
+            }
+            Err(_) => Transfer::Broken,
+        }
+    }
+
+    fn lose(&mut self, machine: &mut impl Machine, loss: Loss) -> Result<(), ConnectError> {
+        let ended = match loss {
+            Loss::Ended(ended) => Some(ended),
+            Loss::Write => self.last_words(machine),
+        };
+        let error = match ended {
+            None => None,
+            Some(Ended::Goodbye) if self.config.reconnect => None,
+            Some(ended) => Some(self.describe(ended)),
+        };
+        self.drop_connection(machine);
+        error.map_or(Ok(()), Err)
+    }
+}
+
+impl SocketPath {
+    /// Waits until the daemon closes the connection, whatever it sends until then.
+    pub(crate) fn end(&self, machine: &mut impl Machine) -> Step<(), Wait> {
+        let State::Up(socket, _) = &self.state else { return Step::Done(()) };
+        match local::read(socket, &mut machine.target()) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Step::Wait(Wait::readable(socket)),
+            Ok(_) | Err(_) => Step::Done(()),
+        }
+    }
+
+    /// What the daemon sent before it closed the connection.
+    fn last_words(&mut self, machine: &mut impl Machine) -> Option<Ended> {
+        let State::Up(socket, _) = &self.state else { return None };
+        match local::read(socket, &mut machine.target()) {
+            Ok(1..) => machine.received().err(),
+            Ok(0) | Err(_) => None,
+        }
+    }
+}
+
+/// Whether a process holds the lock of one of the places.
+fn is_locked(candidates: &[Candidate]) -> bool {
+    candidates.iter().any(|candidate| !local::is_unlocked(&candidate.socket))
+}
+
+/// The process that holds the lock of `socket`, if it is known.
+fn holder(socket: &Path) -> Option<u32> {
+    match local::lock_state(socket) {
+        LockState::Held { pid } => pid,
+        LockState::Free | LockState::Leaving { .. } | LockState::NotAFile => None,
+    }
+}
+
+/// A random time below `limit`.
+fn random_below(limit: Duration) -> Duration {
+    let nanos = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX).max(1);
+    Duration::from_nanos(crate::random() % nanos)
+}

@@ -1,0 +1,250 @@
+//! What listeners and monitors have in common: the subscriptions, the path, and every way to wait for the next message. It never decides
+//! what to subscribe to.
+
+use crate::error::{ConnectError, Lag, RecvError};
+use crate::machine::{Event, Link, Subscriber, receive};
+use crate::message::{Message, MessageRef};
+use crate::path::{Clock, Closing, Path, Until, Waited, Waiter};
+use std::sync::Arc;
+use std::time::Duration;
+#[cfg(feature = "tokio")]
+use {
+    futures_core::Stream,
+    std::pin::Pin,
+    std::task::{Context, Poll, ready},
+};
+
+/// How long a call that does not wait allows for a handshake that is under way.
+pub(crate) const HANDSHAKE_ALLOWANCE: Duration = Duration::from_millis(1);
+
+/// Ends the receives of a handle, from any thread: see [`Listener::closer`](crate::Listener::closer).
+///
+/// It is `Clone`, `Send` and `Sync`: all clones close the same handle. Dropping it closes nothing.
+#[derive(Debug, Clone)]
+pub struct Closer(Arc<Closing>);
+
+impl Closer {
+    /// Closes the handle: a receive that waits ends with [`RecvError::Closed`], and so does every later one. Streams and iterators end.
+    ///
+    /// The connection is closed when the handle is dropped.
+    pub fn close(&self) {
+        self.0.close();
+    }
+
+    /// Whether the handle was closed.
+    pub fn is_closed(&self) -> bool {
+        self.0.is_closed()
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Receiver {
+    subscriber: Subscriber,
+    path: Path,
+    waiter: Waiter,
+    lost: u64,
+    gaps: u64,
+    /// Found behind the messages of [`recv_many`](Self::recv_many), and not reported yet.
+    deferred: Option<RecvError>,
+}
+
+impl Receiver {
+    pub(crate) fn new(subscriber: Subscriber, path: Path) -> Self {
+        Self { subscriber, path, waiter: Waiter::default(), lost: 0, gaps: 0, deferred: None }
+    }
+
+    /// Waits until the path can be used.
+    pub(crate) fn connect(&mut self) -> Result<(), ConnectError> {
+        let Self { subscriber, path, waiter, .. } = self;
+        path.set_clock(Clock::System);
+        waiter.block_on(Until::Forever, || path.connect(subscriber))?;
+        Ok(())
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) async fn connect_async(&mut self) -> Result<(), ConnectError> {
+        let Self { subscriber, path, waiter, .. } = self;
+        path.set_clock(Clock::Runtime);
+        std::future::poll_fn(|cx| waiter.poll_on(cx, Until::Forever, || path.connect(subscriber))).await?;
+        Ok(())
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    pub(crate) fn gaps(&self) -> u64 {
+        self.gaps
+    }
+
+    pub(crate) fn closer(&mut self) -> Result<Closer, ConnectError> {
+        let closing = self.waiter.closing().map_err(|source| {
+            let path = "the handle".into();
+            ConnectError::Io { action: "make a closer for", path, source }
+        })?;
+        Ok(Closer(Arc::clone(closing)))
+    }
+
+    #[cfg(unix)]
+    pub(crate) fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.waiter.as_fd()
+    }
+
+    /// Waits for the next message.
+    #[inline]
+    pub(crate) fn wait(&mut self, until: Until) -> Result<(), RecvError> {
+        if let Some(error) = self.deferred.take() {
+            return Err(error);
+        }
+        let Self { subscriber, path, waiter, .. } = self;
+        path.set_clock(Clock::System);
+        let patient = until == Until::Forever && waiter.may_be_patient();
+        match waiter.block_on(until, || receive(subscriber, path, patient))? {
+            Waited::Done(Event::Frame) => Ok(()),
+            Waited::Done(Event::Lagged(count)) => Err(self.lagged(count)),
+            Waited::Closed => Err(RecvError::Closed),
+            Waited::Elapsed => self.elapsed(until),
+        }
+    }
+
+    #[cold]
+    fn elapsed(&mut self, until: Until) -> Result<(), RecvError> {
+        match until {
+            Until::Deadline(_, after) => Err(RecvError::TimedOut { after }),
+            Until::Now | Until::Forever if self.path.is_usable() => Err(RecvError::Empty),
+            Until::Now | Until::Forever if !self.path.is_greeting() => Err(RecvError::Connecting),
+            Until::Now | Until::Forever => {
+                let Self { subscriber, path, waiter, .. } = self;
+                match waiter.block_on(Until::after(HANDSHAKE_ALLOWANCE), || path.connect(subscriber))? {
+                    Waited::Done(_) => self.wait(Until::Now),
+                    Waited::Closed => Err(RecvError::Closed),
+                    Waited::Elapsed => Err(RecvError::Connecting),
+                }
+            }
+        }
+    }
+
+    #[cold]
+    fn lagged(&mut self, count: Option<u64>) -> RecvError {
+        match count {
+            Some(count) => self.lost += count,
+            None => self.gaps += 1,
+        }
+        RecvError::Lagged(Lag { channel: self.subscriber.channel().cloned(), count })
+    }
+
+    /// The message that was found, until the next wait.
+    #[inline]
+    pub(crate) fn message_ref(&self) -> Result<MessageRef<'_>, RecvError> {
+        MessageRef::new(&self.subscriber).ok_or(RecvError::Empty)
+    }
+
+    pub(crate) fn message(&self) -> Result<Message, RecvError> {
+        self.message_ref().map(|message| message.to_message())
+    }
+
+    /// Waits for one message and appends it and those behind it that have arrived, `max` in total.
+    pub(crate) fn recv_many(&mut self, messages: &mut Vec<Message>, max: usize) -> Result<usize, RecvError> {
+        if max == 0 {
+            return Ok(0);
+        }
+        self.wait(Until::Forever)?;
+        self.take_many(messages, max)
+    }
+
+    fn take_many(&mut self, messages: &mut Vec<Message>, max: usize) -> Result<usize, RecvError> {
+        messages.push(self.message()?);
+        let mut count = 1;
+        while count < max {
+            match self.wait(Until::Now) {
+                Ok(()) => messages.push(self.message()?),
+                Err(RecvError::Empty | RecvError::Connecting) => break,
+                Err(error) => {
+                    self.deferred = Some(error);
+                    break;
+                }
+            }
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) async fn recv_many_async(
+        &mut self,
+        messages: &mut Vec<Message>,
+        max: usize,
+    ) -> Result<usize, RecvError> {
+        if max == 0 {
+            return Ok(0);
+        }
+        std::future::poll_fn(|cx| self.poll_wait(cx)).await?;
+        self.take_many(messages, max)
+    }
+
+    #[cfg(feature = "tokio")]
+    fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RecvError>> {
+        if let Some(error) = self.deferred.take() {
+            return Poll::Ready(Err(error));
+        }
+        let Self { subscriber, path, waiter, .. } = self;
+        path.set_clock(Clock::Runtime);
+        let polled = waiter.poll_on(cx, Until::Forever, || receive(subscriber, path, false));
+        Poll::Ready(match ready!(polled)? {
+            Waited::Done(Event::Frame) => Ok(()),
+            Waited::Done(Event::Lagged(count)) => Err(self.lagged(count)),
+            Waited::Closed => Err(RecvError::Closed),
+            Waited::Elapsed => Err(RecvError::Empty),
+        })
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Message, RecvError>> {
+        ready!(self.poll_wait(cx))?;
+        Poll::Ready(self.message())
+    }
+
+    /// As an item of a stream or an iterator: closing ends it.
+    pub(crate) fn item(received: Result<Message, RecvError>) -> Option<Result<Message, RecvError>> {
+        match received {
+            Err(RecvError::Closed) => None,
+            received => Some(received),
+        }
+    }
+}
+
+/// The messages of a handle, with gaps in their places.
+#[cfg(feature = "tokio")]
+pub(crate) struct Messages<'a>(pub(crate) &'a mut Receiver);
+
+#[cfg(feature = "tokio")]
+impl Stream for Messages<'_> {
+    type Item = Result<Message, RecvError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_recv(cx).map(Receiver::item)
+    }
+}
+
+/// The payloads of a handle.
+#[cfg(feature = "tokio")]
+pub(crate) struct Payloads<'a>(pub(crate) &'a mut Receiver);
+
+#[cfg(feature = "tokio")]
+impl Stream for Payloads<'_> {
+    type Item = Vec<u8>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Vec<u8>>> {
+        loop {
+            match ready!(self.0.poll_recv(cx)) {
+                Ok(message) => return Poll::Ready(Some(message.into_payload().into())),
+                Err(RecvError::Connect(_) | RecvError::Closed) => return Poll::Ready(None),
+                Err(RecvError::Lagged(_) | RecvError::TimedOut { .. } | RecvError::Empty | RecvError::Connecting) => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! A bus for each test, and the ways to call the library.
+
+#![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+use system_broadcaster::{ConnectError, Listener, Message, Metadata, Options, RecvError, SendError, Sender};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+/// One way to call the library.
+pub trait Colour {
+    fn listener(&self, options: &Options, channel: &str) -> Result<Listener, ConnectError> {
+        options.listener(channel)
+    }
+
+    fn sender(&self, options: &Options, channel: &str) -> Result<Sender, ConnectError> {
+        options.sender(channel)
+    }
+
+    fn send(&self, sender: &mut Sender, payload: &[u8]) -> Result<(), SendError>;
+    fn send_with(&self, sender: &mut Sender, metadata: &Metadata, payload: &[u8]) -> Result<(), SendError> {
+        sender.send_with(metadata, payload)
+    }
+
+    fn feed(&self, sender: &mut Sender, payload: &[u8]) -> Result<(), SendError> {
+        sender.feed(payload)
+    }
+
+    fn flush(&self, sender: &mut Sender) -> Result<(), SendError>;
+
+    fn recv_many(&self, from: &mut Listener, messages: &mut Vec<Message>, max: usize) -> Result<usize, RecvError> {
+        from.recv_many(messages, max)
+    }
+
+    fn recv(&self, listener: &mut Listener) -> Result<Message, RecvError>;
+}
+
+struct Blocking;
+
+impl Colour for Blocking {
+    fn send(&self, sender: &mut Sender, payload: &[u8]) -> Result<(), SendError> {
+        sender.send(payload)
+    }
+
+    fn flush(&self, sender: &mut Sender) -> Result<(), SendError> {
+        sender.flush()
+    }
+
+    fn recv(&self, listener: &mut Listener) -> Result<Message, RecvError> {
+        listener.recv()
+    }
+}
+
+/// The same with a timeout, which takes other system calls.
+struct Timed;
+
+impl Colour for Timed {
+    fn send(&self, sender: &mut Sender, payload: &[u8]) -> Result<(), SendError> {
+        match sender.try_send(payload) {
+            Err(SendError::Full | SendError::Connecting) => sender.send(payload),
+            Err(SendError::Unfinished { .. }) => sender.flush(),
+            other => other,
+        }
+    }
+
+    fn flush(&self, sender: &mut Sender) -> Result<(), SendError> {
+        sender.flush()
+    }
+
+    fn recv(&self, listener: &mut Listener) -> Result<Message, RecvError> {
+        match listener.try_recv() {
+            Err(RecvError::Empty | RecvError::Connecting) => listener.recv_timeout(Duration::from_secs(30)),
+            other => other,
+        }
+    }
+}
+
+struct Async(Runtime);
+
+impl Colour for Async {
+    fn listener(&self, options: &Options, channel: &str) -> Result<Listener, ConnectError> {
+        self.0.block_on(options.listener_async(channel))
+    }
+
+    fn sender(&self, options: &Options, channel: &str) -> Result<Sender, ConnectError> {
+        self.0.block_on(options.sender_async(channel))
+    }
+
+    fn send_with(&self, sender: &mut Sender, metadata: &Metadata, payload: &[u8]) -> Result<(), SendError> {
+        self.0.block_on(sender.send_with_async(metadata, payload))
+    }
+
+    fn feed(&self, sender: &mut Sender, payload: &[u8]) -> Result<(), SendError> {
+        self.0.block_on(sender.feed_async(payload))
+    }
+
+    fn recv_many(&self, from: &mut Listener, messages: &mut Vec<Message>, max: usize) -> Result<usize, RecvError> {
+        self.0.block_on(from.recv_many_async(messages, max))
+    }
+
+    fn send(&self, sender: &mut Sender, payload: &[u8]) -> Result<(), SendError> {
+        self.0.block_on(sender.send_async(payload))
+    }
+
+    fn flush(&self, sender: &mut Sender) -> Result<(), SendError> {
+        self.0.block_on(sender.flush_async())
+    }
+
+    fn recv(&self, listener: &mut Listener) -> Result<Message, RecvError> {
+        self.0.block_on(listener.recv_async())
+    }
+}
+
+pub fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// Runs a behaviour in every colour, each on a new bus.
+pub fn in_every_colour(behaviour: impl Fn(&dyn Colour, &Options)) {
+    let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let colours: [&dyn Colour; 4] = [&Blocking, &Timed, &Async(runtime()), &Async(threads)];
+    for colour in colours {
+        let (_host, options) = bus();
+        behaviour(colour, &options);
+    }
+}
+
+/// Keeps the bus running, and ends it.
+pub struct Host {
+    _directory: TempDir,
+    daemon: Option<Child>,
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if let Some(daemon) = &mut self.daemon {
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+        }
+    }
+}
+
+/// A socket of its own: in a new directory, or a pipe that is named after it.
+pub fn socket(directory: &TempDir) -> PathBuf {
+    if cfg!(windows) {
+        let name = directory.path().file_name().unwrap();
+        format!(r"\\.\pipe\broadcaster-test{}", name.to_str().unwrap()).into()
+    } else {
+        directory.path().join("bus.sock")
+    }
+}
+
+pub fn bus() -> (Host, Options) {
+    let directory = tempfile::tempdir().unwrap();
+    let options = Options::new().socket(socket(&directory)).autostart(false);
+    let daemon = std::env::var_os("BROADCASTER_TEST_PROGRAM").map(|program| {
+        let mut command = Command::new(program);
+        command.arg("--socket").arg(socket(&directory)).args(["run", "--log", "warn"]);
+        let mut daemon = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(daemon.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.starts_with("listening on"), "it printed {line:?}");
+        daemon
+    });
+    let options = options.embedded(daemon.is_none());
+    // A host without connections ends after a minute; within a test that does not happen.
+    drop(options.listener("host").unwrap());
+    (Host { _directory: directory, daemon }, options)
+}

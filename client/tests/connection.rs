@@ -1,0 +1,270 @@
+//! What handles do when daemons misbehave, stop or are missing. The daemon is played by the test, or hosted by its process.
+
+#![cfg(all(unix, feature = "embedded", feature = "tokio"))]
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use broadcaster_protocol::control::{Control, Named, Refused, RefusedCode, Subscribed, Welcome};
+use broadcaster_protocol::limits::PROTOCOL_MAX;
+use broadcaster_protocol::{Decoder, Item};
+use bytes::{BufMut, BytesMut};
+use common::{runtime, socket};
+use futures_util::FutureExt;
+use std::error::Error;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+use system_broadcaster::{ConnectError, Options, RecvError, SendError, Stage};
+use tempfile::TempDir;
+
+/// A bus that nothing serves, and that no handle starts.
+fn absent() -> (TempDir, Options) {
+    let directory = tempfile::tempdir().unwrap();
+    let options = Options::new().socket(socket(&directory)).autostart(false).embedded(false);
+    (directory, options)
+}
+
+/// One connection of a daemon that is played by the test.
+struct Conversation {
+    stream: UnixStream,
+    decoder: Decoder,
+    chunk: BytesMut,
+}
+
+impl Conversation {
+    fn accept(listener: &UnixListener) -> Self {
+        let (stream, _) = listener.accept().unwrap();
+        Self { stream, decoder: Decoder::consumer(1 << 20), chunk: BytesMut::new() }
+    }
+
+    /// The next control message; `None` at the end of the stream.
+    fn next(&mut self) -> Option<Control> {
+        loop {
+            if let Some(Item::Control(control)) = self.decoder.next(&mut self.chunk).unwrap() {
+                return Some(control);
+            }
+            let mut buffer = [0; 4096];
+            match self.stream.read(&mut buffer) {
+                Ok(0) | Err(_) => return None,
+                Ok(read) => self.decoder.target(&mut self.chunk).put_slice(&buffer[..read]),
+            }
+        }
+    }
+
+    fn send(&mut self, control: impl Into<Control>) {
+        let mut bytes = Vec::new();
+        control.into().encode(&mut bytes).unwrap();
+        self.stream.write_all(&bytes).unwrap();
+    }
+
+    /// The handshake with a listener on one channel.
+    fn join(&mut self) {
+        assert!(matches!(self.next(), Some(Control::Hello(_))));
+        self.send(welcome());
+        let Some(Control::Subscribe(subscribe)) = self.next() else { panic!("it subscribes") };
+        self.send(Subscribed { subscription: subscribe.subscription, extensions: Vec::new() });
+        self.send(Named { id: 1, name: "news".to_owned(), extensions: Vec::new() });
+    }
+}
+
+fn welcome() -> Welcome {
+    Welcome {
+        protocol: PROTOCOL_MAX,
+        capabilities: 0,
+        sender: 1,
+        payload_bytes_max: 1 << 20,
+        pid: 1,
+        version: "0.0.9".to_owned(),
+        extensions: Vec::new(),
+    }
+}
+
+fn serve(path: &Path, mut conversation: impl FnMut(Conversation) + Send + 'static) {
+    let listener = UnixListener::bind(path).unwrap();
+    std::thread::spawn(move || {
+        loop {
+            conversation(Conversation::accept(&listener));
+        }
+    });
+}
+
+#[test]
+fn a_timeout_is_the_total_whatever_progress_there_is() {
+    let (directory, options) = absent();
+    // Each connection gets a step further and dies.
+    let mut count = 0;
+    serve(&socket(&directory), move |mut conversation| {
+        count += 1;
+        if count % 2 == 0 {
+            conversation.next();
+            conversation.send(welcome());
+        }
+    });
+    let options = options.timeout(Duration::from_millis(300));
+    let begun = Instant::now();
+    let error = options.listener("news").unwrap_err();
+    assert!(error.is_timeout(), "{error}");
+    assert!((300..900).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
+    let begun = Instant::now();
+    let error = runtime().block_on(options.sender_async("news")).unwrap_err();
+    assert!(error.is_timeout() && begun.elapsed() < Duration::from_millis(900), "{error} {:?}", begun.elapsed());
+}
+
+#[test]
+fn a_daemon_that_does_not_answer_is_named() {
+    let (directory, options) = absent();
+    let _silent = UnixListener::bind(socket(&directory)).unwrap();
+    let error = options.timeout(Duration::from_millis(50)).listener("news").unwrap_err();
+    assert!(matches!(error, ConnectError::TimedOut { stage: Stage::Handshake, .. }), "{error}");
+    assert!(error.to_string().contains("bus.sock") && error.to_string().contains("50ms"), "{error}");
+}
+
+#[test]
+fn repeated_calls_without_a_daemon_do_not_spin() {
+    let (directory, _) = absent();
+    let options = Options::new().socket(socket(&directory)).autostart(false);
+    let host = options.listener("host").unwrap();
+    let mut listener = options.clone().embedded(false).listener("news").unwrap();
+    let mut sender = options.clone().embedded(false).sender("news").unwrap();
+    drop(host);
+    options.daemon().stop().unwrap();
+    let begun = Instant::now();
+    for _ in 0..6 {
+        let error = listener.recv().unwrap_err();
+        assert!(matches!(error, RecvError::Connect(ConnectError::NotRunning { .. })), "{error}");
+    }
+    assert!(begun.elapsed() >= Duration::from_millis(10 + 20 + 40 + 80 + 160), "{:?}", begun.elapsed());
+    // The pause counts against the timeout of the call, and a call that does not wait reports it.
+    let error = listener.recv_timeout(Duration::from_millis(5)).unwrap_err();
+    assert!(matches!(error, RecvError::TimedOut { .. }), "{error}");
+    assert!(matches!(listener.try_recv(), Err(RecvError::Connecting)));
+    assert!(sender.send(b"lost").is_err());
+    assert!(matches!(sender.try_send(b"lost"), Err(SendError::Connecting)));
+    let begun = Instant::now();
+    runtime().block_on(async {
+        for _ in 0..3 {
+            listener.recv_async().await.unwrap_err();
+        }
+    });
+    assert!(begun.elapsed() >= Duration::from_millis(250), "tasks pause as well: {:?}", begun.elapsed());
+    // Both find the next daemon.
+    let _host = options.listener("host").unwrap();
+    while !matches!(listener.recv(), Err(RecvError::Lagged(_))) {}
+    while sender.send(b"found").is_err() {}
+    assert_eq!(listener.recv().unwrap().payload(), b"found");
+}
+
+#[test]
+fn a_polled_handle_connects_without_further_calls_once_the_daemon_answers() {
+    let (directory, options) = absent();
+    let (resume, resumed) = std::sync::mpsc::channel::<()>();
+    let mut count = 0;
+    serve(&socket(&directory), move |mut conversation| {
+        count += 1;
+        conversation.join();
+        if count > 1 {
+            let _ = resumed.recv();
+        }
+    });
+    let mut listener = options.listener("news").unwrap();
+    // The first connection ends at once. From then on each call either gets all the way or reports that it is connecting.
+    let mut calls = 0_u64;
+    loop {
+        match listener.try_recv() {
+            Err(RecvError::Lagged(_)) => break,
+            Err(RecvError::Empty) if calls == 0 => {}
+            Err(RecvError::Connecting) => calls += 1,
+            other => panic!("{other:?} after {calls} calls"),
+        }
+    }
+    assert!(matches!(listener.try_recv(), Err(RecvError::Empty)));
+    resume.send(()).unwrap();
+}
+
+#[test]
+fn what_a_daemon_does_not_support_is_named_with_its_version() {
+    let (directory, options) = absent();
+    serve(&socket(&directory), |mut conversation| {
+        conversation.next();
+        conversation.send(welcome());
+        conversation.next();
+        conversation.send(Refused::new(RefusedCode::Unsupported, "overflow policy 9"));
+    });
+    let error = options.listener("news").unwrap_err();
+    let ConnectError::Unsupported { what, version } = &error else { panic!("{error:?}") };
+    assert_eq!((what.as_str(), version.as_str()), ("overflow policy 9", "0.0.9"));
+    assert!(error.to_string().contains("0.0.9") && error.to_string().contains("broadcasterd restart"), "{error}");
+}
+
+#[test]
+fn a_lost_connection_is_closed_at_once_though_it_was_awaited() {
+    let (directory, options) = absent();
+    let (closed, is_closed) = std::sync::mpsc::channel();
+    serve(&socket(&directory), move |mut conversation| {
+        conversation.join();
+        conversation.stream.write_all(&[0xff; 64]).unwrap();
+        while conversation.next().is_some() {}
+        let _ = closed.send(());
+    });
+    let mut listener = options.listener("news").unwrap();
+    let runtime = runtime();
+    let _entered = runtime.enter();
+    let mut receive = Box::pin(listener.recv_async());
+    let error = loop {
+        if let Some(received) = receive.as_mut().now_or_never() {
+            break received.unwrap_err();
+        }
+    };
+    drop(receive);
+    assert!(matches!(error, RecvError::Connect(ConnectError::NotADaemon { .. })), "{error}");
+    is_closed.recv_timeout(Duration::from_secs(30)).expect("the other end sees the end of the stream");
+}
+
+#[test]
+fn a_program_that_fails_is_the_source_of_the_error() {
+    let (directory, options) = absent();
+    let program = directory.path().join("broken");
+    std::fs::write(&program, "#!/bin/sh\necho 'broadcasterd: the config has 3 errors' >&2\nexit 3\n").unwrap();
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+    let error = options.clone().autostart(true).program(&program).listener("news").unwrap_err();
+    assert_eq!(error.to_string(), format!("{} could not start the daemon", program.display()));
+    let source = error.source().unwrap().to_string();
+    assert!(source.starts_with("the config has 3 errors (exit status: 3"), "{source}");
+    let error = options.autostart(true).program("/nonexistent/broadcasterd").listener("news").unwrap_err();
+    let source = error.source().and_then(|source| source.downcast_ref::<std::io::Error>()).unwrap();
+    assert_eq!(source.kind(), std::io::ErrorKind::NotFound);
+}
+
+#[test]
+fn a_directory_that_cannot_be_used_is_the_source_of_the_error() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o777)).unwrap();
+    let options = Options::new().socket(socket(&directory)).autostart(false);
+    let error = options.listener("news").unwrap_err();
+    assert!(matches!(error, ConnectError::Host { .. }), "{error}");
+    let source = error.source().unwrap().to_string();
+    assert!(source.contains(&directory.path().display().to_string()), "{source}");
+}
+
+#[test]
+fn time_that_a_test_pauses_passes_at_once() {
+    let (_directory, options) = absent();
+    let mut host = options.clone().embedded(true).listener("news").unwrap();
+    let mut listener = options.listener("news").unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let begun = Instant::now();
+    runtime.block_on(async {
+        let waited = tokio::time::timeout(Duration::from_secs(3600), listener.recv_async()).await;
+        assert!(waited.is_err());
+        options.daemon().stop().unwrap();
+        for _ in 0..100 {
+            let error = listener.recv_async().await.unwrap_err();
+            assert!(matches!(error, RecvError::Connect(ConnectError::NotRunning { .. })), "{error}");
+        }
+    });
+    assert!(begun.elapsed() < Duration::from_secs(10), "25 s of pauses take {:?}", begun.elapsed());
+    assert!(matches!(host.try_recv(), Err(RecvError::Connecting | RecvError::Lagged(_))));
+}

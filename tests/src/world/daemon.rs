@@ -1,0 +1,330 @@
+//! The daemon of the world: the production driver over pipes, and the model of what it has accepted.
+
+use super::pipe::{DaemonEnd, Pipe};
+use super::tap::{Input as Tapped, Tap};
+use super::{Client, payload_of};
+use crate::model::{Channel, Cursor};
+use broadcaster_broker::{Broker, ConnId, Limits, Moment};
+use broadcaster_protocol::control::Selector;
+use broadcaster_server::driver::{Drain, Driver, Input, Output, Request};
+use fastrand::Rng;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use system_broadcaster::ChannelName;
+
+/// The user of every process in the world.
+const UID: u32 = 1000;
+
+/// The most connections at a time.
+const CONNECTIONS_MAX: usize = 4096;
+
+/// What a connection has joined, as far as the daemon has handled its subscriptions.
+#[derive(Debug, Default)]
+pub(super) struct Joined {
+    /// It receives all channels since they had accepted so many messages; others since they appeared.
+    all: Option<BTreeMap<ChannelName, usize>>,
+    pub(super) cursors: BTreeMap<ChannelName, Cursor>,
+}
+
+impl Joined {
+    /// The listener's position in the channel, if it receives it.
+    pub(super) fn cursor(&mut self, name: &ChannelName) -> Option<&mut Cursor> {
+        if let Some(all) = &self.all
+            && !self.cursors.contains_key(name)
+        {
+            self.cursors.insert(name.clone(), Cursor::joined_at(all.get(name).copied().unwrap_or(0)));
+        }
+        self.cursors.get_mut(name)
+    }
+
+    /// How many messages have arrived, and how many were reported as lost.
+    pub(super) fn totals(&self) -> (u64, u64) {
+        let received = self.cursors.values().map(Cursor::received_count).sum();
+        (received, self.cursors.values().map(Cursor::lost_count).sum())
+    }
+
+    /// Whether it must have received the messages of the channel, or a report of their loss.
+    pub(super) fn covers(&self, name: &ChannelName) -> bool {
+        self.all.is_some() || self.cursors.contains_key(name)
+    }
+}
+
+/// A connection as the world sees it.
+#[derive(Debug)]
+struct Served {
+    client: Client,
+    /// The channel of a sender.
+    channel: Option<ChannelName>,
+    pipe: Rc<RefCell<Pipe>>,
+    tap: Rc<RefCell<Tap>>,
+    joined: Rc<RefCell<Joined>>,
+    /// There may be more input than the socket shows.
+    more: bool,
+    /// The driver wants to go on writing.
+    full: bool,
+}
+
+/// The client's end of a connection.
+#[derive(Debug, Clone)]
+pub(super) struct Connected {
+    pub(super) pipe: Rc<RefCell<Pipe>>,
+    pub(super) joined: Rc<RefCell<Joined>>,
+    /// Which daemon it leads to.
+    pub(super) daemon: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Daemon {
+    driver: Driver<DaemonEnd>,
+    pub(super) now: Moment,
+    limits: Limits,
+    rng: Rc<RefCell<Rng>>,
+    pub(super) capacity: usize,
+    pub(super) shortage: usize,
+    served: BTreeMap<ConnId, Served>,
+    /// What each daemon has accepted.
+    accepted: Vec<BTreeMap<ChannelName, Channel>>,
+    draining: bool,
+    /// The socket is gone: no client can connect.
+    unlinked: bool,
+    pub(super) over: bool,
+    /// The driver waits for listeners until then.
+    crowded: Option<Moment>,
+}
+
+impl Daemon {
+    pub(super) fn new(limits: Limits, now: Moment, rng: Rc<RefCell<Rng>>) -> Self {
+        Self {
+            driver: Driver::new(Broker::new(limits.clone(), UID, 1, "world", now)),
+            now,
+            limits,
+            rng,
+            capacity: 4096,
+            shortage: 0,
+            served: BTreeMap::new(),
+            accepted: vec![BTreeMap::new()],
+            draining: false,
+            unlinked: false,
+            over: false,
+            crowded: None,
+        }
+    }
+
+    /// Another daemon takes the place of this one, whose connections end.
+    pub(super) fn replace(&mut self) {
+        for served in self.served.values() {
+            let pipe = &mut *served.pipe.borrow_mut();
+            pipe.daemon_left = true;
+            pipe.to_daemon.clear();
+        }
+        self.served.clear();
+        self.driver = Driver::new(Broker::new(self.limits.clone(), UID, 1, "world", self.now));
+        self.accepted.push(BTreeMap::new());
+        (self.draining, self.unlinked, self.over, self.crowded) = (false, false, false, None);
+    }
+
+    pub(super) fn broker(&self) -> &Broker {
+        self.driver.broker()
+    }
+
+    pub(super) fn invariants(&self) {
+        self.driver.invariants();
+        for (conn, served) in &self.served {
+            let is_handled = served.more || served.tap.borrow().unhandled.is_empty();
+            assert!(is_handled || self.driver.broker().is_leaving(*conn), "input of {conn:?} was not handled");
+        }
+    }
+
+    /// What daemon number `daemon` has accepted on the channel.
+    pub(super) fn accepted(&self, daemon: usize, name: &ChannelName) -> Option<&Channel> {
+        self.accepted[daemon].get(name)
+    }
+
+    /// All channels of daemon number `daemon` on which a message was accepted.
+    pub(super) fn channels(&self, daemon: usize) -> impl Iterator<Item = (&ChannelName, &Channel)> {
+        self.accepted[daemon].iter()
+    }
+
+    pub(super) fn connections(&self) -> Vec<ConnId> {
+        self.served.keys().copied().collect()
+    }
+
+    /// Which daemon serves.
+    pub(super) fn number(&self) -> usize {
+        self.accepted.len() - 1
+    }
+
+    // ---- turns ----
+
+    /// A client connects, if it finds the socket.
+    pub(super) fn connect(&mut self, client: Client, pid: u32, channel: Option<ChannelName>) -> Option<Connected> {
+        if self.unlinked || self.over || self.served.len() >= CONNECTIONS_MAX {
+            return None;
+        }
+        let pipe = Rc::new(RefCell::new(Pipe::new(self.capacity)));
+        let tap = Rc::new(RefCell::new(Tap::new()));
+        let joined = Rc::new(RefCell::new(Joined::default()));
+        let (rng, shortage) = (Rc::clone(&self.rng), self.shortage);
+        let end = DaemonEnd { pipe: Rc::clone(&pipe), tap: Rc::clone(&tap), rng, shortage };
+        let conn = self.driver.accept(self.now, end, pid, UID);
+        let connected = Connected { pipe: Rc::clone(&pipe), joined: Rc::clone(&joined), daemon: self.number() };
+        let served = Served { client, channel, pipe, tap, joined, more: false, full: false };
+        self.served.insert(conn, served);
+        self.carry_out();
+        Some(connected)
+    }
+
+    /// Reads from the connection if there is something to read.
+    pub(super) fn read(&mut self, conn: ConnId) -> Result<Option<String>, String> {
+        let Some(served) = self.served.get(&conn).filter(|_| !self.draining) else { return Ok(None) };
+        if !served.more && !served.pipe.borrow().is_readable() {
+            return Ok(None);
+        }
+        let client = served.client;
+        let before = self.broker().stats().messages_accepted;
+        let input = self.driver.read(self.now, conn);
+        let accepted = self.broker().stats().messages_accepted - before;
+        if let Some(served) = self.served.get_mut(&conn) {
+            served.more = input == Input::More;
+        }
+        self.handled(conn, accepted)?;
+        self.carry_out();
+        match input {
+            Input::Ended if self.served.get(&conn).is_some_and(|served| !served.pipe.borrow().daemon_left) => Ok(None),
+            Input::Ended | Input::More | Input::Empty => {
+                Ok(Some(format!("the daemon reads from {client:?} and accepts {accepted}: {input:?}")))
+            }
+        }
+    }
+
+    /// Goes on writing to the connection if it takes bytes.
+    pub(super) fn write(&mut self, conn: ConnId) -> Option<String> {
+        let served = self.served.get_mut(&conn).filter(|served| served.full && served.pipe.borrow().is_writable())?;
+        let client = served.client;
+        let output = self.driver.write(self.now, conn);
+        if let Some(served) = self.served.get_mut(&conn) {
+            served.full = output != Output::Done;
+        }
+        self.crowded = None;
+        self.carry_out();
+        Some(format!("the daemon writes to {client:?}: {output:?}"))
+    }
+
+    /// Goes on with an orderly stop.
+    pub(super) fn drain(&mut self) -> Result<Option<String>, String> {
+        if !self.draining || self.crowded.is_some_and(|until| self.now < until) {
+            return Ok(None);
+        }
+        let counts = |daemon: &Self| {
+            let connections = daemon.driver.snapshot(daemon.now).connections.into_iter();
+            connections.map(|connection| (connection.conn, connection.messages)).collect::<BTreeMap<_, _>>()
+        };
+        let senders: BTreeSet<ConnId> =
+            self.served.iter().filter(|(_, served)| served.channel.is_some()).map(|(&conn, _)| conn).collect();
+        let before = counts(self);
+        let drained = self.driver.drain(self.now);
+        let after = counts(self);
+        for conn in senders {
+            let accepted =
+                after.get(&conn).copied().unwrap_or(0).saturating_sub(before.get(&conn).copied().unwrap_or(0));
+            if accepted > 0 {
+                self.handled(conn, accepted)?;
+            }
+        }
+        for conn in self.connections() {
+            if self.served[&conn].channel.is_none() {
+                self.handled(conn, 0)?;
+            }
+        }
+        match drained {
+            Drain::More => self.served.values_mut().for_each(|served| served.more = true),
+            Drain::Crowded(until) => self.crowded = Some(until),
+            Drain::Done => {
+                self.draining = false;
+                self.served.values_mut().for_each(|served| {
+                    served.more = false;
+                    served.tap.borrow_mut().unhandled.clear();
+                });
+            }
+        }
+        self.carry_out();
+        Ok(Some(format!("the daemon drains: {drained:?}")))
+    }
+
+    pub(super) fn stop(&mut self) {
+        self.driver.stop(self.now);
+        self.carry_out();
+    }
+
+    /// Lets the time pass until something is due; `None` if nothing is.
+    pub(super) fn sleep(&mut self) -> Option<String> {
+        let deadline = [self.driver.next_deadline(), self.crowded].into_iter().flatten().min()?;
+        self.now = deadline.max(self.now);
+        self.driver.tick(self.now);
+        self.carry_out();
+        Some(format!("the time is {:?}", self.now.0))
+    }
+
+    /// The daemon has handled so many messages of what it has read from the connection, and the subscriptions before them.
+    fn handled(&mut self, conn: ConnId, mut messages: u64) -> Result<(), String> {
+        let number = self.number();
+        let Some(served) = self.served.get(&conn) else { return Ok(()) };
+        let (tap, accepted) = (&mut *served.tap.borrow_mut(), &mut self.accepted[number]);
+        while let Some(input) = tap.unhandled.pop_front() {
+            match (input, &served.channel) {
+                (Tapped::Message(mark, payload), Some(name)) if messages > 0 => {
+                    messages -= 1;
+                    if payload != payload_of(mark.sequence, payload.len()) {
+                        return Err(format!("{mark:?} reaches the daemon with another payload: {payload:?}"));
+                    }
+                    accepted.entry(name.clone()).or_default().accept(mark)?;
+                }
+                (Tapped::Subscribe(selector), _) => {
+                    let joined = &mut *served.joined.borrow_mut();
+                    let len = |name: &ChannelName| accepted.get(name).map_or(0, Channel::len);
+                    match selector {
+                        Selector::Name(name) => {
+                            let name = ChannelName::new(&name).map_err(|error| error.to_string())?;
+                            if joined.cursor(&name).is_none() {
+                                let cursor = Cursor::joined_at(len(&name));
+                                joined.cursors.insert(name, cursor);
+                            }
+                        }
+                        Selector::All => {
+                            let lens = accepted.iter().map(|(name, channel)| (name.clone(), channel.len()));
+                            joined.all = Some(lens.collect());
+                        }
+                        Selector::Other { .. } => return Err("no client makes such a selector".to_owned()),
+                    }
+                }
+                (input, _) => {
+                    tap.unhandled.push_front(input);
+                    break;
+                }
+            }
+        }
+        if messages > 0 {
+            Err(format!("{conn:?} has sent {messages} messages less than were accepted"))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Does what the driver requests, and forgets connections that have ended.
+    fn carry_out(&mut self) {
+        while let Some(request) = self.driver.next_request() {
+            match request {
+                Request::ContinueWriting(conn) => {
+                    if let Some(served) = self.served.get_mut(&conn) {
+                        served.full = true;
+                    }
+                }
+                Request::Drain => (self.draining, self.unlinked) = (true, true),
+                Request::Release => self.driver.released(self.now),
+                Request::Exit => self.over = true,
+            }
+        }
+        self.served.retain(|_, served| !served.pipe.borrow().daemon_left);
+    }
+}

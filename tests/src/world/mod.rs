@@ -1,0 +1,502 @@
+//! A whole bus in one thread: the production driver and the production client loops over pipes that split bytes
+//! anywhere, in virtual time, driven by one seed. No socket, no clock, no thread.
+//!
+//! Scenarios touch the world through its methods only; [`World::step`] plays one random move of a participant that has
+//! something to do. Every check is made as it happens, against the plain [`model`](crate::model), and all bookkeeping of the daemon
+//! is checked after every move. A failure prints the seed, the command that replays it, and the last moves.
+
+mod daemon;
+mod link;
+mod pipe;
+mod tap;
+
+use crate::model::{Channel, Mark};
+use broadcaster_broker::{Broker, Limits, Moment};
+use broadcaster_protocol::control::Overflow;
+use daemon::{Connected, Daemon};
+use fastrand::Rng;
+use link::{Never, SendError, WorldLink};
+use std::cell::RefCell;
+use std::collections::{BTreeSet, VecDeque};
+use std::fmt::Write as _;
+use std::rc::Rc;
+use std::time::Duration;
+use system_broadcaster::ChannelName;
+use system_broadcaster::machine::{
+    Event, Machine, PendingSend, Publisher, Selector, Step, Subscriber, Subscription, flush, receive,
+};
+
+/// How many of the last moves a failure shows.
+const TRACE_MAX: usize = 60;
+
+/// A client of the world.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Client(usize);
+
+#[derive(Debug)]
+enum Role {
+    Sender {
+        publisher: Publisher,
+        to_send: u64,
+        payload_max: usize,
+        /// It feeds many messages before it writes.
+        batch: bool,
+    },
+    Listener {
+        subscriber: Subscriber,
+        subscriptions: u64,
+        stalled: bool,
+        gaps: u64,
+        gaps_due: u64,
+        was_ready: bool,
+    },
+}
+
+#[derive(Debug)]
+struct Participant {
+    role: Role,
+    pid: u32,
+    connected: Option<Connected>,
+    /// It has left for good.
+    gone: bool,
+    /// Totals over all daemons that it has met.
+    received: u64,
+    lost: u64,
+}
+
+/// What one listener has received in the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tally {
+    /// Messages that have arrived.
+    pub received: u64,
+    /// Messages that were reported as lost, with a count.
+    pub lost: u64,
+    /// Gaps without a count.
+    pub gaps: u64,
+}
+
+/// The bus and all its clients.
+#[derive(Debug)]
+pub struct World {
+    seed: u64,
+    rng: Rc<RefCell<Rng>>,
+    daemon: Daemon,
+    participants: Vec<Participant>,
+    trace: VecDeque<String>,
+}
+
+impl World {
+    /// A world in which everything that happens follows from `seed`.
+    pub fn new(seed: u64) -> Self {
+        Self::with_limits(seed, Limits::default())
+    }
+
+    /// The same with other limits of the broker.
+    pub fn with_limits(seed: u64, limits: Limits) -> Self {
+        let rng = Rc::new(RefCell::new(Rng::with_seed(seed)));
+        let daemon = Daemon::new(limits, Moment::default(), Rc::clone(&rng));
+        Self { seed, rng, daemon, participants: Vec::new(), trace: VecDeque::new() }
+    }
+
+    /// Bytes that each direction of a connection holds, as a socket's buffer does.
+    #[must_use]
+    pub fn pipes_of(mut self, bytes: usize) -> Self {
+        self.daemon.capacity = bytes;
+        self
+    }
+
+    /// One in so many writes of the daemon fails because the system is short of memory.
+    #[must_use]
+    pub fn short_of_memory(mut self, one_in: usize) -> Self {
+        self.daemon.shortage = one_in;
+        self
+    }
+
+    /// A client that will send `frames` messages with payloads of at most `payload_max` bytes.
+    pub fn sender(&mut self, channel: &str, frames: u64, payload_max: usize) -> Client {
+        let batch = self.rng.borrow_mut().bool();
+        let number = self.rng.borrow_mut().u32(..);
+        let publisher = Publisher::new(name(channel), "world", self.next_pid(), number);
+        self.add(Role::Sender { publisher, to_send: frames, payload_max, batch })
+    }
+
+    /// A client that listens to one channel.
+    pub fn listener(&mut self, channel: &str, overflow: Overflow) -> Client {
+        self.subscriber(&[(Some(channel), overflow, false)])
+    }
+
+    /// A client that observes one channel, or all.
+    pub fn observer(&mut self, channel: Option<&str>) -> Client {
+        self.subscriber(&[(channel, Overflow::DropOldest, true)])
+    }
+
+    /// A client with several subscriptions: to a channel or to all channels, with a policy, as an observer or not.
+    pub fn subscriber(&mut self, subscriptions: &[(Option<&str>, Overflow, bool)]) -> Client {
+        let subscription = |&(channel, overflow, observer): &(Option<&str>, Overflow, bool)| Subscription {
+            selector: channel.map_or(Selector::All, |channel| Selector::Name(name(channel))),
+            overflow,
+            observer,
+        };
+        let count = subscriptions.len() as u64;
+        let subscriptions = subscriptions.iter().map(subscription).collect();
+        let subscriber = Subscriber::new(subscriptions, "world", self.next_pid());
+        let (stalled, was_ready) = (false, false);
+        self.add(Role::Listener { subscriber, subscriptions: count, stalled, gaps: 0, gaps_due: 0, was_ready })
+    }
+
+    fn add(&mut self, role: Role) -> Client {
+        let pid = self.next_pid();
+        self.participants.push(Participant { role, pid, connected: None, gone: false, received: 0, lost: 0 });
+        Client(self.participants.len() - 1)
+    }
+
+    fn next_pid(&self) -> u32 {
+        u32::try_from(self.participants.len()).map_or(0, |count| 100 + count)
+    }
+
+    /// The listener reads nothing until this is called again.
+    pub fn stall(&mut self, client: Client, on: bool) {
+        if let Role::Listener { stalled, .. } = &mut self.participants[client.0].role {
+            *stalled = on;
+            self.note(format!("{client:?} {}", if on { "stalls" } else { "reads again" }));
+        }
+    }
+
+    /// The client is killed: what it had not read is lost with it; what it had sent, the daemon still gets.
+    pub fn kill(&mut self, client: Client) {
+        self.note(format!("{client:?} is killed"));
+        self.participants[client.0].gone = true;
+        self.settle(client);
+    }
+
+    /// The connection breaks; the client finds its way back.
+    pub fn cut(&mut self, client: Client) {
+        self.note(format!("{client:?} is cut off"));
+        if let Some(connected) = &self.participants[client.0].connected {
+            connected.pipe.borrow_mut().cut = true;
+        }
+    }
+
+    /// `kill -9` of the daemon: everything in flight is gone. The next one serves at once.
+    pub fn kill_daemon(&mut self) {
+        self.note("the daemon is killed".to_owned());
+        self.daemon.replace();
+    }
+
+    /// The daemon is requested to stop in an orderly way.
+    pub fn stop_daemon(&mut self) {
+        self.note("the daemon is requested to stop".to_owned());
+        self.daemon.stop();
+    }
+
+    /// Lets so much time pass.
+    pub fn pass(&mut self, time: Duration) {
+        self.note(format!("{time:?} pass"));
+        self.daemon.now = self.daemon.now.after(time);
+    }
+
+    /// Plays random moves until no participant has anything to do, and checks that everything adds up.
+    pub fn run_until_quiet(&mut self) {
+        let mut moves = 0_u64;
+        while self.step() {
+            moves += 1;
+            assert!(moves < 20_000_000, "the world does not come to rest");
+        }
+        self.check_rest();
+    }
+
+    /// Plays at most `moves` random moves.
+    pub fn run(&mut self, moves: u64) {
+        for _ in 0..moves {
+            if !self.step() {
+                return;
+            }
+        }
+    }
+
+    /// One random move of a participant that has something to do; `false` if none has.
+    pub fn step(&mut self) -> bool {
+        let moved = self.play();
+        self.daemon.invariants();
+        moved
+    }
+
+    fn play(&mut self) -> bool {
+        let conns = self.daemon.connections();
+        let actors = self.participants.len() + conns.len() * 2 + 1;
+        let first = self.rng.borrow_mut().usize(0..actors);
+        for turn in 0..actors {
+            let at = (first + turn) % actors;
+            let moved = match at.checked_sub(self.participants.len()) {
+                None => self.client_moves(Client(at)),
+                Some(0) => {
+                    let drained = self.daemon.drain();
+                    self.daemon_moved(drained)
+                }
+                Some(at) if at % 2 == 1 => {
+                    let read = self.daemon.read(conns[(at - 1) / 2]);
+                    self.daemon_moved(read)
+                }
+                Some(at) => {
+                    let written = self.daemon.write(conns[(at - 1) / 2]);
+                    self.daemon_moved(Ok(written))
+                }
+            };
+            if moved {
+                return true;
+            }
+        }
+        if self.daemon.over {
+            self.note("the daemon has ended, and another one begins".to_owned());
+            self.daemon.replace();
+            return true;
+        }
+        let slept = self.daemon.sleep();
+        self.daemon_moved(Ok(slept))
+    }
+
+    fn daemon_moved(&mut self, moved: Result<Option<String>, String>) -> bool {
+        match moved {
+            Ok(None) => false,
+            Ok(Some(line)) => {
+                self.note(line);
+                true
+            }
+            Err(problem) => panic!("{problem}"),
+        }
+    }
+
+    /// What the listener has received.
+    pub fn tally(&self, client: Client) -> Tally {
+        let participant = &self.participants[client.0];
+        let Role::Listener { gaps, .. } = &participant.role else { return Tally::default() };
+        let present = participant.connected.as_ref().map(|connected| connected.joined.borrow().totals());
+        let (received, lost) = present.unwrap_or_default();
+        Tally { received: participant.received + received, lost: participant.lost + lost, gaps: *gaps }
+    }
+
+    /// How many messages the present daemon has accepted on the channel.
+    pub fn accepted(&self, channel: &str) -> u64 {
+        self.daemon.accepted(self.daemon.number(), &name(channel)).map_or(0, |channel| channel.len() as u64)
+    }
+
+    /// The present broker.
+    pub fn broker(&self) -> &Broker {
+        self.daemon.broker()
+    }
+
+    // ---- clients ----
+
+    fn client_moves(&mut self, client: Client) -> bool {
+        let participant = &mut self.participants[client.0];
+        if participant.gone {
+            return false;
+        }
+        let mut rng = Rng::with_seed(self.rng.borrow_mut().u64(..));
+        let before = participant.connected.clone();
+        let channel = match &participant.role {
+            Role::Sender { publisher, .. } => Some(publisher.channel().clone()),
+            Role::Listener { .. } => None,
+        };
+        let mut link = WorldLink {
+            client,
+            pid: participant.pid,
+            channel: channel.as_ref(),
+            connected: &mut participant.connected,
+            daemon: &mut self.daemon,
+            rng: &mut rng,
+            moved: false,
+            lost: false,
+            goodbye: false,
+        };
+        let event = match &mut participant.role {
+            Role::Sender { publisher, to_send, .. } if *to_send == 0 && publisher.waiting_bytes() == 0 => {
+                self.kill(client); // it has sent everything
+                return true;
+            }
+            Role::Sender { publisher, to_send, payload_max, batch } => {
+                let payload_max = *payload_max;
+                if send(publisher, to_send, payload_max, *batch, &mut link) { return true } else { None }
+            }
+            Role::Listener { stalled: true, .. } => return false,
+            Role::Listener { subscriber, subscriptions, gaps_due, was_ready, .. } => {
+                let event = receive(subscriber, &mut link, false).unwrap_or_else(|never: Never| match never {});
+                if link.lost && std::mem::take(was_ready) {
+                    *gaps_due += *subscriptions;
+                }
+                *was_ready |= subscriber.is_ready();
+                match event {
+                    Step::Done(event) => Some(event),
+                    Step::Wait(()) => None,
+                }
+            }
+        };
+        let (moved, lost, goodbye) = (link.moved, link.lost, link.goodbye);
+        if let Some(connected) = before.filter(|_| lost) {
+            if goodbye {
+                self.check_complete(client, &connected);
+            }
+            let (received, lost) = connected.joined.borrow().totals();
+            let participant = &mut self.participants[client.0];
+            (participant.received, participant.lost) = (participant.received + received, participant.lost + lost);
+            self.note(format!("{client:?} has lost its connection"));
+        }
+        match event {
+            Some(event) => {
+                if let Err(problem) = self.check(client, event) {
+                    panic!("{client:?}: {problem}");
+                }
+                true
+            }
+            None => moved,
+        }
+    }
+
+    /// Checks what a listener has received.
+    fn check(&mut self, client: Client, event: Event) -> Result<(), String> {
+        let participant = &mut self.participants[client.0];
+        let Role::Listener { subscriber, gaps, gaps_due, .. } = &mut participant.role else { return Ok(()) };
+        let channel = subscriber.channel().cloned();
+        let count = match event {
+            Event::Lagged(None) => {
+                *gaps += 1;
+                return if *gaps <= *gaps_due { Ok(()) } else { Err("a gap was reported twice".to_owned()) };
+            }
+            Event::Lagged(Some(count)) => Some(count),
+            Event::Frame => None,
+        };
+        let Some(connected) = &participant.connected else { return Err(format!("{event:?} without a connection")) };
+        let name = channel.ok_or("no channel is named")?;
+        let joined = &mut *connected.joined.borrow_mut();
+        let cursor = joined.cursor(&name).ok_or_else(|| format!("{event:?} of {name}, which it has not joined"))?;
+        if let Some(count) = count {
+            cursor.lagged(count);
+            return Ok(());
+        }
+        let frame = subscriber.frame().ok_or("no frame was found")?;
+        let (sender, sequence) = (frame.sender.raw(), frame.sequence);
+        if frame.payload != payload_of(sequence, frame.payload.len()) {
+            return Err(format!("message {sequence} of {sender:x} has another payload: {:?}", frame.payload));
+        }
+        let empty = Channel::default();
+        let accepted = self.daemon.accepted(connected.daemon, &name).unwrap_or(&empty);
+        cursor.received(accepted, Mark { sender, sequence }).map_err(|problem| format!("{name}: {problem}"))
+    }
+
+    /// Everything that the daemon accepted has reached the client, or a report of its loss.
+    fn check_complete(&self, client: Client, connected: &Connected) {
+        let joined = &mut *connected.joined.borrow_mut();
+        for (name, channel) in self.daemon.channels(connected.daemon) {
+            if joined.covers(name)
+                && let Some(cursor) = joined.cursor(name)
+                && let Err(problem) = cursor.rest(channel)
+            {
+                panic!("{client:?} on {name}: {problem}");
+            }
+        }
+    }
+
+    /// Adds what the client has received on its present connection to its totals, and ends the connection.
+    fn settle(&mut self, client: Client) {
+        let tally = self.tally(client);
+        let participant = &mut self.participants[client.0];
+        (participant.received, participant.lost) = (tally.received, tally.lost);
+        if let Some(connected) = participant.connected.take() {
+            connected.pipe.borrow_mut().client_left = true;
+        }
+    }
+
+    fn check_rest(&mut self) {
+        let mut problems = BTreeSet::new();
+        for (at, participant) in self.participants.iter().enumerate().filter(|(_, participant)| !participant.gone) {
+            match (&participant.role, &participant.connected) {
+                (Role::Sender { publisher, to_send, .. }, _) => {
+                    if *to_send > 0 || publisher.waiting_bytes() > 0 {
+                        problems.insert(format!("sender {at} is not done: {to_send} messages left"));
+                    }
+                }
+                (Role::Listener { stalled: true, .. }, _) => {}
+                (Role::Listener { gaps, gaps_due, .. }, Some(connected)) => {
+                    self.check_complete(Client(at), connected);
+                    if gaps != gaps_due {
+                        problems.insert(format!("{gaps} of {gaps_due} gaps were reported to listener {at}"));
+                    }
+                }
+                (Role::Listener { .. }, None) => {
+                    problems.insert(format!("listener {at} is not connected"));
+                }
+            }
+        }
+        assert!(problems.is_empty(), "{}", problems.into_iter().collect::<Vec<_>>().join("; "));
+    }
+
+    fn note(&mut self, line: String) {
+        if self.trace.len() == TRACE_MAX {
+            self.trace.pop_front();
+        }
+        self.trace.push_back(line);
+    }
+}
+
+impl Drop for World {
+    /// A failure in the middle of production code has a story, too.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let mut story = String::from("last moves:\n");
+            for line in &self.trace {
+                let _ = writeln!(story, "  {line}");
+            }
+            let seed = self.seed;
+            eprintln!(
+                "{story}seed {seed}; replay: WORLD_SEED={seed} cargo test -p broadcaster-tests --test worlds -- --nocapture"
+            );
+        }
+    }
+}
+
+/// Lets a sender feed a message, send one directly, or write what waits; whether it could.
+fn send(
+    publisher: &mut Publisher,
+    to_send: &mut u64,
+    payload_max: usize,
+    batch: bool,
+    link: &mut WorldLink<'_>,
+) -> bool {
+    let feeds = batch && *to_send > 0 && publisher.waiting_bytes() < 2000 && link.rng.bool();
+    let payload = |publisher: &Publisher, rng: &mut Rng| payload_of(publisher.committed(), rng.usize(0..=payload_max));
+    if feeds && publisher.is_ready() {
+        let payload = payload(publisher, link.rng);
+        publisher.feed(&payload).expect("the payload is small");
+        *to_send -= 1;
+        return true;
+    }
+    if publisher.waiting_bytes() > 0 || *to_send == 0 || batch {
+        if publisher.waiting_bytes() == 0 {
+            // Nothing to write yet: at least the connection must be made before the next message is fed.
+            let connected = system_broadcaster::machine::Link::connect(link, publisher);
+            return matches!(connected, Ok(Step::Done(_))) || link.moved;
+        }
+        flush::<_, SendError>(publisher, link).expect("messages are small");
+        return link.moved;
+    }
+    let payload = payload(publisher, link.rng);
+    let before = publisher.committed();
+    drop({
+        let mut sending = PendingSend::new(publisher, link, &[], &payload);
+        sending.poll::<SendError>().expect("messages are small");
+        sending
+    });
+    // What was written in part is the publisher's now.
+    *to_send -= publisher.committed() - before;
+    link.moved
+}
+
+fn name(channel: &str) -> ChannelName {
+    ChannelName::new(channel).expect("scenarios use valid names")
+}
+
+/// What a message of this number carries: recognisable, and different for each number.
+fn payload_of(sequence: u64, len: usize) -> Vec<u8> {
+    let pattern = sequence.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
+    pattern.iter().copied().cycle().take(len).collect()
+}

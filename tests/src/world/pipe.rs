@@ -1,0 +1,129 @@
+//! One connection as two bounded pipes that split bytes anywhere. Its two ends are a socket of the daemon and a link of a client.
+
+use super::tap::Tap;
+use broadcaster_server::driver::Socket;
+use bytes::buf::Limit;
+use bytes::{BufMut, BytesMut};
+use fastrand::Rng;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::rc::Rc;
+
+/// Both directions of one connection.
+#[derive(Debug)]
+pub(super) struct Pipe {
+    pub(super) to_daemon: VecDeque<u8>,
+    pub(super) to_client: VecDeque<u8>,
+    /// Bytes that each direction holds.
+    pub(super) capacity: usize,
+    /// The client has closed its end: the daemon reads what is left, then the end.
+    pub(super) client_left: bool,
+    /// The daemon has closed its end: the client reads what is left, then the end.
+    pub(super) daemon_left: bool,
+    /// The daemon reads what is left, and the client can write no more.
+    pub(super) stopped: bool,
+    /// The connection is broken: no end learns of it before it has read what is left.
+    pub(super) cut: bool,
+}
+
+impl Pipe {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self {
+            to_daemon: VecDeque::new(),
+            to_client: VecDeque::new(),
+            capacity,
+            client_left: false,
+            daemon_left: false,
+            stopped: false,
+            cut: false,
+        }
+    }
+
+    /// Writes a random part of `bytes` towards the daemon; `None` if the connection is broken, 0 if there is no room.
+    pub(super) fn write(&mut self, rng: &mut Rng, bytes: &[u8]) -> Option<usize> {
+        if self.daemon_left || self.stopped || self.cut {
+            return None;
+        }
+        let taken = part(rng, bytes.len().min(self.capacity.saturating_sub(self.to_daemon.len())));
+        self.to_daemon.extend(&bytes[..taken]);
+        Some(taken)
+    }
+
+    /// Reads a random part of what the daemon has sent; `None` at the end, 0 if nothing has arrived.
+    pub(super) fn read(&mut self, rng: &mut Rng, target: &mut Limit<&mut BytesMut>) -> Option<usize> {
+        let taken = part(rng, self.to_client.len().min(target.remaining_mut()));
+        self.to_client.drain(..taken).for_each(|byte| target.put_u8(byte));
+        if taken == 0 && (self.daemon_left || self.cut) { None } else { Some(taken) }
+    }
+
+    /// Whether the daemon would find something.
+    pub(super) fn is_readable(&self) -> bool {
+        !self.to_daemon.is_empty() || self.client_left || self.cut
+    }
+
+    /// Whether the daemon could write something, or find out that it cannot.
+    pub(super) fn is_writable(&self) -> bool {
+        self.to_client.len() < self.capacity || self.client_left || self.cut
+    }
+}
+
+/// A random number from 1 to `max`; 0 if that is 0.
+fn part(rng: &mut Rng, max: usize) -> usize {
+    if max == 0 { 0 } else { rng.usize(1..=max) }
+}
+
+/// The daemon's end.
+#[derive(Debug)]
+pub(super) struct DaemonEnd {
+    pub(super) pipe: Rc<RefCell<Pipe>>,
+    pub(super) tap: Rc<RefCell<Tap>>,
+    pub(super) rng: Rc<RefCell<Rng>>,
+    /// One in so many writes fails for lack of memory; 0: none.
+    pub(super) shortage: usize,
+}
+
+impl Socket for DaemonEnd {
+    const KEEPS_BYTES_WHEN_STOPPED: bool = true;
+
+    fn read(&self, target: &mut Limit<&mut BytesMut>) -> io::Result<usize> {
+        let pipe = &mut *self.pipe.borrow_mut();
+        let taken = part(&mut self.rng.borrow_mut(), pipe.to_daemon.len().min(target.remaining_mut()));
+        let bytes: Vec<u8> = pipe.to_daemon.drain(..taken).collect();
+        self.tap.borrow_mut().read(&bytes);
+        target.put_slice(&bytes);
+        if taken == 0 && !pipe.client_left && !pipe.stopped && !pipe.cut {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(taken)
+    }
+
+    fn write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let (pipe, rng) = (&mut *self.pipe.borrow_mut(), &mut *self.rng.borrow_mut());
+        if pipe.client_left || pipe.cut {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        if self.shortage > 0 && rng.usize(..self.shortage) == 0 {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        let offered: usize = slices.iter().map(|slice| slice.len()).sum();
+        let room = offered.min(pipe.capacity.saturating_sub(pipe.to_client.len()));
+        // All of it as often as not: a socket that is not full takes everything.
+        let taken = if rng.bool() { room } else { part(rng, room) };
+        if taken == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        pipe.to_client.extend(slices.iter().flat_map(|slice| slice.iter()).take(taken));
+        Ok(taken)
+    }
+
+    fn stop_reading(&self) {
+        self.pipe.borrow_mut().stopped = true;
+    }
+
+    fn shut_down(&self) {
+        let pipe = &mut *self.pipe.borrow_mut();
+        pipe.daemon_left = true;
+        pipe.to_daemon.clear();
+    }
+}
