@@ -114,6 +114,7 @@ impl Until {
     }
 
     /// How long a call may take that gives up then.
+    #[cfg(feature = "tokio")]
     pub(crate) fn duration(self) -> Duration {
         match self {
             Self::Now => Duration::ZERO,
