@@ -14,6 +14,6 @@ impl Watch {
 
     /// Waits forever.
     pub async fn changed(&self) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
