@@ -251,7 +251,8 @@ fn socket_of_the_service_manager_is_not_connected_to() {
 fn lock_that_is_not_a_regular_file_is_reported() {
     let bus = Bus::new();
     let lock = bus.directory().join("bus.lock");
-    rustix::fs::mkfifoat(rustix::fs::CWD, &lock, rustix::fs::Mode::from_raw_mode(0o600)).expect("a FIFO");
+    // Not every system has a call for this in `rustix`.
+    assert!(std::process::Command::new("mkfifo").arg(&lock).status().expect("it runs").success());
     Report::of(&bus).assert_fails("lock", &["bus.lock is a FIFO, not a regular file", "rm "]);
     fs::remove_file(&lock).expect("removed");
     fs::create_dir(&lock).expect("a directory");
