@@ -131,7 +131,7 @@ impl Listener {
     ///
     /// # Errors
     ///
-    /// [`ConnectError::Io`] if this process or the system is out of descriptors.
+    /// [`ConnectError::Io`] if this process or the system is out of descriptors, and always on Windows.
     ///
     /// ```
     /// use system_broadcaster::{Options, RecvError};

@@ -66,7 +66,7 @@ impl Monitor {
     ///
     /// # Errors
     ///
-    /// [`ConnectError::Io`] if this process or the system is out of descriptors.
+    /// [`ConnectError::Io`] if this process or the system is out of descriptors, and always on Windows.
     pub fn closer(&mut self) -> Result<Closer, ConnectError> {
         self.receiver.closer()
     }

@@ -1,4 +1,4 @@
-//! The system calls that the client and the server of system-broadcaster share: sockets and pipes, who is at the other end, waiting,
+//! The system calls that the client and the server of system-broadcaster share: sockets and pipes, peer identity, waiting,
 //! directories and lock files. It knows nothing about frames, and it never decides what a result means for the bus.
 //!
 //! Every function has the same name on Unix, where the transport is a Unix domain socket, and on Windows, where it is a named pipe.

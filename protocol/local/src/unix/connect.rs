@@ -25,7 +25,7 @@ pub fn connect(socket: &Path) -> io::Result<Connected> {
         Ok(stream) => stream,
         Err(error) => {
             return match error.kind() {
-                // Only Linux tells a full backlog from a dead socket. A process that holds the lock listens, or is about to.
+                // Only Linux distinguishes a full backlog from a dead socket. A process that holds the lock listens, or is about to.
                 io::ErrorKind::ConnectionRefused if !LINUX && !lock::is_unlocked(socket) => Ok(Connected::Busy),
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Ok(Connected::NotListening),
                 io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(Connected::Busy),
@@ -47,7 +47,7 @@ pub fn connect(socket: &Path) -> io::Result<Connected> {
     Ok(Connected::Yes(stream))
 }
 
-/// Whether a process accepts connections at `socket`, whoever it belongs to; `false` if the system refuses the connection, as it does
+/// Whether a process accepts connections at `socket`, whichever user owns it; `false` if the system refuses the connection, as it does
 /// when the process that made the socket has ended.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! Asking the kernel who is at the other end of a socket. It never trusts what the peer sends.
+//! The process and user at the other end of a socket, as the kernel reports them. It never trusts what the peer sends.
 //!
 //! Neither `rustix` nor `interprocess` fits: both expect a pid that is not 0, and Linux reports 0 for a process in a pid namespace that
 //! this process cannot see.

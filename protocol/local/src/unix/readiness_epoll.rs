@@ -37,7 +37,7 @@ struct State {
     ready: bool,
 }
 
-/// A socket in the epoll instance. The weak reference tells it from a later socket with the same number.
+/// A socket in the epoll instance. The weak reference distinguishes it from a later socket with the same number.
 #[derive(Debug)]
 struct Registered {
     socket: Weak<Socket>,

@@ -32,7 +32,7 @@ struct State {
     ready: bool,
 }
 
-/// A socket in the queue, in one direction. The weak reference tells it from a later socket with the same number.
+/// A socket in the queue, in one direction. The weak reference distinguishes it from a later socket with the same number.
 #[derive(Debug)]
 struct Registered {
     socket: Weak<Socket>,

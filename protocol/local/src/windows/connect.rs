@@ -35,7 +35,7 @@ pub fn connect(socket: &Path) -> io::Result<Connected> {
     }
 }
 
-/// Whether a process serves this pipe, whoever it belongs to.
+/// Whether a process serves this pipe, whichever user owns it.
 ///
 /// # Errors
 ///
