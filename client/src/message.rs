@@ -78,6 +78,7 @@ pub struct MessageRef<'a> {
 }
 
 impl<'a> MessageRef<'a> {
+    #[inline]
     pub(crate) fn new(subscriber: &'a crate::machine::Subscriber) -> Option<Self> {
         Some(Self { channel: subscriber.channel()?, frame: subscriber.frame()?, owner: subscriber })
     }

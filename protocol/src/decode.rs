@@ -15,10 +15,10 @@ pub const CHUNK_BYTES: usize = 64 * 1024;
 /// The same for a [`Decoder::consumer`], which does not share its chunk and benefits from fewer reads.
 pub const CONSUMER_CHUNK_BYTES: usize = 256 * 1024;
 
-/// The same for a consumer that was [idle](Decoder::idle); it grows again while reads fill the chunk.
+/// The least for a consumer, to which its chunk shrinks while little arrives at a time. The chunk of this size is never released.
 pub const CONSUMER_CHUNK_BYTES_MIN: usize = 16 * 1024;
 
-/// How much larger the chunk of a consumer becomes after a read that filled it.
+/// How much larger the chunk of a consumer becomes after a read that filled it, and how much smaller when it needs no more.
 const CHUNK_GROWTH: usize = 4;
 
 /// A run that shows less than one part in this many of the memory that it would pin is copied into memory of its own.
@@ -134,6 +134,10 @@ pub struct Decoder {
     lends: bool,
     /// The previous read filled its target, so that the next one takes more.
     filled: bool,
+    /// The most bytes that a consumer had at once since it was [idle](Self::idle).
+    peak: usize,
+    /// The most bytes that a target has reserved in the chunk since then.
+    reserved: usize,
     /// The start of one incomplete frame; or what was read into room for an expected one; or what was [parked](Self::park).
     partial: BytesMut,
     /// Total bytes of the frame at the start of `partial`, as far as its bytes so far determine them.
@@ -155,6 +159,8 @@ impl Decoder {
             chunk_bytes: CHUNK_BYTES,
             lends: true,
             filled: false,
+            peak: 0,
+            reserved: 0,
             partial: BytesMut::new(),
             need: 0,
             expect: 0,
@@ -188,6 +194,7 @@ impl Decoder {
             let missing = self.need - self.partial.len();
             return (&mut self.partial).limit(missing);
         }
+        self.reserved = self.reserved.max(self.chunk_bytes);
         chunk.reserve(self.chunk_bytes - chunk.len());
         if !self.partial.is_empty() {
             chunk.extend_from_slice(&self.partial);
@@ -225,8 +232,11 @@ impl Decoder {
         loop {
             let own = !self.partial.is_empty();
             let pinned = if own { self.need } else { self.chunk_bytes };
-            self.filled |= !self.lends && (if own { &self.partial } else { &*chunk }).len() >= pinned;
             let source = if own { &mut self.partial } else { &mut *chunk };
+            if !self.lends {
+                self.filled |= source.len() >= pinned;
+                self.peak = self.peak.max(source.len());
+            }
             match scan(source, self.payload_bytes_max) {
                 Ok(Scan::Incomplete { .. }) if source.is_empty() => {
                     // Room was made for a frame like the one before, and nothing arrived.
@@ -274,14 +284,18 @@ impl Decoder {
         }
     }
 
-    /// Releases the memory that only a busy stream needs: nothing arrives for now. The next reads begin with
-    /// [`CONSUMER_CHUNK_BYTES_MIN`]. For a [`consumer`](Self::consumer), after [`next`](Self::next) has returned `None`, or after a
-    /// read to the [`target`](Self::target) that found nothing.
-    pub fn idle(&mut self, chunk: &mut BytesMut) {
+    /// Releases the memory that only a busy stream needs: nothing arrives for now. The next reads are smaller if the chunk was larger
+    /// than what arrived at once since the last call. For a [`consumer`](Self::consumer), after [`next`](Self::next) has returned
+    /// `None`, or after a read to the [`target`](Self::target) that found nothing.
+    ///
+    /// Returns whether the next target reserves more than [`CONSUMER_CHUNK_BYTES_MIN`], so that it is better to wait before.
+    pub fn idle(&mut self, chunk: &mut BytesMut) -> bool {
         debug_assert!(!self.lends, "a lender's chunk serves other streams");
-        (self.filled, self.expect) = (false, 0);
-        if self.chunk_bytes > CONSUMER_CHUNK_BYTES_MIN {
-            self.chunk_bytes = CONSUMER_CHUNK_BYTES_MIN;
+        if self.peak < self.chunk_bytes / CHUNK_GROWTH {
+            self.chunk_bytes = (self.chunk_bytes / CHUNK_GROWTH).max(CONSUMER_CHUNK_BYTES_MIN);
+        }
+        (self.filled, self.peak, self.expect) = (false, 0, 0);
+        if std::mem::take(&mut self.reserved) > CONSUMER_CHUNK_BYTES_MIN {
             let chunk = std::mem::take(chunk);
             if !chunk.is_empty() {
                 // The start of a frame, which the last target took over.
@@ -291,6 +305,7 @@ impl Decoder {
             }
         }
         self.release_if_empty();
+        self.chunk_bytes > CONSUMER_CHUNK_BYTES_MIN
     }
 
     /// Changes the largest allowed payload of every frame that is not decoded yet, an incomplete one included.

@@ -9,8 +9,11 @@ use broadcaster_protocol::limits::{BATCH_BYTES_MAX, HEADER_BYTES, PAYLOAD_BYTES_
 use broadcaster_protocol::{ChannelId, Header, Item, SenderId};
 use bytes::{Buf, Bytes};
 
-/// Memory that a publisher keeps for frames while none wait.
+/// Memory that a publisher keeps for frames after a small burst.
 const IDLE_BYTES_MAX: usize = 16 * 1024;
+
+/// The same after a large one: twice what [`Sender::feed`](crate::Sender::feed) gathers.
+const BUSY_BYTES_MAX: usize = 128 * 1024;
 
 /// A payload is larger than the daemon accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,11 +98,14 @@ impl Publisher {
     /// [`TooLarge`].
     #[inline]
     pub fn next_header(&self, len: usize) -> Result<Header, TooLarge> {
+        Ok(Header::publish(self.channel_id, self.id, self.next, self.payload_bytes(len)?))
+    }
+
+    /// The size of a payload of `len` bytes, as a frame states it.
+    #[inline]
+    fn payload_bytes(&self, len: usize) -> Result<u32, TooLarge> {
         let max = self.payload_bytes_max;
-        match u32::try_from(len) {
-            Ok(bytes) if bytes <= max => Ok(Header::publish(self.channel_id, self.id, self.next, bytes)),
-            _ => Err(TooLarge { len, max }),
-        }
+        u32::try_from(len).ok().filter(|&bytes| bytes <= max).ok_or(TooLarge { len, max })
     }
 
     /// The frame with the next header was written completely.
@@ -127,10 +133,10 @@ impl Publisher {
     /// [`TooLarge`]; nothing has changed.
     #[inline]
     pub fn feed(&mut self, payload: &[u8]) -> Result<(), TooLarge> {
-        let header = self.next_header(payload.len())?;
-        let len = header.payload_bytes();
+        let len = self.payload_bytes(payload.len())?;
         if payload.len() + RECORD_HEADER_BYTES > BATCH_BYTES_MAX as usize {
             self.batch = None;
+            let header = Header::publish(self.channel_id, self.id, self.next, len);
             self.frames.extend_from_slice(header.as_bytes());
         } else {
             let room = HEADER_BYTES + BATCH_BYTES_MAX as usize - RECORD_HEADER_BYTES - payload.len();
@@ -253,8 +259,10 @@ impl Machine for Publisher {
         self.written += bytes;
         self.batch = None; // a part of it may be written
         if self.written == self.frames.len() {
+            // The next burst is likely to be as large as this one.
+            let kept_bytes = (2 * self.written).clamp(IDLE_BYTES_MAX, BUSY_BYTES_MAX);
             self.frames.clear();
-            self.frames.shrink_to(IDLE_BYTES_MAX);
+            self.frames.shrink_to(kept_bytes);
             self.written = 0;
         }
     }
@@ -346,6 +354,9 @@ mod tests {
         let mut publisher = publisher();
         accept(&mut publisher, &[welcome(), opened(3)]).expect("ready");
         (0..1000).for_each(|_| publisher.feed(&[0; 1000]).expect("fed"));
+        publisher.sent(publisher.waiting_bytes());
+        assert!(publisher.frames.capacity() <= BUSY_BYTES_MAX);
+        publisher.feed(b"the end of the burst").expect("fed");
         publisher.sent(publisher.waiting_bytes());
         assert!(publisher.frames.capacity() <= IDLE_BYTES_MAX);
     }

@@ -181,9 +181,9 @@ impl Session {
         self.chunk.capacity() + self.decoder.held_bytes()
     }
 
-    /// Nothing arrives for now: releases memory that only a busy connection needs.
-    pub(super) fn idle(&mut self) {
-        self.decoder.idle(&mut self.chunk);
+    /// Nothing arrives for now: releases memory that only a busy connection needs. Returns whether the next read takes much memory.
+    pub(super) fn idle(&mut self) -> bool {
+        self.decoder.idle(&mut self.chunk)
     }
 
     /// The next item, or `None` until more was read. The daemon's last words are an error.

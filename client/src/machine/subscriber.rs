@@ -140,23 +140,11 @@ impl Subscriber {
     /// # Errors
     ///
     /// [`Ended`]: the connection must be given up.
-    #[inline]
     pub fn poll_next(&mut self) -> Result<Received, Ended> {
-        if let Some(run) = &mut self.run {
-            if self.used {
-                run.skip_front();
-            }
-            if run.messages() > 0 {
-                self.used = true;
-                return Ok(Received::Frame);
-            }
-            self.run = None;
+        if self.next_of_run() {
+            return Ok(Received::Frame);
         }
-        self.poll_next_item()
-    }
-
-    fn poll_next_item(&mut self) -> Result<Received, Ended> {
-        self.found = None;
+        (self.run, self.found) = (None, None);
         match self.external.pop_front() {
             Some(External::Gap) => {
                 self.channel = self.subscriptions.first().and_then(Entry::name).cloned();
@@ -198,6 +186,18 @@ impl Subscriber {
             }
         }
         Ok(Received::Nothing)
+    }
+
+    /// Moves on within the frames that were found together. Returns false, and changes nothing else, if there are no more of them:
+    /// then [`poll_next`](Self::poll_next) finds what is next.
+    #[inline]
+    pub fn next_of_run(&mut self) -> bool {
+        let Some(run) = &mut self.run else { return false };
+        if self.used {
+            run.skip_front();
+        }
+        self.used = run.messages() > 0;
+        self.used
     }
 
     /// The channel with this id is what was found.
@@ -271,10 +271,11 @@ impl Subscriber {
         self.drained = bytes < self.session.room();
     }
 
-    /// Nothing was there to be read.
-    pub fn has_drained(&mut self) {
-        self.drained = true;
-        self.session.idle();
+    /// Nothing is there to be read, or is likely to be: releases memory that only a busy connection needs. Returns whether the next
+    /// read may wait by itself; otherwise it would hold much memory for as long as it waits.
+    pub fn has_drained(&mut self) -> bool {
+        self.drained = !self.session.idle();
+        self.drained
     }
 
     /// Whether the last read has taken everything that had arrived, so that the next one is likely to wait.
@@ -517,7 +518,7 @@ mod tests {
             bytes::BufMut::put_slice(&mut target, &rest[..size]);
             rest = &rest[size..];
             match size {
-                0 => subscriber.has_drained(),
+                0 => _ = subscriber.has_drained(),
                 size => subscriber.has_read(size),
             }
         }
@@ -542,13 +543,15 @@ mod tests {
         let mut subscriber = on(&["a"]);
         accept(&mut subscriber, &[welcome(), subscribed(0), named(1, "a")]).expect("ok");
         assert_eq!(next(&mut subscriber).0, Received::Nothing);
-        subscriber.has_drained();
+        while !subscriber.has_drained() {}
         assert_eq!(subscriber.target().limit(), SMALL);
         let wire: Vec<u8> = (0..10_000).flat_map(|n| frame(1, n, &[0; 100])).collect();
         assert_eq!(receive_in_pieces(&mut subscriber, &wire, &[usize::MAX]).len(), 10_000);
         assert_eq!(subscriber.target().limit(), broadcaster_protocol::decode::CONSUMER_CHUNK_BYTES);
-        subscriber.has_drained();
+        assert!(!subscriber.has_drained(), "as much may arrive again");
+        assert_eq!(subscriber.session.held_bytes(), 0, "while the connection waits for it");
+        assert!(!subscriber.has_drained(), "less than that has arrived");
+        assert!(subscriber.has_drained(), "and still less");
         assert_eq!(subscriber.target().limit(), SMALL);
-        assert!(subscriber.session.held_bytes() <= SMALL, "{} bytes are kept", subscriber.session.held_bytes());
     }
 }

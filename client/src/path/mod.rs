@@ -96,6 +96,12 @@ impl Path {
         }
     }
 
+    /// Whether every frame that arrives is new, and nothing but frames arrives.
+    #[inline]
+    pub(crate) fn is_direct(&self) -> bool {
+        matches!(self, Self::Socket(_))
+    }
+
     /// Whether messages travel without a daemon at present.
     #[inline]
     pub(crate) fn carries_messages(&self) -> bool {

@@ -419,7 +419,9 @@ impl Link for SocketPath {
     fn read(&mut self, subscriber: &mut Subscriber, patient: bool) -> Result<Step<(), Wait>, ConnectError> {
         let State::Up(socket, _) = &self.state else { return Ok(Step::Done(())) };
         let result = if patient && subscriber.is_drained() {
-            subscriber.has_drained();
+            if !subscriber.has_drained() {
+                return Ok(Step::Wait(Wait::readable(socket)));
+            }
             local::read_blocking(socket, &mut subscriber.target())
         } else {
             local::read(socket, &mut subscriber.target())
@@ -430,8 +432,8 @@ impl Link for SocketPath {
                 Ok(Step::Done(()))
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let may_block = patient && !subscriber.is_drained();
-                subscriber.has_drained();
+                let was_drained = subscriber.is_drained();
+                let may_block = subscriber.has_drained() && patient && !was_drained;
                 Ok(if may_block { Step::Done(()) } else { Step::Wait(Wait::readable(socket)) })
             }
             Ok(_) | Err(_) => {

@@ -199,7 +199,7 @@ impl Waiter {
     }
 
     #[inline]
-    fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.closing.as_ref().is_some_and(|closing| closing.is_closed())
     }
 
