@@ -361,6 +361,11 @@ impl Run {
         &self.bytes
     }
 
+    /// The bytes of the remaining frames, without another reference to them.
+    pub fn into_bytes(self) -> Bytes {
+        self.bytes
+    }
+
     /// Bytes of memory that stay allocated for as long as the run exists: its own, or those of the chunk that it is a part of.
     pub fn pinned_bytes(&self) -> usize {
         self.pinned_bytes

@@ -156,7 +156,7 @@ impl Broker {
     pub fn handle(&mut self, now: Moment, event: Event, effects: &mut Effects) {
         let work_before = self.turn_work;
         match event {
-            Event::Run { conn, run } => self.run(now, conn, &run, effects),
+            Event::Run { conn, run } => self.run(now, conn, run, effects),
             Event::Written { conn, bytes, blocked } => self.written(now, conn, bytes, blocked, effects),
             Event::Flushed => self.flushed(now, effects),
             Event::Control { conn, control } => self.control(now, conn, control, effects),

@@ -8,6 +8,7 @@ use crate::outbox::{Losses, Pushed, Room, Span};
 use crate::registry::Subscriber;
 use broadcaster_protocol::control::{Control, Named, RefusedCode};
 use broadcaster_protocol::{ChannelId, ChannelName, Header, Run, SenderId};
+use std::cell::LazyCell;
 
 /// Consecutive messages that a sender has published.
 #[derive(Debug, Clone, Copy)]
@@ -20,7 +21,7 @@ struct Published {
 }
 
 impl Broker {
-    pub(crate) fn run(&mut self, now: Moment, conn: ConnId, run: &Run, effects: &mut Effects) {
+    pub(crate) fn run(&mut self, now: Moment, conn: ConnId, run: Run, effects: &mut Effects) {
         let published = Published {
             channel: run.channel(),
             sender: run.sender(),
@@ -78,14 +79,13 @@ impl Broker {
         false
     }
 
-    fn fan_out(&mut self, run: &Run, effects: &mut Effects) {
+    fn fan_out(&mut self, run: Run, effects: &mut Effects) {
         let room = Room { bytes: self.limits.outbox_bytes_max, messages: self.limits.outbox_messages_max };
-        let ledger = self.ledger.clone();
-        let mut span = None;
+        let (channel, ledger) = (run.channel(), self.ledger.clone());
+        let span = LazyCell::new(|| Span::new(run, &ledger));
         let mut too_slow = Vec::new();
-        self.each_subscriber(run.channel(), effects, |connection, subscriber, losses| {
-            let span = span.get_or_insert_with(|| Span::new(run, &ledger));
-            if connection.outbox.push_span(span, subscriber.terms, room, losses) == Pushed::TooSlow {
+        self.each_subscriber(channel, effects, |connection, subscriber, losses| {
+            if connection.outbox.push_span(&span, subscriber.terms, room, losses) == Pushed::TooSlow {
                 too_slow.push(subscriber.conn);
             }
         });

@@ -54,13 +54,13 @@ pub(crate) struct Span {
 }
 
 impl Span {
-    pub(crate) fn new(run: &Run, ledger: &Ledger) -> Rc<Self> {
+    pub(crate) fn new(run: Run, ledger: &Ledger) -> Rc<Self> {
         Rc::new(Self {
             channel: run.channel(),
             messages: run.messages(),
-            bytes: run.bytes().clone(),
             newest: OnceCell::new(),
             charge: ledger.charge(run.pinned_bytes() + SPAN_BYTES),
+            bytes: run.into_bytes(),
         })
     }
 

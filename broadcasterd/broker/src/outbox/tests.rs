@@ -74,7 +74,7 @@ impl Bench {
         let next = self.next.entry(channel).or_default();
         let wire: Vec<u8> = (*next..*next + messages).flat_map(|n| single(channel, n, payload)).collect();
         *next += messages;
-        Span::new(&decode(&wire), &self.ledger)
+        Span::new(decode(&wire), &self.ledger)
     }
 
     fn push(&mut self, channel: u32, messages: u64, terms: Terms, room: Room) -> Pushed {
@@ -249,7 +249,7 @@ impl Pair {
             wire.extend(frame);
         }
         self.controls_before.entry(channel).or_default().resize(*next as usize, self.controls);
-        let span = Span::new(&decode(&wire), &self.bench.ledger);
+        let span = Span::new(decode(&wire), &self.bench.ledger);
         let pushed = self.bench.outbox.push_span(&span, terms, self.room, &mut self.bench.losses);
         assert_eq!(pushed, self.model.push(ModelRun::new(channel, frames, terms), self.room));
         pushed
@@ -517,7 +517,7 @@ fn one_frame_fits_into_an_empty_queue_and_the_next_disconnects() {
     let tiny = Room { bytes: 100, messages: 2 };
     let mut bench = Bench::new();
     let mut push = |wire: &[u8]| {
-        let span = Span::new(&decode(wire), &bench.ledger);
+        let span = Span::new(decode(wire), &bench.ledger);
         let pushed = bench.outbox.push_span(&span, terms(Overflow::Disconnect), tiny, &mut bench.losses);
         bench.outbox.invariants();
         pushed
@@ -526,7 +526,7 @@ fn one_frame_fits_into_an_empty_queue_and_the_next_disconnects() {
     assert_eq!(push(&single(1, 50, 1)), Pushed::TooSlow);
     bench.write_all();
     let mut push = |wire: &[u8]| {
-        let span = Span::new(&decode(wire), &bench.ledger);
+        let span = Span::new(decode(wire), &bench.ledger);
         bench.outbox.push_span(&span, terms(Overflow::Disconnect), tiny, &mut bench.losses)
     };
     assert_eq!(push(&[single(1, 51, 90), single(1, 52, 90)].concat()), Pushed::TooSlow, "two frames must have room");
