@@ -81,6 +81,8 @@ pub enum RefusalCode {
     TooSlow,
     /// The daemon's memory budget is used up, and this connection holds the most of it.
     Memory,
+    /// The handle did not finish a message, or did not read, for too long. A handle that reconnects never reports this.
+    Stalled,
     /// Another code, of a later version.
     Other(u16),
 }
@@ -97,6 +99,7 @@ impl From<control::RefusedCode> for RefusalCode {
             Wire::Handshake => Self::Handshake,
             Wire::TooSlow => Self::TooSlow,
             Wire::Memory => Self::Memory,
+            Wire::Stalled => Self::Stalled,
             other => Self::Other(other.number()),
         }
     }

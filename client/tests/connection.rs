@@ -5,7 +5,7 @@
 
 mod common;
 
-use broadcaster_protocol::control::{Control, Named, Refused, RefusedCode, Subscribed, Welcome};
+use broadcaster_protocol::control::{Control, Named, Opened, Refused, RefusedCode, Subscribed, Welcome};
 use broadcaster_protocol::limits::PROTOCOL_MAX;
 use broadcaster_protocol::{Decoder, Item};
 use bytes::{BufMut, BytesMut};
@@ -40,16 +40,27 @@ impl Conversation {
         Self { stream, decoder: Decoder::consumer(1 << 20), chunk: BytesMut::new() }
     }
 
+    /// The next item; `None` at the end of the stream.
+    fn next_item(&mut self) -> Option<Item> {
+        loop {
+            let item = self.decoder.next(&mut self.chunk).unwrap();
+            if item.is_some() {
+                return item;
+            }
+            let mut buffer = [0; 4096];
+            let room = self.decoder.target(&mut self.chunk).remaining_mut().min(buffer.len());
+            match self.stream.read(&mut buffer[..room]) {
+                Ok(0) | Err(_) => return None,
+                Ok(read) => self.decoder.target(&mut self.chunk).put_slice(&buffer[..read]),
+            }
+        }
+    }
+
     /// The next control message; `None` at the end of the stream.
     fn next(&mut self) -> Option<Control> {
         loop {
-            if let Some(Item::Control(control)) = self.decoder.next(&mut self.chunk).unwrap() {
+            if let Item::Control(control) = self.next_item()? {
                 return Some(control);
-            }
-            let mut buffer = [0; 4096];
-            match self.stream.read(&mut buffer) {
-                Ok(0) | Err(_) => return None,
-                Ok(read) => self.decoder.target(&mut self.chunk).put_slice(&buffer[..read]),
             }
         }
     }
@@ -67,6 +78,15 @@ impl Conversation {
         let Some(Control::Subscribe(subscribe)) = self.next() else { panic!("it subscribes") };
         self.send(Subscribed { subscription: subscribe.subscription, extensions: Vec::new() });
         self.send(Named { id: 1, name: "news".to_owned(), extensions: Vec::new() });
+    }
+
+    /// The handshake with a sender on one channel; returns the number of its next message.
+    fn open(&mut self) -> u64 {
+        assert!(matches!(self.next(), Some(Control::Hello(_))));
+        self.send(welcome());
+        let Some(Control::Open(open)) = self.next() else { panic!("it opens a channel") };
+        self.send(Opened { channel: open.channel, id: 1, listeners: 0, extensions: Vec::new() });
+        open.next_sequence
     }
 }
 
@@ -197,6 +217,32 @@ fn what_a_daemon_does_not_support_is_named_with_its_version() {
     let ConnectError::Unsupported { what, version } = &error else { panic!("{error:?}") };
     assert_eq!((what.as_str(), version.as_str()), ("overflow policy 9", "0.0.9"));
     assert!(error.to_string().contains("0.0.9") && error.to_string().contains("broadcasterd restart"), "{error}");
+}
+
+#[test]
+fn an_unfinished_message_is_sent_again_when_the_daemon_has_lost_patience() {
+    let (directory, options) = absent();
+    let (begin, begun) = std::sync::mpsc::channel::<()>();
+    let (report, received) = std::sync::mpsc::channel();
+    let mut is_first = true;
+    serve(&socket(&directory), move |mut conversation| {
+        let next = conversation.open();
+        assert_eq!(next, 0, "no daemon has the whole message");
+        if std::mem::take(&mut is_first) {
+            begun.recv().unwrap();
+            conversation.send(Refused::new(RefusedCode::Stalled, "no further byte of a frame within 30s"));
+            return;
+        }
+        while let Some(Item::Run(run)) = conversation.next_item() {
+            run.iter().for_each(|(sequence, payload)| report.send((sequence, payload.len())).unwrap());
+        }
+    });
+    let mut sender = options.sender("news").unwrap();
+    let large = vec![7; 1 << 20];
+    assert!(matches!(sender.try_send(&large), Err(SendError::Unfinished { .. })));
+    begin.send(()).unwrap();
+    sender.send(b"small").unwrap();
+    assert_eq!([received.recv().unwrap(), received.recv().unwrap()], [(0, large.len()), (1, 5)]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The control messages: small structs that set a connection up and report what happens on it. They never carry payload.
 
 use crate::codec::{self, CodecError};
-use crate::frame::{FLAG_OPTIONAL, Header};
+use crate::frame::Header;
 use crate::limits::{
     CHANNEL_NAME_BYTES_MAX, CONTROL_BYTES_MAX, PURPOSE_BYTES_MAX, REASON_BYTES_MAX, VERSION_BYTES_MAX,
 };
@@ -214,6 +214,8 @@ pub enum RefusedCode {
     Stopping,
     /// 10: the daemon does not support what the client requested; the reason names it.
     Unsupported,
+    /// 11: the client made no progress: it did not finish a frame, or did not read control frames. It may connect again.
+    Stalled,
     /// Another number, from a newer daemon.
     Other(u16),
 }
@@ -232,6 +234,7 @@ impl RefusedCode {
             Self::Memory => 8,
             Self::Stopping => 9,
             Self::Unsupported => 10,
+            Self::Stalled => 11,
             Self::Other(number) => number,
         }
     }
@@ -249,6 +252,7 @@ impl RefusedCode {
             8 => Self::Memory,
             9 => Self::Stopping,
             10 => Self::Unsupported,
+            11 => Self::Stalled,
             number => Self::Other(number),
         }
     }
@@ -455,6 +459,11 @@ macro_rules! control {
                 }
             }
 
+            /// Whether `kind` is the number of a control message.
+            pub(crate) fn is_known(kind: u8) -> bool {
+                matches!(kind, $(kind::$kind)|*)
+            }
+
             /// The message of the kind number `kind` that `body` encodes; `None` for a kind that is not known.
             pub(crate) fn decode(kind: u8, body: &[u8]) -> Option<Result<Self, CodecError>> {
                 Some(match kind {
@@ -495,11 +504,6 @@ impl Control {
         out.extend_from_slice(Header::control(self.kind(), 0, len).as_bytes());
         out.extend_from_slice(&body);
         Ok(())
-    }
-
-    /// Whether a receiver that does not know the kind of a frame with these flags may skip it.
-    pub(crate) fn is_optional(flags: u8) -> bool {
-        flags & FLAG_OPTIONAL != 0
     }
 }
 

@@ -3,7 +3,7 @@
 
 use crate::codec::CodecError;
 use crate::control::Control;
-use crate::frame::{Header, KIND_BATCH, KIND_PUBLISH, Run, messages_in};
+use crate::frame::{FLAG_OPTIONAL, Header, KIND_BATCH, KIND_PUBLISH, Run, messages_in};
 use crate::limits::{BATCH_BYTES_MAX, CONTROL_BYTES_MAX, HEADER_BYTES, META_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use bytes::buf::Limit;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -20,6 +20,12 @@ pub const CONSUMER_CHUNK_BYTES_MIN: usize = 16 * 1024;
 
 /// How much larger the chunk of a consumer becomes after a read that filled it, and how much smaller when it needs no more.
 const CHUNK_GROWTH: usize = 4;
+
+/// Bytes that are reserved at once for a frame that is larger than a chunk: enough for a message of 1 MiB.
+const FRAME_START_BYTES: usize = HEADER_BYTES + META_BYTES_MAX as usize + 1024 * 1024;
+
+/// How many times as much as has arrived of such a frame is reserved at most: memory follows bytes, not announcements.
+const FRAME_GROWTH: usize = 4;
 
 /// A run that shows less than one part in this many of the memory that it would pin is copied into memory of its own.
 const PINS_FACTOR_MAX: usize = 4;
@@ -144,7 +150,8 @@ pub struct Decoder {
     need: usize,
     /// Bytes to read at once if the previous frame was larger than a chunk: the next ones are likely as large.
     expect: usize,
-    /// A Publish frame whose body is dropped as it arrives, and the bytes of it that are still to come.
+    /// A frame that is dropped as it arrives, and the bytes of it that are still to come: a Publish frame, or one of an unknown
+    /// kind that may be skipped.
     discarding: Option<(Header, usize)>,
     failed: Option<DecodeError>,
     /// Everything that is read is dropped.
@@ -190,9 +197,15 @@ impl Decoder {
             self.need = self.expect;
         }
         if self.need > self.chunk_bytes {
-            self.partial.reserve(self.need - self.partial.len());
-            let missing = self.need - self.partial.len();
-            return (&mut self.partial).limit(missing);
+            let arrived = self.partial.len();
+            let wanted = reserved_bytes(self.need, arrived);
+            if self.partial.capacity() < wanted {
+                // To reserve could take up to twice as much.
+                let mut larger = BytesMut::with_capacity(wanted);
+                larger.extend_from_slice(&self.partial);
+                self.partial = larger;
+            }
+            return (&mut self.partial).limit(wanted - arrived);
         }
         self.reserved = self.reserved.max(self.chunk_bytes);
         chunk.reserve(self.chunk_bytes - chunk.len());
@@ -218,18 +231,20 @@ impl Decoder {
             chunk.clear();
             return Err(error.clone());
         }
-        if let Some((header, left)) = self.discarding.take() {
-            let source = if self.partial.is_empty() { chunk } else { &mut self.partial };
-            let size = left.min(source.len());
-            source.advance(size);
-            self.release_if_empty();
-            if size < left {
-                self.discarding = Some((header, left - size));
-                return Ok(None);
-            }
-            return Ok(Some(Item::Discarded(header)));
-        }
         loop {
+            if let Some((header, left)) = self.discarding.take() {
+                let source = if self.partial.is_empty() { &mut *chunk } else { &mut self.partial };
+                let size = left.min(source.len());
+                source.advance(size);
+                self.release_if_empty();
+                if size < left {
+                    self.discarding = Some((header, left - size));
+                    return Ok(None);
+                }
+                if header.is_data() {
+                    return Ok(Some(Item::Discarded(header)));
+                }
+            }
             let own = !self.partial.is_empty();
             let pinned = if own { self.need } else { self.chunk_bytes };
             let source = if own { &mut self.partial } else { &mut *chunk };
@@ -244,10 +259,8 @@ impl Decoder {
                     return Ok(None);
                 }
                 Ok(Scan::Incomplete { need }) => {
-                    // In a buffer with less room, growing could take up to twice what the frame needs.
-                    let continues = own && need == self.need && source.capacity() >= need;
-                    if !continues {
-                        let mut rest = BytesMut::with_capacity(need);
+                    if !(own && need == self.need) {
+                        let mut rest = BytesMut::with_capacity(reserved_bytes(need, source.len()));
                         rest.extend_from_slice(source);
                         source.clear();
                         self.partial = rest;
@@ -267,7 +280,7 @@ impl Decoder {
                     self.release_if_empty();
                     return Ok(Some(Item::Run(Run::from_scanned(messages, bytes, pinned))));
                 }
-                Ok(Scan::Control { kind, flags, size }) => {
+                Ok(Scan::Control { kind, size }) => {
                     let control = Control::decode(kind, &source[HEADER_BYTES..size]);
                     source.advance(size);
                     self.expect = 0;
@@ -275,9 +288,12 @@ impl Decoder {
                     match control {
                         Some(Ok(control)) => return Ok(Some(Item::Control(control))),
                         Some(Err(source)) => return Err(self.fail(chunk, DecodeError::Control { kind, source })),
-                        None if Control::is_optional(flags) => {}
                         None => return Err(self.fail(chunk, DecodeError::UnknownKind { kind })),
                     }
+                }
+                Ok(Scan::Skip(header)) => {
+                    self.expect = 0;
+                    self.discarding = Some((header, header.frame_bytes()));
                 }
                 Err(error) => return Err(self.fail(chunk, error)),
             }
@@ -384,25 +400,35 @@ fn expected_bytes(frame_bytes: usize, chunk_bytes: usize) -> usize {
     if frame_bytes <= chunk_bytes { 0 } else { frame_bytes * (4 * chunk_bytes / frame_bytes).max(1) }
 }
 
+/// Memory for a frame of `need` bytes of which `arrived` bytes are there.
+fn reserved_bytes(need: usize, arrived: usize) -> usize {
+    need.min(FRAME_START_BYTES.max(FRAME_GROWTH * arrived))
+}
+
 enum Scan {
     /// The first frame is not complete; it has `need` bytes in total, as far as its bytes so far determine them.
     Incomplete { need: usize },
     /// Consecutive data frames with `messages` messages have `size` bytes, the first of them `first_bytes`.
     Run { first_bytes: usize, messages: u64, size: usize },
     /// One control frame has `size` bytes.
-    Control { kind: u8, flags: u8, size: usize },
+    Control { kind: u8, size: usize },
+    /// A frame of an unknown kind follows that may be skipped. It may be incomplete.
+    Skip(Header),
 }
 
 #[inline]
 fn scan(bytes: &[u8], payload_bytes_max: u32) -> Result<Scan, DecodeError> {
     let Some(first) = Header::peek(bytes) else { return Ok(Scan::Incomplete { need: HEADER_BYTES }) };
+    if is_skippable(first) {
+        return Ok(Scan::Skip(*first));
+    }
     check(first, payload_bytes_max)?;
     let mut size = first.frame_bytes();
     if bytes.len() < size {
         return Ok(Scan::Incomplete { need: size });
     }
     if !first.is_data() {
-        return Ok(Scan::Control { kind: first.kind(), flags: first.flags(), size });
+        return Ok(Scan::Control { kind: first.kind(), size });
     }
     let len = first.body_bytes();
     let mut messages = count(first, &bytes[HEADER_BYTES..size]).ok_or(DecodeError::BadBatch { len })?;
@@ -419,6 +445,14 @@ fn scan(bytes: &[u8], payload_bytes_max: u32) -> Result<Scan, DecodeError> {
         size = end;
     }
     Ok(Scan::Run { first_bytes: first.frame_bytes(), messages, size })
+}
+
+/// Whether the frame is of an unknown kind and may be skipped. Such a frame may be as large as a data frame, and use every field.
+fn is_skippable(header: &Header) -> bool {
+    header.flags() & FLAG_OPTIONAL != 0
+        && !header.is_data()
+        && !Control::is_known(header.kind())
+        && header.body_bytes() <= PAYLOAD_BYTES_MAX
 }
 
 /// The number of messages of a data frame; `None` if it is a malformed batch.

@@ -52,6 +52,8 @@ struct WireFrame {
     start: usize,
     end: usize,
     events: Vec<Event>,
+    /// Its kind is unknown, and it may be skipped.
+    is_optional: bool,
 }
 
 /// A well-formed stream.
@@ -65,7 +67,7 @@ impl Wire {
     fn push(&mut self, parts: &[&[u8]], events: Vec<Event>) {
         let start = self.bytes.len();
         parts.iter().for_each(|part| self.bytes.extend_from_slice(part));
-        self.frames.push(WireFrame { start, end: self.bytes.len(), events });
+        self.frames.push(WireFrame { start, end: self.bytes.len(), events, is_optional: false });
     }
 
     fn publish(&mut self, channel: u32, sender: u64, sequence: u64, payload: Vec<u8>) {
@@ -102,6 +104,7 @@ impl Wire {
     fn unknown(&mut self, kind: u8, flags: u8, len: usize) {
         let header = Header::control(kind, flags, u32::try_from(len).unwrap());
         self.push(&[header.as_bytes(), &vec![0xee; len]], Vec::new());
+        self.frames.last_mut().unwrap().is_optional = flags == OPTIONAL;
     }
 
     fn events(&self) -> Vec<Event> {
@@ -114,11 +117,14 @@ impl Wire {
         self.frames.get_mut(frame).filter(|frame| frame.start < at)
     }
 
-    /// The number of events of the frames that are complete when `at` bytes have been read, and the number of bytes after them.
+    /// The number of events of the frames that are complete when `at` bytes have been read, and the number of bytes after them,
+    /// unless they are known to be skipped.
     fn progress(&self, at: usize) -> (usize, usize) {
-        let complete = &self.frames[..self.frames.partition_point(|frame| frame.end <= at)];
+        let (complete, rest) = self.frames.split_at(self.frames.partition_point(|frame| frame.end <= at));
         let events = complete.iter().map(|frame| frame.events.len()).sum();
-        (events, at - complete.last().map_or(0, |frame| frame.end))
+        let arrived = at - complete.last().map_or(0, |frame| frame.end);
+        let is_skipped = arrived >= HEADER_BYTES && rest.first().is_some_and(|frame| frame.is_optional);
+        (events, if is_skipped { 0 } else { arrived })
     }
 }
 
@@ -170,7 +176,8 @@ impl<'a> Stream<'a> {
     fn decode(&mut self, chunk: &mut BytesMut) -> Result<(), DecodeError> {
         while self.decode_one(chunk)? {}
         assert!(chunk.is_empty(), "bytes that are not decoded stay in the decoder");
-        assert_eq!(self.decoder.is_mid_frame(), self.discards || self.decoder.held_bytes() > 0);
+        let holds = self.discards || self.decoder.held_bytes() > 0;
+        assert!(self.decoder.is_mid_frame() || !holds, "the decoder holds a part of a frame");
         Ok(())
     }
 
@@ -913,7 +920,7 @@ fn a_large_frame_makes_room_for_the_next_until_another_size_comes() {
     let lender = || (Decoder::lender(PAYLOAD_BYTES_MAX), CHUNK_BYTES);
     let consumer = || (Decoder::consumer(PAYLOAD_BYTES_MAX), CONSUMER_CHUNK_BYTES);
     for ((mut decoder, chunk_bytes), len, frames) in
-        [(lender(), 70_000, 3), (lender(), MIB, 1), (consumer(), 400_000, 2), (consumer(), 2 * MIB, 1)]
+        [(lender(), 70_000, 3), (lender(), MIB, 1), (consumer(), 400_000, 2), (consumer(), MIB, 1)]
     {
         let mut large = Wire::default();
         large.publish(1, 1, 0, vec![1; len]);
@@ -1169,6 +1176,25 @@ fn unknown_kinds_are_skipped_if_optional_and_fatal_otherwise() {
 }
 
 #[test]
+fn an_optional_frame_of_an_unknown_kind_may_use_every_field_and_be_as_large_as_a_message() {
+    let mut wire = Wire::default();
+    wire.control(Inspect::default());
+    wire.unknown(0x03, OPTIONAL | 0x80, 3 * MIB);
+    let unknown = wire.frames.last_mut().unwrap();
+    unknown.is_optional = true;
+    wire.bytes[unknown.start + 6..unknown.start + HEADER_BYTES].fill(0xff);
+    wire.publish(1, 1, 0, b"x".to_vec());
+    assert_eq!(decode_whole(&wire.bytes, true, 1), Decoded::all_of(&wire));
+    for sizes in [&[1][..], &[7, 100_000], &[usize::MAX]] {
+        reads_as_written(&wire, true, true, sizes);
+        reads_as_written(&wire, false, false, sizes);
+    }
+    let too_large = Header::control(0x03, OPTIONAL, PAYLOAD_BYTES_MAX + 1);
+    let error = DecodeError::ControlTooLarge { kind: 0x03, len: PAYLOAD_BYTES_MAX + 1 };
+    assert_eq!(error_of(too_large.as_bytes()), error);
+}
+
+#[test]
 fn known_kinds_may_be_flagged_optional() {
     let mut wire = Wire::default();
     wire.control(Lagged { id: 1, count: 2, extensions: vec![] });
@@ -1184,11 +1210,9 @@ fn reserved_bits_are_fatal() {
     batch.batch(0, 0, 0, vec![b"x".to_vec()]);
     let mut inspect = Wire::default();
     inspect.control(Inspect::default());
-    let mut unknown = Wire::default();
-    unknown.unknown(0x7f, OPTIONAL, 0);
     // Byte 5 has the flags. Bytes 6 and 7 are the size of metadata, which only a Publish frame has. Bytes 8 to 27 are zero in a
     // control frame.
-    for (wire, places) in [(&publish, 5..6), (&batch, 5..8), (&inspect, 5..28), (&unknown, 5..28)] {
+    for (wire, places) in [(&publish, 5..6), (&batch, 5..8), (&inspect, 5..28)] {
         for bit in places.flat_map(|at| (0..8).map(move |bit| (at, 1_u8 << bit))) {
             let is_control = wire.bytes[4] > BATCH;
             if is_control && bit == (5, OPTIONAL) {
@@ -1242,7 +1266,7 @@ fn open_numbers_survive_a_round_trip() {
         0..=250 => vec![number.to_le_bytes()[0]],
         _ => [&[251][..], &number.to_le_bytes()].concat(),
     };
-    for number in [0, 1, 2, 3, 4, 9, 10, 11, 250, 251, u16::MAX] {
+    for number in [0, 1, 2, 3, 4, 9, 10, 11, 12, 250, 251, u16::MAX] {
         let overflow = Overflow::from_number(number);
         assert_eq!(overflow.number(), number);
         assert_eq!(matches!(overflow, Overflow::Other(_)), number > 3);
@@ -1251,7 +1275,7 @@ fn open_numbers_survive_a_round_trip() {
 
         let code = RefusedCode::from_number(number);
         assert_eq!(code.number(), number);
-        assert_eq!(matches!(code, RefusedCode::Other(_)), !(1..=10).contains(&number));
+        assert_eq!(matches!(code, RefusedCode::Other(_)), !(1..=11).contains(&number));
         let body = round_trip(Refused::new(code, "").into());
         assert_eq!(body, [&bytes(number)[..], &[0, 0]].concat());
 

@@ -157,7 +157,7 @@ impl Broker {
                 }
                 Some(ConnPhase::Active) => {
                     let reason = format!("no further byte of a frame within {:?}", self.limits.frame_timeout);
-                    self.refuse(now, conn, RefusedCode::Protocol, &reason, effects);
+                    self.refuse(now, conn, RefusedCode::Stalled, &reason, effects);
                 }
                 Some(ConnPhase::Leaving) => effects.push(Effect::Close(conn)),
                 None => {}
@@ -188,11 +188,16 @@ impl Broker {
     }
 
     fn send_goodbye(&mut self, now: Moment, to: fn(&Connection) -> bool, effects: &mut Effects) {
-        let goodbye = Goodbye { reason: "the daemon is stopping".to_owned(), extensions: Vec::new() };
-        let goodbye = Control::Goodbye(goodbye);
+        const REASON: &str = "the daemon is stopping";
+        let goodbye = Control::Goodbye(Goodbye { reason: REASON.to_owned(), extensions: Vec::new() });
+        // Nothing else may precede the Welcome.
+        let refused = Control::Refused(Refused::new(RefusedCode::Stopping, REASON));
         for at in 0..self.connections.len() {
-            if self.connections[at].as_ref().is_some_and(|connection| !connection.is_leaving() && to(connection)) {
-                self.leave(now, ConnId(at), &goodbye, effects);
+            let Some(connection) = self.connections[at].as_ref().filter(|connection| to(connection)) else { continue };
+            match connection.phase {
+                ConnPhase::Leaving => {}
+                ConnPhase::Greeting => self.leave(now, ConnId(at), &refused, effects),
+                ConnPhase::Active => self.leave(now, ConnId(at), &goodbye, effects),
             }
         }
     }

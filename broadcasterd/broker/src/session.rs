@@ -219,7 +219,7 @@ impl Broker {
     /// The connection does not read its control frames.
     pub(crate) fn refuse_unread(&mut self, conn: ConnId) {
         let reason = format!("more than {} bytes of control frames wait to be read", self.limits.replies_bytes_max);
-        self.to_refuse.push((conn, RefusedCode::Protocol, reason));
+        self.to_refuse.push((conn, RefusedCode::Stalled, reason));
     }
 
     pub(crate) fn malformed(&mut self, now: Moment, conn: ConnId, error: &DecodeError, effects: &mut Effects) {

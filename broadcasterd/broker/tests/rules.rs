@@ -560,7 +560,7 @@ fn a_frame_that_makes_no_progress_is_refused() {
     bus.happen(holding(conn, 10, Incomplete::Discardable));
     bus.now = seconds(59);
     bus.happen(Event::Tick);
-    bus.is_refused(conn, RefusedCode::Protocol);
+    bus.is_refused(conn, RefusedCode::Stalled);
     assert!(bus.effects.contains(&Effect::Discard(conn)), "what has arrived of it is not kept");
     assert!(bus.refusal(conn).reason.contains("30s"), "{}", bus.refusal(conn).reason);
     assert_eq!(bus.broker.held_bytes(), 0);
@@ -647,7 +647,7 @@ fn a_client_that_requests_and_never_reads_is_ended() {
     assert!(bus.broker.held_bytes() < 64 * 4096, "{} bytes are held", bus.broker.held_bytes());
     bus.stalled = false;
     bus.read(conn);
-    bus.is_refused(conn, RefusedCode::Protocol);
+    bus.is_refused(conn, RefusedCode::Stalled);
     let conn = bus.connect(60);
     bus.stalled = true;
     for _ in 0..100 {
@@ -880,6 +880,16 @@ fn the_client_that_requested_the_stop_gets_its_goodbye_last() {
 }
 
 #[test]
+fn a_client_that_has_not_introduced_itself_is_refused_at_a_stop() {
+    let mut bus = Bus::new(Limits::default());
+    let (silent, greeted) = (bus.connect_as(60, UID), bus.connect(60));
+    bus.happen(Event::Stop);
+    bus.happen(Event::Drained);
+    bus.is_refused(silent, RefusedCode::Stopping);
+    assert!(matches!(bus.received[greeted.0].last(), Some(Item::Control(Control::Goodbye(_)))));
+}
+
+#[test]
 fn observers_get_their_goodbye_when_the_lock_is_free() {
     let mut bus = Bus::new(Limits::default());
     let listener = bus.listener("news");
@@ -1059,5 +1069,5 @@ fn an_observer_that_never_reads_names_is_refused() {
     bus.happen(Event::Written { conn: observer, bytes: 0, blocked: true });
     bus.stalled = false;
     bus.read(observer);
-    bus.is_refused(observer, RefusedCode::Protocol);
+    bus.is_refused(observer, RefusedCode::Stalled);
 }

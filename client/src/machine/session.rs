@@ -25,6 +25,8 @@ pub enum Ended {
     },
     /// The daemon stops. Another one will serve.
     Goodbye,
+    /// The client made no progress. The same daemon will serve it again.
+    Stalled(Refused),
     /// The bytes are not frames.
     Garbage(DecodeError),
     /// A frame of this kind arrived when none was expected.
@@ -205,6 +207,7 @@ impl Session {
     fn refused(&self, refused: Refused) -> Ended {
         match refused.code {
             RefusedCode::Stopping => Ended::Goodbye,
+            RefusedCode::Stalled => Ended::Stalled(refused),
             RefusedCode::Unsupported => Ended::Unsupported { what: refused.reason, version: self.version.clone() },
             _ => Ended::Refused(refused),
         }
@@ -298,6 +301,8 @@ pub(super) mod tests {
         let bare = || Bare(Session::new("test", 7));
         let refused = |code| Control::Refused(Refused::new(code, "patterns"));
         assert_eq!(accept(&mut bare(), &[welcome(), refused(RefusedCode::Stopping)]), Err(Ended::Goodbye));
+        let ended = accept(&mut bare(), &[welcome(), refused(RefusedCode::Stalled)]);
+        assert_eq!(ended, Err(Ended::Stalled(Refused::new(RefusedCode::Stalled, "patterns"))));
         let ended = accept(&mut bare(), &[welcome(), refused(RefusedCode::Unsupported)]);
         assert_eq!(ended, Err(Ended::Unsupported { what: "patterns".into(), version: "9.9.9".into() }));
         let ended = accept(&mut bare(), &[refused(RefusedCode::Memory)]);

@@ -366,7 +366,7 @@ impl SocketPath {
             State::Down | State::Paused(_) | State::Launching(_) => self.place.clone(),
         };
         let reason = match ended {
-            Ended::Refused(refused) => {
+            Ended::Refused(refused) | Ended::Stalled(refused) => {
                 return ConnectError::Refused { code: refused.code.into(), reason: refused.reason };
             }
             Ended::Unsupported { what, version } => return ConnectError::Unsupported { what, version },
@@ -467,7 +467,7 @@ impl Link for SocketPath {
         };
         let error = match ended {
             None => None,
-            Some(Ended::Goodbye) if self.config.reconnect => None,
+            Some(Ended::Goodbye | Ended::Stalled(_)) if self.config.reconnect => None,
             Some(ended) => Some(self.describe(ended)),
         };
         self.drop_connection(machine);

@@ -1,10 +1,12 @@
 //! Entries in the order in which they go out, and the last gap of each channel among them. It never decides what is lost.
 //!
 //! An entry keeps its position for as long as it waits. What is lost behind a gap of its channel, with no frame of that
-//! channel between, is added to that gap: a line has at most one gap for each frame entry and channel.
+//! channel and no confirmed subscription between, is added to that gap: a line has at most one gap for each frame entry and
+//! channel, and for each confirmation and channel.
 
 use super::span::{Extent, Piece};
-use broadcaster_protocol::ChannelId;
+use broadcaster_protocol::control::kind;
+use broadcaster_protocol::{ChannelId, Header};
 use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZeroU64;
 
@@ -129,6 +131,9 @@ impl Line {
     }
 
     pub(super) fn push_control(&mut self, frame: Box<[u8]>) {
+        if confirms_subscription(&frame) {
+            self.ends.clear(); // what is lost from here on must be reported behind it
+        }
         self.push(Entry::Control(frame));
     }
 
@@ -273,7 +278,12 @@ impl Line {
             assert!(last.is_none_or(|last| last < *at) && *at < self.next, "positions do not rise at {at:?}");
             last = Some(*at);
             match entry {
-                Entry::Control(frame) => assert!(!frame.is_empty(), "an empty control frame at {at:?}"),
+                Entry::Control(frame) => {
+                    assert!(!frame.is_empty(), "an empty control frame at {at:?}");
+                    if confirms_subscription(frame) {
+                        ends.clear();
+                    }
+                }
                 Entry::Vacant => vacant += 1,
                 Entry::Gap { channel, count } => {
                     gaps += 1;
@@ -393,4 +403,9 @@ impl Line {
             self.visits += _entries;
         }
     }
+}
+
+/// Whether losses before the frame must not be mixed with those behind it.
+fn confirms_subscription(frame: &[u8]) -> bool {
+    Header::peek(frame).is_some_and(|header| header.kind() == kind::SUBSCRIBED)
 }

@@ -19,7 +19,7 @@ pub(super) struct Run {
     pub(super) terms: Terms,
     /// The only frame of the run is half written.
     begun: bool,
-    /// A message of the channel was lost behind it: no newer frame replaces it.
+    /// A message of the channel was lost, or a subscription was confirmed, behind it: no newer frame replaces it.
     settled: bool,
 }
 
@@ -254,11 +254,18 @@ impl Model {
     }
 
     fn settle(&mut self, channel: u32) {
+        self.settle_if(|run| run.channel == channel);
+    }
+
+    /// A subscription is confirmed.
+    pub(super) fn settle_all(&mut self) {
+        self.settle_if(|_| true);
+    }
+
+    fn settle_if(&mut self, is_settled: impl Fn(&Run) -> bool) {
         for item in &mut self.items {
-            if let Item::Run(run) = item
-                && run.channel == channel
-            {
-                run.settled = true;
+            if let Item::Run(run) = item {
+                run.settled |= is_settled(run);
             }
         }
     }

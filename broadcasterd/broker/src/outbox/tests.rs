@@ -4,14 +4,14 @@
 
 use super::losses::Count;
 use super::model::{Frame, Model, Run as ModelRun};
-use super::{ENTRY_BYTES, IDLE_SLOTS, Losses, Outbox, Pushed, Room, Span, Terms};
+use super::{Delivered, ENTRY_BYTES, IDLE_SLOTS, Losses, Outbox, Pushed, Room, Span, Terms};
 use crate::memory::Ledger;
-use broadcaster_protocol::control::{Control, Overflow};
+use broadcaster_protocol::control::{Control, Overflow, kind};
 use broadcaster_protocol::limits::PAYLOAD_BYTES_MAX;
 use broadcaster_protocol::{ChannelId, Decoder, Header, Item, Run, SenderId};
 use bytes::{BufMut, BytesMut};
 use fastrand::Rng;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 const SENDER: SenderId = SenderId::new(1, 1);
@@ -125,6 +125,8 @@ struct Pair {
     /// For each channel, the number of control frames that preceded each message.
     controls_before: BTreeMap<u32, Vec<u32>>,
     controls: u32,
+    /// Those control frames that confirm a subscription.
+    confirmations: BTreeSet<u32>,
     /// Bytes of a frame that was written in part.
     pending: Vec<u8>,
     /// What the reader of the stream knows: the next message of each channel, and the control frames so far.
@@ -152,6 +154,7 @@ impl Pair {
             policies,
             controls_before: BTreeMap::new(),
             controls: 0,
+            confirmations: BTreeSet::new(),
             pending: Vec::new(),
             due: BTreeMap::new(),
             controls_read: 0,
@@ -203,6 +206,8 @@ impl Pair {
             self.write();
             self.compare();
         }
+        let parted = self.bench.outbox.take_parted();
+        self.count(&parted);
         let accepted: u64 = self.bench.next.values().sum();
         let lost = self.bench.losses.total() + self.bench.losses.observed();
         assert_eq!(self.delivered[0] + self.delivered[2] + lost, accepted);
@@ -210,8 +215,14 @@ impl Pair {
     }
 
     fn push_control(&mut self) {
-        let frame = [Header::control(MARKER, 1, 4).as_bytes(), &self.controls.to_le_bytes()].concat();
+        let confirms = self.rng.u32(..3) == 0;
+        let kind = if confirms { kind::SUBSCRIBED } else { MARKER };
+        let frame = [Header::control(kind, 1, 4).as_bytes(), &self.controls.to_le_bytes()].concat();
         self.model.push_control(self.controls, frame.len());
+        if confirms {
+            self.model.settle_all();
+            self.confirmations.insert(self.controls);
+        }
         self.bench.outbox.push_control(frame);
         self.controls += 1;
     }
@@ -284,13 +295,16 @@ impl Pair {
         if self.bench.outbox.is_empty() {
             self.model.keep_all();
         }
-        let counts = [delivered.bus, delivered.observers];
-        for (at, count) in counts.into_iter().enumerate() {
+        self.count(&delivered);
+        let counts = self.delivered.iter().zip(&self.read);
+        assert!(counts.into_iter().all(|(delivered, read)| delivered <= read), "more is delivered than was written");
+    }
+
+    fn count(&mut self, delivered: &Delivered) {
+        for (at, count) in [delivered.bus, delivered.observers].into_iter().enumerate() {
             self.delivered[2 * at] += count.messages;
             self.delivered[2 * at + 1] += count.bytes;
         }
-        let counts = self.delivered.iter().zip(&self.read);
-        assert!(counts.into_iter().all(|(delivered, read)| delivered <= read), "more is delivered than was written");
     }
 
     fn begin(&mut self, frame: &[u8]) {
@@ -301,7 +315,7 @@ impl Pair {
 
     fn read(&mut self, frame: &[u8]) {
         let header = Header::peek(frame).unwrap();
-        if header.kind() == MARKER {
+        if matches!(header.kind(), MARKER | kind::SUBSCRIBED) {
             assert_eq!(self.model.finish_control(), self.controls_read, "control frames keep their order");
             self.controls_read += 1;
         } else if header.is_data() {
@@ -325,6 +339,11 @@ impl Pair {
                 *expected += 1;
             }
             assert!(count > 0, "a gap of nothing");
+            let end = self.controls_before[&channel][*expected as usize - 1];
+            assert!(
+                self.confirmations.range(place..end).next().is_none(),
+                "what is lost behind a confirmation is reported behind it"
+            );
         }
     }
 

@@ -67,12 +67,16 @@ impl Acceptor {
                 let mut ready = ready?;
                 match accept_from(ready.get_inner()) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
-                    Err(error) if is_out_of_descriptors(&error) => {
-                        self.refuse(ready.get_inner(), error)?;
-                        // There may be many of them, and the connections that are open get their turn.
-                        cx.waker().wake_by_ref();
-                        return Poll::Pending;
-                    }
+                    // The system reports this even if no client waits.
+                    Err(error) if is_out_of_descriptors(&error) => match self.refuse(ready.get_inner(), error) {
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+                        Err(error) => return Poll::Ready(Err(error)),
+                        Ok(()) => {
+                            // There may be many of them, and the connections that are open get their turn.
+                            cx.waker().wake_by_ref();
+                            return Poll::Pending;
+                        }
+                    },
                     Err(error) => return Poll::Ready(Err(error)),
                     Ok(socket) => {
                         self.first.set((first + step + 1) % self.listeners.len());
@@ -84,7 +88,7 @@ impl Acceptor {
         Poll::Pending
     }
 
-    /// Accepts with the spare descriptor, and turns the client away.
+    /// Accepts with the spare descriptor, and turns the client away. [`WouldBlock`](io::ErrorKind::WouldBlock) if none waits.
     fn refuse(&self, listener: &Listener, error: io::Error) -> io::Result<()> {
         let mut place = self.spare.borrow_mut();
         let Some(given_up) = place.take().or_else(|| spare().ok()) else { return Err(error) };
@@ -98,10 +102,7 @@ impl Acceptor {
         }
         let outcome = accepted.map(drop);
         *place = spare().ok();
-        match outcome {
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
-            _ => Ok(()),
-        }
+        outcome
     }
 }
 
