@@ -6,8 +6,10 @@
 use broadcaster_local::{Acceptor, Directory};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs::File;
+use std::future::poll_fn;
 use std::io::Read;
 use std::os::unix::net::UnixStream;
+use std::pin::pin;
 use std::time::Duration;
 
 #[test]
@@ -43,6 +45,13 @@ fn client_without_a_descriptor_is_refused_with_the_reason_and_the_next_one_is_se
         for client in &mut clients[1..5] {
             assert_eq!(refused(client), "full");
         }
+        let (mut accept, mut polls) = (pin!(acceptor.accept()), 0);
+        let idle = poll_fn(|cx| {
+            polls += 1;
+            accept.as_mut().poll(cx)
+        });
+        tokio::time::timeout(Duration::from_millis(50), idle).await.expect_err("no client waits");
+        assert!(polls < 10, "{polls} polls while no client waits");
         files.truncate(files.len() - 1);
         let mut last = UnixStream::connect(&socket).unwrap();
         soon(&acceptor).await.expect_err("the client itself has taken that descriptor");
