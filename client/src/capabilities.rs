@@ -26,6 +26,8 @@ pub struct Capabilities {
     pub ordering: bool,
     /// Listeners learn how many messages they lost. If not, they learn that some were lost, as far as that is noticed.
     pub lag_counts: bool,
+    /// The receipt of messages can be confirmed: see [`Sender::confirm`](crate::Sender::confirm).
+    pub confirmation: bool,
     /// The largest payload, in bytes. A daemon may be configured to accept less.
     pub payload_bytes_max: u32,
 }
@@ -38,6 +40,7 @@ impl Capabilities {
         metadata: true,
         ordering: true,
         lag_counts: true,
+        confirmation: true,
         payload_bytes_max: limits::PAYLOAD_BYTES_MAX,
     };
 }

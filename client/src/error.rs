@@ -229,7 +229,8 @@ impl fmt::Display for Stage {
     }
 }
 
-/// Why a message was not sent. Except for [`Unfinished`](Self::Unfinished), the message is not under way and never will be.
+/// Why a message was not sent, or not confirmed. Except for [`Unfinished`](Self::Unfinished), a message that was not sent is not under way
+/// and never will be.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SendError {
@@ -260,18 +261,52 @@ pub enum SendError {
     /// Only from [`try_send`](crate::Sender::try_send): there is no connection yet.
     #[error("the connection to the daemon is not complete yet; try again")]
     Connecting,
+    /// Only from [`confirm`](crate::Sender::confirm): the daemon has not confirmed in time. It may still accept everything that was sent,
+    /// and the next `confirm` waits for that again. What was not written is kept for the next call.
+    #[error("the daemon has not confirmed within {after:?} what was sent; it is stopped, hangs or is busy")]
+    Unconfirmed {
+        /// The timeout.
+        after: Duration,
+    },
+    /// Only from [`confirm`](crate::Sender::confirm): so many messages may be lost, because the daemon that they were handed to is gone,
+    /// or ended the connection, before it confirmed them. Each message is counted once. Sending it again may deliver it twice.
+    #[error(
+        "{} may be lost: the connection to the daemon ended before it confirmed {}",
+        Messages(*count), if *count == 1 { "it" } else { "them" }
+    )]
+    InDoubt {
+        /// How many messages.
+        count: u64,
+    },
+    /// Only from [`confirm`](crate::Sender::confirm): messages travel as notifications of the system, which nothing confirms.
+    #[error("messages travel without a daemon, as notifications of the system, and nothing confirms those")]
+    NoConfirmation,
     /// The daemon is gone, and no other is available.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+}
+
+/// As in `3 messages`.
+struct Messages(u64);
+
+impl fmt::Display for Messages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            1 => f.write_str("1 message"),
+            count => write!(f, "{count} messages"),
+        }
+    }
 }
 
 impl SendError {
     /// Whether a timeout has passed.
     pub fn is_timeout(&self) -> bool {
         match self {
-            Self::TimedOut { .. } | Self::Unfinished { .. } => true,
+            Self::TimedOut { .. } | Self::Unfinished { .. } | Self::Unconfirmed { .. } => true,
             Self::Connect(error) => error.is_timeout(),
-            Self::TooLarge { .. } | Self::Full | Self::Connecting => false,
+            Self::TooLarge { .. } | Self::Full | Self::Connecting | Self::InDoubt { .. } | Self::NoConfirmation => {
+                false
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::capabilities::Capabilities;
 use crate::error::{ConnectError, SendError};
-use crate::machine::{self, Link, Machine, PendingSend, Posted, Publisher, Transfer};
+use crate::machine::{self, Confirmation, Link, Machine, PendingSend, Posted, Publisher, Transfer};
 use crate::metadata::Metadata;
 use crate::options::Options;
 use crate::path::{Clock, ConnectConfig, Path, Until, Waited, Waiter};
@@ -30,6 +30,7 @@ const BATCH_BYTES: usize = 64 * 1024;
 /// listener is not an error. A sender never waits for a listener, however slow.
 ///
 /// A daemon that is killed loses the messages in its socket; listeners receive a gap. A daemon that stops delivers them.
+/// [`confirm`](Self::confirm) waits until the daemon has accepted them.
 ///
 /// # When the daemon is slow, stopped or gone
 ///
@@ -349,6 +350,86 @@ impl Sender {
         Poll::Ready(outcome(&waited, false, until.duration()))
     }
 
+    /// Waits until the daemon has accepted everything that this handle has sent or fed, with one round trip: every listener that had joined
+    /// receives it, or a report of its loss. Without anything new to confirm it returns at once.
+    ///
+    /// # What the result means
+    ///
+    /// `Ok`: the daemon has accepted every message that no earlier call reported as [in doubt](SendError::InDoubt). It does not mean that a
+    /// listener has received them.
+    ///
+    /// A message that was handed to a daemon which is gone is never sent again, and the next daemon cannot confirm it. That is reported,
+    /// however many reconnections ago it happened.
+    ///
+    /// # Errors
+    ///
+    /// - [`SendError::InDoubt`]: so many messages may be lost. Messages that the handle kept, or sent on a later connection, are not among
+    ///   them; the next `confirm` covers those.
+    /// - [`SendError::Unconfirmed`]: the timeout has passed. The daemon may still accept what was sent, and the next `confirm` continues to
+    ///   wait for that.
+    /// - [`SendError::Connect`]: what was fed could not be written, as in [`flush`](Self::flush), or the daemon refused what was sent.
+    /// - [`SendError::NoConfirmation`]: messages travel as notifications ([`Options::fallback`]); nothing is known of what was posted.
+    ///   [`Capabilities::confirmation`] reports it in advance.
+    ///
+    /// ```
+    /// use system_broadcaster::{Options, SendError};
+    ///
+    /// let directory = tempfile::tempdir()?; // a bus of its own, for this example
+    /// let bus = Options::new().socket(directory.path().join("bus.sock")).autostart(false);
+    /// let mut sender = bus.sender("com.example.sync")?;
+    /// assert!(sender.capabilities().confirmation);
+    /// sender.send(b"one")?;
+    /// sender.feed(b"two")?;
+    /// sender.confirm()?;
+    /// assert_eq!(bus.daemon().status()?.messages_accepted, 2);
+    ///
+    /// sender.send(b"three")?;
+    /// bus.daemon().stop()?;
+    /// assert!(matches!(sender.confirm(), Err(SendError::InDoubt { count: 1 })));
+    /// sender.send(b"four")?; // on the next daemon
+    /// sender.confirm()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn confirm(&mut self) -> Result<(), SendError> {
+        let timeout = self.path.config().timeout;
+        let Self { publisher, path, waiter, .. } = self;
+        path.set_clock(Clock::System);
+        let waited = waiter.block_on_for(timeout, || machine::confirm::<_, SendError>(publisher, path))?;
+        self.confirmed(&waited, timeout)
+    }
+
+    /// [`confirm`](Self::confirm) without blocking the thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`confirm`](Self::confirm).
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped before it is ready, nothing changes for what was sent or fed: the next `confirm` covers it as well.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with I/O and time enabled.
+    #[cfg(feature = "tokio")]
+    pub async fn confirm_async(&mut self) -> Result<(), SendError> {
+        let until = Until::after_by(Clock::Runtime, self.path.config().timeout);
+        let Self { publisher, path, waiter, .. } = self;
+        path.set_clock(Clock::Runtime);
+        let waited =
+            poll_fn(|cx| waiter.poll_on(cx, until, || machine::confirm::<_, SendError>(publisher, path))).await?;
+        self.confirmed(&waited, until.duration())
+    }
+
+    fn confirmed(&self, waited: &Waited<Confirmation>, after: Duration) -> Result<(), SendError> {
+        match *waited {
+            Waited::Done(Confirmation::Accepted) => Ok(()),
+            Waited::Done(Confirmation::InDoubt(_)) if self.path.carries_messages() => Err(SendError::NoConfirmation),
+            Waited::Done(Confirmation::InDoubt(count)) => Err(SendError::InDoubt { count }),
+            Waited::Elapsed | Waited::Closed => Err(SendError::Unconfirmed { after }),
+        }
+    }
+
     /// The sender as a sink that owns it, for combinators such as `forward`. Items are payloads: anything that is `AsRef<[u8]>`.
     #[cfg(feature = "tokio")]
     pub fn into_sink(self) -> SenderSink {
@@ -367,8 +448,11 @@ fn outcome(waited: &Waited<()>, begun: bool, after: Duration) -> Result<(), Send
 /// Writes what was fed, or written in part, as far as that is possible without waiting.
 impl Drop for Sender {
     fn drop(&mut self) {
-        if self.publisher.is_ready() && self.publisher.waiting_bytes() > 0 {
-            let _: Transfer<_> = self.path.write(self.publisher.outgoing(), &[]);
+        while self.publisher.is_ready() && !self.publisher.is_flushed() {
+            match self.path.write(self.publisher.outgoing(), &[]) {
+                Transfer::Bytes(bytes @ 1..) => self.publisher.sent(bytes),
+                Transfer::Bytes(_) | Transfer::Wait(_) | Transfer::Broken => return,
+            }
         }
     }
 }

@@ -74,6 +74,42 @@ fn fed_messages_go_out_together_and_in_order() {
 }
 
 #[test]
+fn confirmed_messages_have_been_accepted() {
+    in_every_colour(|colour, options| {
+        let mut sender = options.sender("news").unwrap();
+        assert!(sender.capabilities().confirmation);
+        colour.confirm(&mut sender).unwrap(); // nothing was sent
+        let before = options.daemon().status().unwrap().messages_accepted;
+        let accepted = || options.daemon().status().unwrap().messages_accepted - before;
+        for n in 0..100_u32 {
+            colour.send(&mut sender, &n.to_le_bytes()).unwrap();
+            sender.feed(&[7; 1000]).unwrap();
+        }
+        colour.confirm(&mut sender).unwrap();
+        assert_eq!(accepted(), 200);
+        colour.send(&mut sender, &vec![7; 3_000_000]).unwrap();
+        colour.confirm(&mut sender).unwrap();
+        assert_eq!(accepted(), 201);
+        colour.confirm(&mut sender).unwrap();
+    });
+}
+
+#[test]
+fn dropped_confirmation_changes_nothing() {
+    let (_host, options) = bus();
+    runtime().block_on(async {
+        let mut sender = options.sender("news").unwrap();
+        for _ in 0..50 {
+            sender.send_async(b"before the question").await.unwrap();
+            let _: Option<_> = sender.confirm_async().now_or_never();
+            sender.send_async(b"after the question").await.unwrap();
+        }
+        sender.confirm_async().await.unwrap();
+        assert_eq!(options.daemon().status().unwrap().messages_accepted, 100);
+    });
+}
+
+#[test]
 fn sending_without_a_listener_is_not_an_error() {
     in_every_colour(|colour, options| {
         let mut sender = options.sender("news").unwrap();

@@ -5,7 +5,9 @@
 
 mod common;
 
-use broadcaster_protocol::control::{Control, Named, Opened, Refused, RefusedCode, Subscribed, Welcome};
+use broadcaster_protocol::control::{
+    Control, Goodbye, Named, Opened, Refused, RefusedCode, Report, Subscribed, Welcome,
+};
 use broadcaster_protocol::limits::PROTOCOL_MAX;
 use broadcaster_protocol::{Decoder, Item};
 use bytes::{BufMut, BytesMut};
@@ -17,7 +19,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
-use system_broadcaster::{ConnectError, Options, RecvError, SendError, Stage};
+use system_broadcaster::{ConnectError, Options, RecvError, RefusalCode, SendError, Stage};
 use tempfile::TempDir;
 
 /// A bus that nothing serves, and that no handle starts.
@@ -313,4 +315,102 @@ fn time_that_a_test_pauses_passes_at_once() {
     });
     assert!(begun.elapsed() < Duration::from_secs(10), "25 s of pauses take {:?}", begun.elapsed());
     assert!(matches!(host.try_recv(), Err(RecvError::Connecting | RecvError::Lagged(_))));
+}
+
+#[test]
+fn a_refused_handle_is_served_when_there_is_room() {
+    let (directory, options) = absent();
+    let mut count = 0;
+    serve(&socket(&directory), move |mut conversation| {
+        count += 1;
+        match count {
+            1 => conversation.join(),
+            2 => {
+                conversation.next();
+                conversation.send(Refused::new(RefusedCode::Connections, "no room"));
+            }
+            _ => {
+                conversation.join();
+                while conversation.next().is_some() {}
+            }
+        }
+    });
+    let mut listener = options.listener("news").unwrap();
+    let error = listener.recv().unwrap_err();
+    let is_full = matches!(error, RecvError::Connect(ConnectError::Refused { code: RefusalCode::Connections, .. }));
+    assert!(is_full, "{error}");
+    assert!(matches!(listener.recv(), Err(RecvError::Lagged(_))));
+}
+
+#[test]
+fn messages_that_no_daemon_has_confirmed_are_in_doubt() {
+    let (directory, options) = absent();
+    let mut count = 0;
+    serve(&socket(&directory), move |mut conversation| {
+        count += 1;
+        conversation.open();
+        match count {
+            // The messages are read, and the question is not answered.
+            1 => assert!(matches!(conversation.next(), Some(Control::Inspect(_)))),
+            2 => {
+                assert!(matches!(conversation.next(), Some(Control::Inspect(_))));
+                conversation.send(Goodbye { reason: String::new(), extensions: Vec::new() });
+            }
+            3 => {
+                assert!(matches!(conversation.next(), Some(Control::Inspect(_))));
+                conversation.send(Refused::new(RefusedCode::Memory, "no memory"));
+            }
+            _ => {
+                while conversation.next().is_some() {
+                    conversation.send(Report::default());
+                }
+            }
+        }
+    });
+    let mut sender = options.sender("news").unwrap();
+    for n in 1..=2 {
+        (0..n).for_each(|_| sender.send(b"x").unwrap());
+        let error = sender.confirm().unwrap_err();
+        assert!(matches!(error, SendError::InDoubt { count } if count == n), "{error}");
+        sender.confirm().unwrap(); // each message is counted once
+    }
+    assert_eq!(
+        SendError::InDoubt { count: 2 }.to_string(),
+        "2 messages may be lost: the connection to the daemon ended before it confirmed them"
+    );
+    runtime().block_on(async {
+        sender.send_async(b"x").await.unwrap();
+        let error = sender.confirm_async().await.unwrap_err();
+        assert!(
+            matches!(error, SendError::Connect(ConnectError::Refused { code: RefusalCode::Memory, .. })),
+            "{error}"
+        );
+        sender.feed(b"y").unwrap(); // for the next connection
+        let error = sender.confirm_async().await.unwrap_err();
+        assert!(matches!(error, SendError::InDoubt { count: 1 }), "the refused message: {error}");
+        sender.confirm_async().await.unwrap();
+    });
+}
+
+#[test]
+fn a_confirmation_that_is_late_is_awaited_again() {
+    let (directory, options) = absent();
+    let (resume, resumed) = std::sync::mpsc::channel::<()>();
+    serve(&socket(&directory), move |mut conversation| {
+        conversation.open();
+        while conversation.next().is_some() {
+            let _ = resumed.recv();
+            conversation.send(Report::default());
+        }
+    });
+    let mut sender = options.timeout(Duration::from_millis(200)).sender("news").unwrap();
+    sender.send(b"x").unwrap();
+    let error = sender.confirm().unwrap_err();
+    assert!(matches!(error, SendError::Unconfirmed { after } if after == Duration::from_millis(200)), "{error}");
+    assert!(error.is_timeout());
+    sender.send(b"y").unwrap();
+    resume.send(()).unwrap();
+    resume.send(()).unwrap();
+    sender.confirm().unwrap();
+    drop(resume);
 }

@@ -224,6 +224,34 @@ fn calls_time_out_while_the_daemon_is_suspended() {
 }
 
 #[test]
+fn confirmation_waits_for_a_suspended_daemon_and_fails_with_a_killed_one() {
+    const TIMEOUT: Duration = Duration::from_millis(100);
+    let bus = Bus::new();
+    let daemon = bus.start();
+    let mut sender = bus.options().timeout(TIMEOUT).sender("news").expect("connected");
+    daemon.signal(Signal::STOP);
+    sender.send(b"in the socket").expect("its buffer has room");
+    let error = sender.confirm().expect_err("the daemon has not read it");
+    assert!(matches!(error, SendError::Unconfirmed { after: TIMEOUT }), "{error}");
+    daemon.signal(Signal::CONT);
+    while let Err(error) = sender.confirm() {
+        assert!(matches!(error, SendError::Unconfirmed { .. }), "{error}");
+    }
+    assert_eq!(bus.options().daemon().status().expect("it runs").messages_accepted, 1);
+
+    daemon.signal(Signal::STOP);
+    (0..3).for_each(|_| sender.send(b"lost with the daemon").expect("its buffer has room"));
+    daemon.signal(Signal::KILL);
+    drop(daemon);
+    let error = sender.confirm().expect_err("the daemon is gone");
+    assert!(matches!(error, SendError::InDoubt { count: 3 }), "{error}");
+    let _next = bus.start();
+    while sender.send(b"accepted").is_err() {}
+    sender.confirm().expect("the next daemon answers");
+    assert_eq!(bus.options().daemon().status().expect("it runs").messages_accepted, 1);
+}
+
+#[test]
 fn full_backlog_does_not_hang_a_client() {
     let bus = Bus::new();
     // A socket that never accepts, with the smallest possible backlog.

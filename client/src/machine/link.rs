@@ -21,12 +21,12 @@ pub enum Carrier {
     Messages,
 }
 
-/// The result of one write.
+/// The result of one write, or of one read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transfer<W> {
-    /// This many bytes were taken.
+    /// This many bytes were taken, or have arrived.
     Bytes(usize),
-    /// None; there is room once this has happened.
+    /// None; there is room, or something to read, once this has happened.
     Wait(W),
     /// The connection is broken. Call [`Link::lose`].
     Broken,
@@ -39,6 +39,8 @@ pub enum Loss {
     Ended(Ended),
     /// A write failed. What the daemon sent before it closed the connection may state the reason.
     Write,
+    /// The daemon closed it, and everything that it sent was read.
+    Closed,
 }
 
 /// A way to a daemon, and back to the next one when it is gone.
@@ -63,6 +65,9 @@ pub trait Link {
     ///
     /// If the connection is lost and must not be replaced.
     fn read(&mut self, subscriber: &mut Subscriber, patient: bool) -> Result<Step<(), Self::Wait>, Self::Error>;
+
+    /// Reads once, for a machine that waits for an answer.
+    fn read_answer(&mut self, machine: &mut impl Machine) -> Transfer<Self::Wait>;
 
     /// Writes `head` and then `body`, once.
     fn write(&mut self, head: &[u8], body: &[u8]) -> Transfer<Self::Wait>;

@@ -3,9 +3,9 @@
 //! | module | contents |
 //! | --- | --- |
 //! | `session` | the handshake, control messages in and out, the buffers of one connection |
-//! | `publisher` | a publication: numbers frames and keeps those that are not written yet |
+//! | `publisher` | a publication: numbers frames, keeps those that are not written yet, knows those that are confirmed |
 //! | `subscriber` | the subscriptions of one connection: frames, and gaps in their places |
-//! | `request` | one request: Inspect or Stop |
+//! | `request` | one request on a connection of its own: Inspect or Stop |
 //! | `link` | what the loops need of a connection, whatever carries it |
 //! | `receive`, `send` | the receive loop and the send loop |
 //!
@@ -24,6 +24,6 @@ pub use link::{Carrier, Link, Loss, Step, Transfer};
 pub use publisher::{Posted, Publisher, TooLarge};
 pub use receive::{Event, receive};
 pub use request::Request;
-pub use send::{PendingSend, flush, post};
+pub use send::{Confirmation, PendingSend, confirm, flush, post};
 pub use session::{Ended, Machine, Session};
 pub use subscriber::{External, Received, Selector, Subscriber, Subscription};

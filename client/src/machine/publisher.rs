@@ -3,7 +3,7 @@
 
 use super::session::{Ended, Machine, Phase, Session, unexpected};
 use crate::ChannelName;
-use broadcaster_protocol::control::{Control, Open};
+use broadcaster_protocol::control::{Control, Inspect, Open};
 use broadcaster_protocol::frame::KIND_PUBLISH;
 use broadcaster_protocol::limits::{BATCH_BYTES_MAX, HEADER_BYTES, PAYLOAD_BYTES_MAX, RECORD_HEADER_BYTES};
 use broadcaster_protocol::{ChannelId, Header, Item, SenderId};
@@ -47,6 +47,12 @@ pub struct Publisher {
     payload_bytes_max: u32,
     /// Sequence number of the next frame.
     next: u64,
+    /// Sequence number with which the present connection began.
+    first: u64,
+    /// Every message below was confirmed by a daemon, or was reported as [in doubt](Self::take_doubt).
+    settled: u64,
+    /// The next sequence number when the daemon was asked for a confirmation, until it answers.
+    asked: Option<u64>,
     /// Committed frames that are not written completely.
     frames: Vec<u8>,
     /// Bytes of `frames` that were written.
@@ -69,6 +75,9 @@ impl Publisher {
             channel_id: ChannelId(0),
             payload_bytes_max: PAYLOAD_BYTES_MAX,
             next: 0,
+            first: 0,
+            settled: 0,
+            asked: None,
             frames: Vec::new(),
             written: 0,
             batch: None,
@@ -164,8 +173,47 @@ impl Publisher {
     }
 
     /// Bytes of frames that wait.
+    #[inline]
     pub fn waiting_bytes(&self) -> usize {
         self.frames.len() - self.written
+    }
+
+    /// Whether nothing waits: no frame, and no rest of a question to the daemon.
+    #[inline]
+    pub fn is_flushed(&self) -> bool {
+        self.frames.is_empty() && (!self.is_ready() || self.session.outgoing().is_empty())
+    }
+
+    /// Whether every committed message is accounted for: confirmed, or reported as in doubt.
+    pub(super) fn is_settled(&self) -> bool {
+        self.settled == self.next
+    }
+
+    /// Asks the daemon for a confirmation, behind all frames, unless its answer is due; whether that is so. No frame waits, and the
+    /// connection is ready.
+    pub(super) fn ask(&mut self) -> bool {
+        debug_assert!(self.is_ready() && self.is_flushed(), "the question would overtake frames");
+        let asks = self.asked.is_none();
+        if asks {
+            self.asked = Some(self.next);
+            self.session.push(&Inspect::default().into());
+        }
+        asks
+    }
+
+    /// How many messages were handed over and never confirmed, and can no longer be, because the connection that took them is gone or
+    /// because there was none. Each of them is counted once.
+    pub(super) fn take_doubt(&mut self) -> u64 {
+        let first = if self.is_ready() { self.first } else { self.first_waiting() };
+        let doubtful = first.saturating_sub(self.settled);
+        self.settled += doubtful;
+        doubtful
+    }
+
+    /// Sequence number of the first message that is not written completely; that of the next one if none waits.
+    fn first_waiting(&self) -> u64 {
+        let first = self.waiting_headers().next().and_then(|at| Header::peek(&self.frames[at..]));
+        first.map_or(self.next, Header::sequence)
     }
 
     /// Drops the frames that wait.
@@ -246,14 +294,18 @@ impl Machine for Publisher {
         self.frames.drain(..first);
         self.written = 0;
         self.batch = None;
+        self.asked = None;
     }
 
     fn outgoing(&self) -> &[u8] {
-        if self.is_ready() { &self.frames[self.written..] } else { self.session.outgoing() }
+        match self.session.outgoing() {
+            [] if self.is_ready() => &self.frames[self.written..],
+            control => control,
+        }
     }
 
     fn sent(&mut self, bytes: usize) {
-        if !self.is_ready() {
+        if !self.session.outgoing().is_empty() {
             return self.session.sent(bytes);
         }
         self.written += bytes;
@@ -278,17 +330,20 @@ impl Machine for Publisher {
                     self.id = SenderId::from_raw(welcome.sender);
                     self.number = self.id.number();
                     self.payload_bytes_max = welcome.payload_bytes_max.min(PAYLOAD_BYTES_MAX);
-                    let first = self.waiting_headers().next();
-                    let first = first.and_then(|at| Header::peek(&self.frames[at..]));
-                    let next_sequence = first.map_or(self.next, Header::sequence);
+                    self.first = self.first_waiting();
                     let channel = self.channel.as_str().to_owned();
-                    self.session.push(&Open { channel, next_sequence, extensions: Vec::new() }.into());
+                    self.session.push(&Open { channel, next_sequence: self.first, extensions: Vec::new() }.into());
                     self.session.phase = Phase::Joining;
                 }
                 (Phase::Joining, Item::Control(Control::Opened(opened))) => {
                     self.channel_id = ChannelId(opened.id);
                     self.assign_ids();
                     self.session.phase = Phase::Ready;
+                }
+                // The daemon handles the frames of a connection in order: it has accepted everything before the question.
+                (Phase::Ready, item @ Item::Control(Control::Report(_))) => {
+                    self.settled = self.asked.take().ok_or_else(|| unexpected(&item))?;
+                    self.session.idle();
                 }
                 (_, item) => return Err(unexpected(&item)),
             }
@@ -299,16 +354,38 @@ impl Machine for Publisher {
 
 #[cfg(test)]
 mod tests {
-    use super::super::session::tests::{accept, welcome};
+    use super::super::session::tests::{accept, feed, welcome};
     use super::*;
-    use broadcaster_protocol::control::Opened;
+    use broadcaster_protocol::control::{Goodbye, Opened, Report};
 
     fn publisher() -> Publisher {
         Publisher::new(ChannelName::new("news").expect("a name"), "test", 7, 1)
     }
 
-    fn opened(id: u32) -> Control {
-        Control::Opened(Opened { channel: "news".to_owned(), id, listeners: 0, extensions: Vec::new() })
+    /// A daemon accepts the connection, and calls the channel `id`.
+    fn open(publisher: &mut Publisher, id: u32) {
+        accept(publisher, &[welcome()]).expect("welcome");
+        write(publisher);
+        let opened = Opened { channel: "news".to_owned(), id, listeners: 0, extensions: Vec::new() };
+        feed(publisher, &[opened.into()]).expect("opened");
+        assert!(publisher.is_ready());
+    }
+
+    /// The connection takes everything that is outgoing.
+    fn write(publisher: &mut Publisher) {
+        while let bytes @ 1.. = publisher.outgoing().len() {
+            publisher.sent(bytes);
+        }
+    }
+
+    /// A message that is written at once.
+    fn send(publisher: &mut Publisher) {
+        publisher.feed(b"hello").expect("small");
+        write(publisher);
+    }
+
+    fn answer(publisher: &mut Publisher) -> Result<(), Ended> {
+        feed(publisher, &[Report::default().into()])
     }
 
     #[test]
@@ -328,12 +405,12 @@ mod tests {
     #[test]
     fn a_frame_written_in_part_is_written_again_with_new_ids() {
         let mut publisher = publisher();
-        accept(&mut publisher, &[welcome(), opened(3)]).expect("ready");
+        open(&mut publisher, 3);
         let header = publisher.next_header(5).expect("small").with_metadata(2);
         publisher.adopt(&header, b"mm", b"hello", 10);
         assert_eq!(publisher.outgoing().len(), header.frame_bytes() - 10);
         publisher.disconnected();
-        accept(&mut publisher, &[welcome(), opened(4)]).expect("ready");
+        open(&mut publisher, 4);
         let again = Header::peek(publisher.outgoing()).expect("a header");
         assert_eq!((again.channel(), again.sequence(), again.meta_bytes()), (ChannelId(4), 0, 2));
         assert!(publisher.outgoing().ends_with(b"mmhello"));
@@ -343,7 +420,7 @@ mod tests {
     #[test]
     fn what_is_too_large_changes_nothing() {
         let mut publisher = publisher();
-        accept(&mut publisher, &[welcome(), opened(3)]).expect("ready");
+        open(&mut publisher, 3);
         let large = vec![0; (1 << 20) + 1];
         assert_eq!(publisher.feed(&large), Err(TooLarge { len: large.len(), max: 1 << 20 }));
         assert_eq!((publisher.waiting_bytes(), publisher.committed()), (0, 0));
@@ -352,12 +429,88 @@ mod tests {
     #[test]
     fn memory_of_a_burst_is_released_when_it_is_written() {
         let mut publisher = publisher();
-        accept(&mut publisher, &[welcome(), opened(3)]).expect("ready");
+        open(&mut publisher, 3);
         (0..1000).for_each(|_| publisher.feed(&[0; 1000]).expect("fed"));
         publisher.sent(publisher.waiting_bytes());
         assert!(publisher.frames.capacity() <= BUSY_BYTES_MAX);
         publisher.feed(b"the end of the burst").expect("fed");
         publisher.sent(publisher.waiting_bytes());
         assert!(publisher.frames.capacity() <= IDLE_BYTES_MAX);
+    }
+
+    #[test]
+    fn an_answer_confirms_what_was_sent_before_the_question() {
+        let mut publisher = publisher();
+        assert!(publisher.is_settled(), "nothing was sent");
+        open(&mut publisher, 3);
+        send(&mut publisher);
+        assert!(!publisher.is_settled() && publisher.ask());
+        assert!(!publisher.is_flushed() && publisher.waiting_bytes() == 0);
+        write(&mut publisher);
+        assert!(!publisher.ask(), "an answer is due");
+        send(&mut publisher);
+        answer(&mut publisher).expect("a report");
+        assert!(!publisher.is_settled(), "the second message followed the question");
+        assert!(publisher.ask());
+        write(&mut publisher);
+        answer(&mut publisher).expect("a report");
+        assert!(publisher.is_settled());
+        assert_eq!(publisher.take_doubt(), 0);
+    }
+
+    #[test]
+    fn an_answer_without_a_question_ends_the_connection() {
+        let mut publisher = publisher();
+        open(&mut publisher, 3);
+        assert!(matches!(answer(&mut publisher), Err(Ended::Unexpected(_))));
+    }
+
+    #[test]
+    fn frames_do_not_overtake_a_question_that_is_written_in_part() {
+        let mut publisher = publisher();
+        open(&mut publisher, 3);
+        send(&mut publisher);
+        assert!(publisher.ask());
+        let question = publisher.outgoing().to_vec();
+        publisher.sent(5);
+        publisher.feed(b"later").expect("small");
+        assert_eq!(publisher.outgoing(), &question[5..]);
+        publisher.sent(question.len() - 5);
+        assert!(publisher.outgoing().ends_with(b"later") && publisher.waiting_bytes() == publisher.outgoing().len());
+        write(&mut publisher);
+        assert!(publisher.is_flushed());
+    }
+
+    #[test]
+    fn what_a_lost_connection_took_is_in_doubt_once() {
+        let mut publisher = publisher();
+        open(&mut publisher, 3);
+        (0..3).for_each(|_| send(&mut publisher));
+        assert!(publisher.ask());
+        write(&mut publisher);
+        let goodbye = Goodbye { reason: String::new(), extensions: Vec::new() };
+        assert_eq!(feed(&mut publisher, &[goodbye.into()]), Err(Ended::Goodbye));
+        publisher.feed(b"waits").expect("small");
+        publisher.disconnected();
+        assert_eq!(publisher.take_doubt(), 3, "the one that waits is not lost");
+        open(&mut publisher, 4);
+        assert_eq!(publisher.take_doubt(), 0);
+        write(&mut publisher);
+        assert!(!publisher.is_settled() && publisher.ask(), "the next daemon is asked on its own account");
+        write(&mut publisher);
+        answer(&mut publisher).expect("a report");
+        assert!(publisher.is_settled());
+    }
+
+    #[test]
+    fn doubt_outlasts_a_reconnection_that_was_not_noticed() {
+        let mut publisher = publisher();
+        open(&mut publisher, 3);
+        send(&mut publisher);
+        publisher.disconnected();
+        open(&mut publisher, 4);
+        send(&mut publisher);
+        assert_eq!(publisher.take_doubt(), 1);
+        assert!(!publisher.is_settled(), "the second message can still be confirmed");
     }
 }

@@ -1,4 +1,5 @@
-//! The send loop: one message directly from the caller's memory, or everything that waits. It never waits for a listener.
+//! The send loop: one message directly from the caller's memory, or everything that waits; and the confirmation of what was sent. It
+//! never waits for a listener.
 
 use super::{Carrier, Link, Loss, Machine, Posted, Publisher, Step, TooLarge, Transfer};
 use broadcaster_protocol::Header;
@@ -49,7 +50,7 @@ impl<'a, L: Link> PendingSend<'a, L> {
                 Step::Done(Carrier::Messages) => return Ok(Step::Done(post(self.publisher, self.link, self.payload)?)),
                 Step::Done(Carrier::Stream) => {}
             }
-            if self.publisher.waiting_bytes() > 0 {
+            if !self.publisher.is_flushed() {
                 if let Step::Wait(wait) = flush::<L, E>(self.publisher, self.link)? {
                     return Ok(Step::Wait(wait));
                 }
@@ -84,7 +85,7 @@ impl<'a, L: Link> PendingSend<'a, L> {
                 Transfer::Broken => {
                     // No daemon has the complete message: it starts over on the next connection.
                     (self.header, self.written) = (None, 0);
-                    lose::<L, E>(self.publisher, self.link)?;
+                    lose::<L, E>(self.publisher, self.link, Loss::Write)?;
                 }
             }
         }
@@ -123,7 +124,7 @@ pub fn flush<L: Link, E>(publisher: &mut Publisher, link: &mut L) -> Result<Step
 where
     E: From<TooLarge> + From<L::Error>,
 {
-    while publisher.waiting_bytes() > 0 {
+    while !publisher.is_flushed() {
         match link.connect(publisher)? {
             Step::Wait(wait) => return Ok(Step::Wait(wait)),
             Step::Done(Carrier::Messages) => return Ok(Step::Done(post_waiting(publisher, link)?)),
@@ -132,14 +133,55 @@ where
         match link.write(publisher.outgoing(), &[]) {
             Transfer::Bytes(bytes) => publisher.sent(bytes),
             Transfer::Wait(wait) => return Ok(Step::Wait(wait)),
-            Transfer::Broken => lose::<L, E>(publisher, link)?,
+            Transfer::Broken => lose::<L, E>(publisher, link, Loss::Write)?,
         }
     }
     Ok(Step::Done(()))
 }
 
-fn lose<L: Link, E: From<L::Error>>(publisher: &mut Publisher, link: &mut L) -> Result<(), E> {
-    link.lose(publisher, Loss::Write).map_err(|error| {
+/// What is known of everything that was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Confirmation {
+    /// A daemon has accepted it.
+    Accepted,
+    /// So many messages may be lost: no connection leads to the daemon that took them, if one did. They are counted once.
+    InDoubt(u64),
+}
+
+/// Writes everything that waits, and asks the daemon whether it has accepted everything that was sent. What an earlier connection took,
+/// this daemon cannot confirm.
+///
+/// # Errors
+///
+/// If there is no connection and will be none for what waits, or the daemon refused it.
+pub fn confirm<L: Link, E>(publisher: &mut Publisher, link: &mut L) -> Result<Step<Confirmation, L::Wait>, E>
+where
+    E: From<TooLarge> + From<L::Error>,
+{
+    loop {
+        if let Step::Wait(wait) = flush::<L, E>(publisher, link)? {
+            return Ok(Step::Wait(wait));
+        }
+        match publisher.take_doubt() {
+            0 if publisher.is_settled() => return Ok(Step::Done(Confirmation::Accepted)),
+            0 if publisher.ask() => continue,
+            0 => {}
+            count => return Ok(Step::Done(Confirmation::InDoubt(count))),
+        }
+        match link.read_answer(publisher) {
+            Transfer::Bytes(_) => {
+                if let Err(ended) = publisher.received() {
+                    lose::<L, E>(publisher, link, Loss::Ended(ended))?;
+                }
+            }
+            Transfer::Wait(wait) => return Ok(Step::Wait(wait)),
+            Transfer::Broken => lose::<L, E>(publisher, link, Loss::Closed)?,
+        }
+    }
+}
+
+fn lose<L: Link, E: From<L::Error>>(publisher: &mut Publisher, link: &mut L, loss: Loss) -> Result<(), E> {
+    link.lose(publisher, loss).map_err(|error| {
         publisher.drop_waiting();
         error.into()
     })

@@ -24,7 +24,7 @@ pub(crate) use wait::{Clock, Closing, Until, Wait, Waited, Waiter};
 use crate::ChannelName;
 use crate::capabilities::Capabilities;
 use crate::error::ConnectError;
-use crate::machine::{Carrier, Link, Loss, Machine, Posted, Publisher, Step, Subscriber, TooLarge};
+use crate::machine::{Carrier, Link, Loss, Machine, Posted, Publisher, Step, Subscriber, TooLarge, Transfer};
 use broadcaster_protocol::Frame;
 use notifications::{NotificationListener, NotificationPath, NotificationSender};
 
@@ -143,8 +143,12 @@ impl Link for Path {
         }
     }
 
+    fn read_answer(&mut self, machine: &mut impl Machine) -> Transfer<Wait> {
+        self.socket_mut().read_answer(machine)
+    }
+
     #[inline]
-    fn write(&mut self, head: &[u8], body: &[u8]) -> crate::machine::Transfer<Wait> {
+    fn write(&mut self, head: &[u8], body: &[u8]) -> Transfer<Wait> {
         match self {
             Self::Socket(socket) => socket.write(head, body),
             Self::Notifications(path) => path.write(head, body),

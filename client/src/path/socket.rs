@@ -443,6 +443,15 @@ impl Link for SocketPath {
         }
     }
 
+    fn read_answer(&mut self, machine: &mut impl Machine) -> Transfer<Wait> {
+        let State::Up(socket, _) = &self.state else { return Transfer::Broken };
+        match local::read(socket, &mut machine.target()) {
+            Ok(bytes @ 1..) => Transfer::Bytes(bytes),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Transfer::Wait(Wait::readable(socket)),
+            Ok(0) | Err(_) => Transfer::Broken,
+        }
+    }
+
     #[inline]
     fn write(&mut self, head: &[u8], body: &[u8]) -> Transfer<Wait> {
         let State::Up(socket, _) = &self.state else { return Transfer::Broken };
@@ -464,6 +473,7 @@ impl Link for SocketPath {
         let ended = match loss {
             Loss::Ended(ended) => Some(ended),
             Loss::Write => self.last_words(machine),
+            Loss::Closed => None,
         };
         let error = match ended {
             None => None,

@@ -31,6 +31,10 @@ pub trait Colour {
 
     fn flush(&self, sender: &mut Sender) -> Result<(), SendError>;
 
+    fn confirm(&self, sender: &mut Sender) -> Result<(), SendError> {
+        sender.confirm()
+    }
+
     fn recv_many(&self, from: &mut Listener, messages: &mut Vec<Message>, max: usize) -> Result<usize, RecvError> {
         from.recv_many(messages, max)
     }
@@ -107,6 +111,10 @@ impl Colour for Async {
 
     fn flush(&self, sender: &mut Sender) -> Result<(), SendError> {
         self.0.block_on(sender.flush_async())
+    }
+
+    fn confirm(&self, sender: &mut Sender) -> Result<(), SendError> {
+        self.0.block_on(sender.confirm_async())
     }
 
     fn recv(&self, listener: &mut Listener) -> Result<Message, RecvError> {

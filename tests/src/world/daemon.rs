@@ -85,6 +85,8 @@ pub(super) struct Daemon {
     served: BTreeMap<ConnId, Served>,
     /// What each daemon has accepted.
     accepted: Vec<BTreeMap<ChannelName, Channel>>,
+    /// How many messages of each client the daemons have accepted in all.
+    accepted_from: BTreeMap<Client, u64>,
     draining: bool,
     /// The socket is gone: no client can connect.
     unlinked: bool,
@@ -104,6 +106,7 @@ impl Daemon {
             shortage: 0,
             served: BTreeMap::new(),
             accepted: vec![BTreeMap::new()],
+            accepted_from: BTreeMap::new(),
             draining: false,
             unlinked: false,
             over: false,
@@ -119,8 +122,9 @@ impl Daemon {
             pipe.to_daemon.clear();
         }
         self.served.clear();
-        self.driver = Driver::new(Broker::new(self.limits.clone(), UID, 1, "world", self.now));
         self.accepted.push(BTreeMap::new());
+        let pid = u32::try_from(self.accepted.len()).unwrap_or(u32::MAX);
+        self.driver = Driver::new(Broker::new(self.limits.clone(), UID, pid, "world", self.now));
         (self.draining, self.unlinked, self.over, self.crowded) = (false, false, false, None);
     }
 
@@ -148,6 +152,11 @@ impl Daemon {
 
     pub(super) fn connections(&self) -> Vec<ConnId> {
         self.served.keys().copied().collect()
+    }
+
+    /// How many messages of the client the daemons have accepted in all.
+    pub(super) fn accepted_from(&self, client: Client) -> u64 {
+        self.accepted_from.get(&client).copied().unwrap_or(0)
     }
 
     /// Which daemon serves.
@@ -279,6 +288,7 @@ impl Daemon {
                         return Err(format!("{mark:?} reaches the daemon with another payload: {payload:?}"));
                     }
                     accepted.entry(name.clone()).or_default().accept(mark)?;
+                    *self.accepted_from.entry(served.client).or_default() += 1;
                 }
                 (Tapped::Subscribe(selector), _) => {
                     let joined = &mut *served.joined.borrow_mut();

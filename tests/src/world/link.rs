@@ -118,6 +118,17 @@ impl Link for WorldLink<'_> {
         Ok(Step::Done(()))
     }
 
+    fn read_answer(&mut self, machine: &mut impl Machine) -> Transfer<()> {
+        if self.moved {
+            return Transfer::Wait(());
+        }
+        match self.fill(machine) {
+            Some(0) => Transfer::Wait(()),
+            Some(bytes) => Transfer::Bytes(bytes),
+            None => Transfer::Broken,
+        }
+    }
+
     fn write(&mut self, head: &[u8], body: &[u8]) -> Transfer<()> {
         let Some(connected) = &*self.connected else { return Transfer::Broken };
         if self.moved {

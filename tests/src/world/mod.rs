@@ -23,7 +23,8 @@ use std::rc::Rc;
 use std::time::Duration;
 use system_broadcaster::ChannelName;
 use system_broadcaster::machine::{
-    Event, Machine, PendingSend, Publisher, Selector, Step, Subscriber, Subscription, flush, receive,
+    Confirmation, Event, Machine, PendingSend, Publisher, Selector, Step, Subscriber, Subscription, confirm, flush,
+    receive,
 };
 
 /// How many of the last moves a failure shows.
@@ -41,6 +42,8 @@ enum Role {
         payload_max: usize,
         /// It feeds many messages before it writes.
         batch: bool,
+        /// Messages that were reported as in doubt.
+        in_doubt: u64,
     },
     Listener {
         subscriber: Subscriber,
@@ -117,7 +120,7 @@ impl World {
         let batch = self.rng.borrow_mut().bool();
         let number = self.rng.borrow_mut().u32(..);
         let publisher = Publisher::new(name(channel), "world", self.next_pid(), number);
-        self.add(Role::Sender { publisher, to_send: frames, payload_max, batch })
+        self.add(Role::Sender { publisher, to_send: frames, payload_max, batch, in_doubt: 0 })
     }
 
     /// A client that listens to one channel.
@@ -310,11 +313,22 @@ impl World {
             goodbye: false,
         };
         let event = match &mut participant.role {
-            Role::Sender { publisher, to_send, .. } if *to_send == 0 && publisher.waiting_bytes() == 0 => {
-                self.kill(client); // it has sent everything
+            Role::Sender { publisher, to_send: 0, in_doubt, .. } => {
+                match confirm::<_, SendError>(publisher, &mut link).expect("messages are small") {
+                    Step::Wait(()) if !link.moved => return false,
+                    Step::Wait(()) => {}
+                    Step::Done(Confirmation::InDoubt(count)) => *in_doubt += count,
+                    Step::Done(Confirmation::Accepted) => {
+                        let (committed, in_doubt) = (publisher.committed(), *in_doubt);
+                        let accepted = self.daemon.accepted_from(client);
+                        let due = committed - in_doubt..=committed;
+                        assert!(due.contains(&accepted), "{client:?}: {accepted} accepted, {due:?} confirmed");
+                        self.kill(client);
+                    }
+                }
                 return true;
             }
-            Role::Sender { publisher, to_send, payload_max, batch } => {
+            Role::Sender { publisher, to_send, payload_max, batch, .. } => {
                 let payload_max = *payload_max;
                 if send(publisher, to_send, payload_max, *batch, &mut link) { return true } else { None }
             }
@@ -410,10 +424,8 @@ impl World {
         let mut problems = BTreeSet::new();
         for (at, participant) in self.participants.iter().enumerate().filter(|(_, participant)| !participant.gone) {
             match (&participant.role, &participant.connected) {
-                (Role::Sender { publisher, to_send, .. }, _) => {
-                    if *to_send > 0 || publisher.waiting_bytes() > 0 {
-                        problems.insert(format!("sender {at} is not done: {to_send} messages left"));
-                    }
+                (Role::Sender { to_send, .. }, _) => {
+                    problems.insert(format!("sender {at} is not done: {to_send} messages left, or not confirmed"));
                 }
                 (Role::Listener { stalled: true, .. }, _) => {}
                 (Role::Listener { gaps, gaps_due, .. }, Some(connected)) => {
@@ -454,7 +466,7 @@ impl Drop for World {
     }
 }
 
-/// Lets a sender feed a message, send one directly, or write what waits; whether it could.
+/// Lets a sender that has messages left feed one, send one directly, or write what waits; whether it could.
 fn send(
     publisher: &mut Publisher,
     to_send: &mut u64,
@@ -462,7 +474,7 @@ fn send(
     batch: bool,
     link: &mut WorldLink<'_>,
 ) -> bool {
-    let feeds = batch && *to_send > 0 && publisher.waiting_bytes() < 2000 && link.rng.bool();
+    let feeds = batch && publisher.waiting_bytes() < 2000 && link.rng.bool();
     let payload = |publisher: &Publisher, rng: &mut Rng| payload_of(publisher.committed(), rng.usize(0..=payload_max));
     if feeds && publisher.is_ready() {
         let payload = payload(publisher, link.rng);
@@ -470,7 +482,7 @@ fn send(
         *to_send -= 1;
         return true;
     }
-    if publisher.waiting_bytes() > 0 || *to_send == 0 || batch {
+    if publisher.waiting_bytes() > 0 || batch {
         if publisher.waiting_bytes() == 0 {
             // Nothing to write yet: at least the connection must be made before the next message is fed.
             let connected = system_broadcaster::machine::Link::connect(link, publisher);

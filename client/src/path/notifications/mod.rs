@@ -183,6 +183,10 @@ impl Link for NotificationPath {
         })
     }
 
+    fn read_answer(&mut self, machine: &mut impl Machine) -> Transfer<Wait> {
+        self.socket.read_answer(machine)
+    }
+
     fn write(&mut self, head: &[u8], body: &[u8]) -> Transfer<Wait> {
         self.socket.write(head, body)
     }

@@ -48,6 +48,7 @@ impl Service {
             metadata: false,
             ordering: false,
             lag_counts: false,
+            confirmation: false,
             payload_bytes_max: self.dialect.payload_bytes_max(),
         }
     }

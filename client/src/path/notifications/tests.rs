@@ -116,6 +116,17 @@ fn without_a_daemon_messages_travel_as_notifications() {
 }
 
 #[test]
+fn nothing_confirms_notifications() {
+    let place = Place::new();
+    let (mut sender, _listener) = place.handles();
+    assert!(!sender.capabilities().confirmation);
+    sender.send(b"posted").expect("posted");
+    sender.feed(b"fed").expect("posted");
+    let error = sender.confirm().expect_err("nothing is known of them");
+    assert!(matches!(error, SendError::NoConfirmation), "{error}");
+}
+
+#[test]
 fn a_handle_without_the_option_gets_the_error() {
     let place = Place::new();
     let options =
