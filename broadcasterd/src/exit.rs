@@ -29,11 +29,11 @@ impl Code {
         (Self::Ok, "success"),
         (Self::Failed, "failure: a system error, a message lost in the demo, or an error found by doctor"),
         (Self::Usage, "usage: an argument, a variable or a setting is invalid"),
-        (Self::TimedOut, "timeout: nothing arrived in time"),
+        (Self::TimedOut, "timeout: nothing arrived, or the daemon did not confirm what was sent, in time"),
         (Self::NotRunning, "not running: there is no daemon (status, stop, monitor, stats, ...)"),
         (Self::Unreachable, "unreachable: the daemon does not answer, or cannot be started"),
         (Self::Refused, "refused or disconnected by the daemon"),
-        (Self::Lost, "lost: messages are missing (listen --fail-on-loss)"),
+        (Self::Lost, "lost: messages are missing (listen --fail-on-loss) or may be (send: the daemon died)"),
     ];
 }
 
@@ -129,7 +129,10 @@ impl From<SendError> for Failure {
     fn from(error: SendError) -> Self {
         match error {
             SendError::Connect(error) => error.into(),
-            SendError::TimedOut { .. } | SendError::Unfinished { .. } => Self::new(Code::TimedOut, error),
+            SendError::TimedOut { .. } | SendError::Unfinished { .. } | SendError::Unconfirmed { .. } => {
+                Self::new(Code::TimedOut, error)
+            }
+            SendError::InDoubt { .. } => Self::new(Code::Lost, error),
             SendError::TooLarge { .. } => Self::new(Code::Usage, error),
             error => Self::new(Code::Failed, error),
         }

@@ -2,7 +2,11 @@
 
 #![cfg(unix)]
 
+use broadcaster_protocol::control::{Control, Open, Opened, Welcome};
+use broadcaster_protocol::limits::PROTOCOL_MAX;
+use broadcaster_protocol::{Decoder, Item};
 use broadcaster_tests::daemon::{Bus, Process, program};
+use bytes::{BufMut, BytesMut};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use std::ffi::OsStr;
@@ -10,8 +14,10 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
+use std::thread;
 
 /// What a hostile program sends: it clears the screen, in 7-bit and 8-bit notation, and reverses the direction of text.
 const HOSTILE: &str = "a\x1b[2Jb\u{9b}2Jc\u{202e}d\re";
@@ -285,6 +291,94 @@ fn send_reads_stdin_without_a_payload() {
         assert!(output.status.success(), "{}", text(&output.stderr));
         assert_eq!(listener.recv().expect("received").payload(), b"two\nlines\n");
     }
+}
+
+#[test]
+fn send_fails_while_a_suspended_daemon_confirms_nothing() {
+    let bus = Bus::new();
+    let daemon = bus.start();
+    let mut command = bus.command(program(), &["send", "news", "--lines", "--timeout", "1"]);
+    let mut child = command.stderr(Stdio::piped()).spawn().expect("it starts");
+    while bus.options().daemon().status().expect("it answers").senders == 0 {}
+    daemon.signal(Signal::STOP);
+    // The socket takes the line; the daemon does not.
+    child.stdin.take().expect("a pipe").write_all(b"x\n").expect("it reads");
+    let output = child.wait_with_output().expect("it ends");
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{stderr}");
+    assert!(stderr.starts_with("broadcasterd: the daemon has not confirmed within 1s what was sent"), "{stderr}");
+}
+
+/// A daemon that takes the first message of a sender and dies.
+fn die_with_a_message(bus: &Bus) -> thread::JoinHandle<()> {
+    let listener = UnixListener::bind(bus.socket()).expect("bound");
+    let socket = bus.socket();
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("accepted");
+        let (mut decoder, mut chunk) = (Decoder::consumer(1 << 20), BytesMut::new());
+        loop {
+            let answer = match decoder.next(&mut chunk).expect("frames") {
+                Some(Item::Control(Control::Hello(hello))) => Control::Welcome(Welcome {
+                    protocol: PROTOCOL_MAX,
+                    capabilities: 0,
+                    sender: u64::from(hello.sender_number),
+                    payload_bytes_max: 1 << 20,
+                    pid: 1,
+                    version: "0.0.9".to_owned(),
+                    extensions: Vec::new(),
+                }),
+                Some(Item::Control(Control::Open(Open { channel, .. }))) => {
+                    Control::Opened(Opened { channel, id: 1, listeners: 0, extensions: Vec::new() })
+                }
+                Some(_) => break,
+                None => {
+                    let mut bytes = [0; 4096];
+                    let read = stream.read(&mut bytes).expect("the sender is there");
+                    assert!(read > 0, "the sender waits for the confirmation");
+                    decoder.target(&mut chunk).put_slice(&bytes[..read]);
+                    continue;
+                }
+            };
+            let mut bytes = Vec::new();
+            answer.encode(&mut bytes).expect("encoded");
+            stream.write_all(&bytes).expect("the sender is there");
+        }
+        std::fs::remove_file(socket).expect("removed");
+    })
+}
+
+#[test]
+fn send_reports_what_a_dead_daemon_may_have_lost() {
+    let one = "1 message may be lost: the connection to the daemon ended before it confirmed it\n";
+    let bus = Bus::new();
+    let file = bus.directory().join("message");
+    std::fs::write(&file, "x").expect("written");
+    for arguments in [["x"].as_slice(), &["--file", file.to_str().expect("text")]] {
+        let daemon = die_with_a_message(&bus);
+        let output = bus.run(&[&["send", "news"], arguments].concat());
+        assert_eq!((output.status.code(), text(&output.stderr)), (Some(7), format!("broadcasterd: {one}")));
+        daemon.join().expect("it has taken the message");
+    }
+
+    // Further lines go to the next daemon.
+    let daemon = die_with_a_message(&bus);
+    let mut command = bus.command(program(), &["send", "news", "--lines"]);
+    let mut child = command.stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    let mut stderr = BufReader::new(child.stderr.take().expect("a pipe"));
+    stdin.write_all(b"lost\n").expect("it reads");
+    let mut line = String::new();
+    stderr.read_line(&mut line).expect("text");
+    assert_eq!(line, format!("broadcasterd: {}; continuing\n", one.trim_end()));
+    daemon.join().expect("it has taken the message");
+    let _next = bus.start();
+    let mut listener = bus.options().listener("news").expect("joined");
+    stdin.write_all(b"received\n").expect("it reads");
+    assert_eq!(listener.recv().expect("received").payload(), b"received");
+    drop(stdin);
+    let mut rest = String::new();
+    stderr.read_to_string(&mut rest).expect("text");
+    assert_eq!((child.wait().expect("it ends").code(), rest), (Some(7), format!("broadcasterd: {one}")));
 }
 
 #[test]

@@ -63,6 +63,9 @@ enum Command {
     /// bus. They are reported where they are missing.
     Monitor(monitor::Monitor),
     /// Send messages on a channel
+    ///
+    /// Succeeds only after the daemon has confirmed every message: listeners then receive it, or a report of its loss. If the daemon
+    /// dies before that, the messages that may be lost are reported and the exit code is 7.
     Send(send::Send),
     /// Show the running daemon; never starts one
     Status(status::Status),

@@ -1,7 +1,9 @@
-//! `broadcasterd send`: one message, or one for each line.
+//! `broadcasterd send`: one message, or one for each line. It ends with success only after the daemon has confirmed all of them.
 
 use super::bus::Bus;
+use super::time::duration;
 use crate::exit::{Code, Failure};
+use crate::output::notice;
 use broadcaster_protocol::limits::PAYLOAD_BYTES_MAX;
 use clap::Args;
 use std::ffi::{OsStr, OsString};
@@ -9,7 +11,8 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, IsTerminal, Read};
 use std::path::PathBuf;
-use system_broadcaster::Sender;
+use std::time::Duration;
+use system_broadcaster::{SendError, Sender, TIMEOUT_DEFAULT};
 
 /// One byte more than the largest message that any daemon accepts, and a newline.
 const READ_BYTES_MAX: u64 = PAYLOAD_BYTES_MAX as u64 + 2;
@@ -22,6 +25,10 @@ broadcasterd send [OPTIONS] <CHANNEL> [PAYLOAD]
 pub(super) struct Send {
     /// The channel, such as com.example.sync
     channel: String,
+
+    /// Fail when the daemon does not answer for this long, such as 500ms or 5s; a plain number is in seconds [default: 5s]
+    #[arg(short, long, value_name = "TIME", value_parser = duration)]
+    timeout: Option<Duration>,
 
     #[command(flatten)]
     source: Source,
@@ -45,11 +52,14 @@ struct Source {
 
 impl Send {
     pub(super) fn run(&self, bus: &Bus) -> Result<(), Failure> {
+        let options = bus.options()?.timeout(self.timeout.unwrap_or(TIMEOUT_DEFAULT));
         if self.source.lines {
-            return send_lines(&mut bus.options()?.sender(&self.channel)?);
+            return send_lines(&mut options.sender(&self.channel)?);
         }
         let message = self.source.message()?;
-        Ok(bus.options()?.sender(&self.channel)?.send(&message)?)
+        let mut sender = options.sender(&self.channel)?;
+        sender.send(&message)?;
+        Ok(sender.confirm()?)
     }
 }
 
@@ -90,15 +100,20 @@ fn within_limit(message: Vec<u8>, source: impl fmt::Display) -> Result<Vec<u8>, 
     }
 }
 
-/// Lines that have arrived go out together; a line that is typed goes out at once.
+/// Lines that have arrived go out together, and are confirmed together; a line that is typed goes out at once. Lines that may be lost,
+/// because the daemon was replaced, do not keep the following ones from being sent.
 fn send_lines(sender: &mut Sender) -> Result<(), Failure> {
     let mut stdin = io::BufReader::with_capacity(64 * 1024, io::stdin().lock());
-    let (mut line, mut number) = (Vec::new(), 0_u64);
+    let (mut line, mut number, mut in_doubt) = (Vec::new(), 0_u64, 0_u64);
     loop {
         number += 1;
         line.clear();
         if stdin.by_ref().take(READ_BYTES_MAX).read_until(b'\n', &mut line)? == 0 {
-            return Ok(sender.flush()?);
+            in_doubt += confirm(sender)?;
+            return match in_doubt {
+                0 => Ok(()),
+                count => Err(SendError::InDoubt { count }.into()),
+            };
         }
         if line.last() == Some(&b'\n') {
             line.pop();
@@ -106,7 +121,23 @@ fn send_lines(sender: &mut Sender) -> Result<(), Failure> {
         line = within_limit(line, format_args!("line {number}"))?;
         sender.feed(&line)?;
         if !stdin.buffer().contains(&b'\n') {
-            sender.flush()?;
+            in_doubt += confirm(sender)?;
+        }
+    }
+}
+
+/// Waits until the daemon has everything; returns how many messages may be lost.
+fn confirm(sender: &mut Sender) -> Result<u64, Failure> {
+    let mut in_doubt = 0;
+    loop {
+        match sender.confirm() {
+            Ok(()) => return Ok(in_doubt),
+            // Messages that were sent on the next connection are still to be confirmed.
+            Err(error @ SendError::InDoubt { count }) => {
+                notice(format_args!("broadcasterd: {error}; continuing"));
+                in_doubt += count;
+            }
+            Err(error) => return Err(error.into()),
         }
     }
 }
