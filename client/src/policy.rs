@@ -15,7 +15,8 @@ pub enum Overflow {
     DropNewest,
     /// Only the newest message, or batch of messages, is kept.
     Latest,
-    /// The listener is disconnected: its next receive fails with [`RefusalCode::TooSlow`].
+    /// The listener is disconnected: after what has arrived already, a receive fails with [`RefusalCode::TooSlow`]. The next one joins
+    /// again, with a gap.
     Disconnect,
 }
 

@@ -3,7 +3,7 @@
 
 use super::session::{Ended, Machine, Phase, Session, unexpected};
 use crate::ChannelName;
-use broadcaster_protocol::control::{self, Control, Overflow, Subscribe};
+use broadcaster_protocol::control::{self, Control, Overflow, Refused, RefusedCode, Subscribe, Welcome};
 use broadcaster_protocol::frame::KIND_PUBLISH;
 use broadcaster_protocol::meta::MetadataRef;
 use broadcaster_protocol::{ChannelId, Frame, Item, Run, SenderId};
@@ -88,6 +88,8 @@ pub struct Subscriber {
     detached: bool,
     /// The last read has taken everything that had arrived.
     drained: bool,
+    /// The daemon that serves, or that has ended the last connection without a word.
+    daemon: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -132,6 +134,7 @@ impl Subscriber {
             channel_id: None,
             detached: false,
             drained: false,
+            daemon: None,
         }
     }
 
@@ -144,6 +147,14 @@ impl Subscriber {
         if self.next_of_run() {
             return Ok(Received::Frame);
         }
+        let next = self.poll_next_item();
+        if next.is_err() {
+            self.daemon = None;
+        }
+        next
+    }
+
+    fn poll_next_item(&mut self) -> Result<Received, Ended> {
         (self.run, self.found) = (None, None);
         match self.external.pop_front() {
             Some(External::Gap) => {
@@ -306,6 +317,9 @@ impl Machine for Subscriber {
     }
 
     fn disconnected(&mut self) {
+        if self.session.phase == Phase::Joining {
+            self.daemon = None; // there was nothing yet for which this subscriber could be too slow
+        }
         self.session.disconnected();
         self.held.clear();
         self.subscriptions.iter_mut().for_each(|entry| entry.confirmed = false);
@@ -315,7 +329,10 @@ impl Machine for Subscriber {
         while !self.is_ready() {
             match (self.session.phase, self.session.next()?) {
                 (_, None) => break,
-                (Phase::Greeting, Some(Item::Control(Control::Welcome(_)))) => self.subscribe(),
+                (Phase::Greeting, Some(Item::Control(Control::Welcome(welcome)))) => {
+                    self.check_whether_too_slow(&welcome)?;
+                    self.subscribe();
+                }
                 (Phase::Joining, Some(Item::Control(Control::Subscribed(subscribed)))) => {
                     self.confirm(subscribed.subscription)?;
                 }
@@ -338,6 +355,19 @@ impl Machine for Subscriber {
 }
 
 impl Subscriber {
+    /// A daemon that serves on and has ended the connection of a subscriber that requested just that when it is too slow: the subscriber
+    /// was. The daemon waits for a second only until its reason is read.
+    fn check_whether_too_slow(&mut self, welcome: &Welcome) -> Result<(), Ended> {
+        let before = self.daemon.take();
+        let requested = self.subscriptions.iter().any(|entry| entry.subscription.overflow == Overflow::Disconnect);
+        if requested && before == Some(welcome.pid) {
+            let reason = "this subscriber chose to be disconnected when it is too slow";
+            return Err(Ended::Refused(Refused::new(RefusedCode::TooSlow, reason)));
+        }
+        self.daemon = Some(welcome.pid);
+        Ok(())
+    }
+
     fn subscribe(&mut self) {
         for (subscription, entry) in (0..).zip(&self.subscriptions) {
             let Subscription { selector, overflow, observer } = &entry.subscription;
@@ -446,6 +476,47 @@ mod tests {
         subscriber.disconnected();
         accept(&mut subscriber, &[welcome(), subscribed(0), named(1, "a")]).expect("ok");
         assert_eq!(next(&mut subscriber).0, Received::Nothing);
+    }
+
+    #[test]
+    fn a_daemon_that_serves_on_has_disconnected_the_subscriber_for_being_slow() {
+        let all = [welcome(), subscribed(0), named(1, "a")];
+        let of = |overflow| {
+            let mut subscriber = on(&["a"]);
+            subscriber.subscriptions[0].subscription.overflow = overflow;
+            subscriber
+        };
+        let is_too_slow = |joined: Result<(), Ended>| match joined {
+            Err(Ended::Refused(refused)) => refused.code == RefusedCode::TooSlow,
+            joined => {
+                joined.expect("joined");
+                false
+            }
+        };
+        let mut subscriber = of(Overflow::Disconnect);
+        accept(&mut subscriber, &[welcome()]).expect("ok");
+        subscriber.disconnected();
+        assert!(!is_too_slow(accept(&mut subscriber, &all)), "it had not joined before");
+        subscriber.disconnected();
+        subscriber.disconnected(); // as after an attempt in between that found nothing
+        assert!(is_too_slow(accept(&mut subscriber, &all)));
+        subscriber.disconnected();
+        assert!(!is_too_slow(accept(&mut subscriber, &all)), "that is reported once");
+        assert_eq!(next(&mut subscriber).0, Received::Lagged(None));
+
+        feed(&mut subscriber, &[Control::Refused(Refused::new(RefusedCode::Memory, ""))]).expect("no handshake");
+        subscriber.poll_next().expect_err("refused");
+        subscriber.disconnected();
+        assert!(!is_too_slow(accept(&mut subscriber, &all)), "the daemon has given another reason");
+        subscriber.disconnected();
+        let Control::Welcome(mut next_daemon) = welcome() else { unreachable!("a welcome") };
+        next_daemon.pid += 1;
+        assert!(!is_too_slow(accept(&mut subscriber, &[next_daemon.into(), subscribed(0)])), "another daemon");
+
+        let mut subscriber = of(Overflow::DropOldest);
+        accept(&mut subscriber, &all).expect("ok");
+        subscriber.disconnected();
+        assert!(!is_too_slow(accept(&mut subscriber, &all)), "it has not requested that");
     }
 
     #[test]

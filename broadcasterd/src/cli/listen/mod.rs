@@ -10,9 +10,7 @@ use clap::{Args, ValueEnum};
 use loss::Losses;
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
-use system_broadcaster::{
-    ChannelName, ConnectError, Lag, Listener, Message, Options, Overflow, RecvError, RefusalCode,
-};
+use system_broadcaster::{ChannelName, ConnectError, Lag, Listener, Message, Overflow, RecvError, RefusalCode};
 
 /// The pause between two attempts to reach a daemon; doubles up to [`RETRY_PAUSE_MAX`].
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(250);
@@ -92,13 +90,9 @@ impl Listen {
     pub(super) fn run(&self, bus: &Bus) -> Result<(), Failure> {
         let options = bus.options()?.overflow(self.overflow.into());
         let listener = options.listener(&self.channel)?;
-        let losses = Losses::watch(self.channel.clone(), options.clone(), self.fail_on_loss)?;
-        let daemon = match self.overflow {
-            Policy::Disconnect => process_of_daemon(&options),
-            Policy::DropOldest | Policy::DropNewest | Policy::Latest => None,
-        };
+        let losses = Losses::watch(self.channel.clone(), options, self.fail_on_loss)?;
         notice(format_args!("listening on {}", listener.channel()));
-        let mut source = Source { listener, options, daemon, timeout: self.timeout, retry: !self.no_retry };
+        let mut source = Source { listener, timeout: self.timeout, retry: !self.no_retry };
         let printed = self.print_all(&mut source, &losses);
         match &printed {
             Err(failure) if failure.code() == Code::Lost => {}
@@ -136,10 +130,6 @@ impl Listen {
                         reader_gone(stdout.flush())?;
                         return Err(Failure::new(Code::Lost, missing(&lag)));
                     }
-                    if lag.count.is_none() && source.is_disconnected_for_being_slow() {
-                        reader_gone(stdout.flush())?;
-                        return Err(too_slow());
-                    }
                     written
                 }
                 Err(error) => {
@@ -166,9 +156,6 @@ enum Ended {
 /// The listener, with what to do while there is no daemon.
 struct Source {
     listener: Listener,
-    options: Options,
-    /// The process of the daemon that ends the connection if this listener is too slow.
-    daemon: Option<u32>,
     timeout: Option<Duration>,
     retry: bool,
 }
@@ -211,15 +198,6 @@ impl Source {
             }
         }
     }
-
-    /// Whether the daemon that was there at the start is still there, so that it has ended a connection by choice.
-    fn is_disconnected_for_being_slow(&self) -> bool {
-        self.daemon.is_some() && process_of_daemon(&self.options) == self.daemon
-    }
-}
-
-fn process_of_daemon(options: &Options) -> Option<u32> {
-    options.daemon().status().ok().map(|status| status.pid)
 }
 
 /// Whether another attempt may find a daemon.
@@ -230,6 +208,7 @@ fn is_away(error: &ConnectError) -> bool {
             | ConnectError::NoProgram { .. }
             | ConnectError::Start { .. }
             | ConnectError::TimedOut { .. }
+            | ConnectError::Refused { code: RefusalCode::Connections, .. }
             | ConnectError::Io { .. }
     )
 }
