@@ -2,7 +2,7 @@
 //! started.
 
 use crate::error::ConnectError;
-use broadcaster_local::{check_descriptors, descriptors_max};
+use broadcaster_local::{check_descriptors, connections_of_host, descriptors_max};
 use broadcaster_protocol::endpoint::Candidate;
 use broadcaster_server::{BindError, Limits, ServerHandle, bind, serve};
 use std::collections::VecDeque;
@@ -114,8 +114,7 @@ pub(crate) fn host(candidates: &[Candidate]) -> Result<bool, ConnectError> {
     };
     let mut limits = Limits::default();
     limits.idle_exit_after = Some(IDLE_EXIT_AFTER);
-    // The descriptors are the program's: the bus uses a quarter of them at most.
-    limits.connections_max = limits.connections_max.min(descriptors_max() / 4).max(1);
+    limits.connections_max = limits.connections_max.min(connections_of_host(descriptors_max()));
     let orders = Arc::new(Orders::default());
     let (report, reported) = mpsc::sync_channel(1);
     let run = {

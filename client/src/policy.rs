@@ -70,7 +70,7 @@ pub enum RefusalCode {
     Version,
     /// The client runs as another user.
     OtherUser,
-    /// Too many connections, from this process or in total.
+    /// Too many connections, from this process or in total. There may be room later.
     Connections,
     /// Too many channels or subscriptions, on this connection or in total.
     Channels,

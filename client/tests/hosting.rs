@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-use system_broadcaster::{HostGuard, Options, RecvError, Sender};
+use system_broadcaster::{ConnectError, HostGuard, Options, RecvError, RefusalCode, Sender};
 
 /// The role that the child plays.
 const ROLE: &str = "BROADCASTER_TEST_ROLE";
@@ -140,4 +140,38 @@ fn a_process_short_of_descriptors_gets_an_error_and_no_panic() {
         failed += u32::from(text.contains("outcome false"));
     }
     assert!(failed > 0 && connected > 0, "{failed} failed, {connected} connected: the limits meet neither case");
+}
+
+#[test]
+fn host_leaves_half_of_its_descriptors_to_the_program() {
+    let test = "host_leaves_half_of_its_descriptors_to_the_program";
+    match role().as_deref() {
+        Some("host") => {
+            let _sender = host();
+            std::io::stdin().lines().next();
+            std::process::exit(0);
+        }
+        Some(_) => return,
+        None => {}
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let inner = command(test, "host", &socket(&directory));
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", "ulimit -n 400; exec \"$0\" \"$@\""]).arg(inner.get_program()).args(inner.get_args());
+    shell.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?)))).env_remove("BROADCASTERD");
+    let _hosting = Hosting::start(shell);
+    let guest = Options::new().socket(socket(&directory)).autostart(false).embedded(false);
+    let mut listeners = Vec::new();
+    let error = loop {
+        match guest.listener("news") {
+            Ok(listener) => listeners.push(listener),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(listeners.len(), 113, "the host has a connection, too: {error}");
+    let ConnectError::Refused { code, reason } = &error else { panic!("{error}") };
+    assert!(*code == RefusalCode::Connections && reason.contains("114"), "{error}");
+    // The refusal is not for good: the next attempt after a connection has ended succeeds.
+    drop(listeners.pop());
+    while guest.listener("news").is_err() {}
 }

@@ -14,15 +14,32 @@ pub fn connections_within(descriptors: Option<u64>) -> usize {
     usize::try_from(left - left / 4).unwrap_or(usize::MAX).max(1)
 }
 
+/// How many connections a program that hosts the bus may have with this limit of open files: half of the files are for the bus, with room
+/// for those that it opens itself and for full connections; at least a quarter are connections.
+///
+/// The other half is the program's. Its limit is not raised on its behalf: children inherit it, and code that uses `select` fails with
+/// descriptors above 1023.
+pub fn connections_of_host(descriptors: usize) -> usize {
+    let half = u64::try_from(descriptors / 2).unwrap_or(u64::MAX);
+    connections_within(Some(half)).max(descriptors / 4)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::connections_within;
+    use super::{connections_of_host, connections_within};
 
     #[test]
     fn connections_leave_room_for_other_files() {
         assert_eq!(connections_within(None), usize::MAX);
         for (descriptors, connections) in [(0, 1), (48, 1), (64, 12), (256, 156), (1024, 732), (20_000, 14_964)] {
             assert_eq!(connections_within(Some(descriptors)), connections, "{descriptors}");
+        }
+    }
+
+    #[test]
+    fn a_host_keeps_half_of_its_files() {
+        for (descriptors, connections) in [(0, 1), (8, 2), (256, 64), (400, 114), (1024, 348), (4096, 1500)] {
+            assert_eq!(connections_of_host(descriptors), connections, "{descriptors}");
         }
     }
 }
