@@ -257,3 +257,80 @@ fn forked_child_of_a_host_does_not_keep_the_bus() {
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.wait(), Some(0));
 }
+
+#[test]
+fn handle_finds_a_directory_that_was_made_after_it() {
+    let Some(home) = Home::new() else { return };
+    let run = home.0.path().join("run");
+    std::fs::remove_dir(&run).expect("removed");
+    let mut listener = Process::spawn(&mut home.command(PROBE, &["listen", "news", "1"], true));
+    assert_eq!(listener.line(), "joined", "through a daemon in the state directory");
+    std::fs::create_dir(&run).expect("made");
+    let socket = run.join("broadcaster/bus.sock");
+    let mut daemon = home.command(program(), &["run"], true);
+    let mut daemon = Process::spawn(daemon.env("BROADCASTER_SOCKET", &socket));
+    assert!(daemon.line().starts_with("listening on"));
+    assert!(home.run(&["stop"], false).status.success());
+    assert_eq!(listener.line(), "gap");
+    let bus = Options::new().socket(&socket).autostart(false).embedded(false);
+    bus.sender("news").expect("connected").send(b"x").expect("sent");
+    assert_eq!(listener.line(), "received 1 lost 0 gaps 1 disorder 0", "the directory was not there when it was made");
+}
+
+/// Runs a program in a copy of the file system, in which a marker of a sandbox is below the root directory. `$1` becomes the new root, `$2` is
+/// the program, and `$3` is where it is run from.
+#[cfg(target_os = "linux")]
+const IN_SANDBOX: &str = "
+    set -e
+    mount -t tmpfs tmpfs \"$1\"
+    for entry in /*; do
+        if [ -L \"$entry\" ]; then
+            cp -P \"$entry\" \"$1$entry\"
+        elif [ -d \"$entry\" ] && [ \"$entry\" != /snap ]; then
+            mkdir \"$1$entry\"
+            mount --rbind \"$entry\" \"$1$entry\"
+        fi
+    done
+    case $3 in
+        /snap/*) mkdir -p \"$1${3%/*}\" && cp \"$2\" \"$1$3\" ;;
+        *) : > \"$1/.flatpak-info\" ;;
+    esac
+    exec chroot \"$1\" \"$3\" ping news";
+
+#[test]
+#[cfg(target_os = "linux")]
+fn sandbox_without_a_daemon_is_named() {
+    let works = Command::new("unshare").args(["-rm", "true"]).output();
+    if !works.is_ok_and(|output| output.status.success()) {
+        eprintln!("SKIPPED: there are no user namespaces");
+        return;
+    }
+    for (sandbox, program) in [("flatpak", PROBE), ("snap", "/snap/app/1/probe")] {
+        if sandbox == "snap" && std::fs::read("/proc/self/attr/current").is_ok() {
+            eprintln!("SKIPPED: this process has a security profile, which is not that of a snap");
+            continue;
+        }
+        let bus = Bus::new();
+        let root = bus.directory().join("root");
+        std::fs::create_dir(&root).expect("made");
+        let root = root.to_str().expect("text");
+        let probe = || {
+            let mut command = bus.command("unshare", &["-rm", "sh", "-c", IN_SANDBOX, "sh", root, PROBE, program]);
+            if sandbox == "snap" {
+                command.env("SNAP", "/snap/app/1");
+            }
+            let output = command.stdin(Stdio::null()).output().expect("it runs");
+            String::from_utf8(output.stdout).expect("text")
+        };
+        let socket = bus.socket();
+        let sentence = format!(
+            "failed: no broadcaster daemon answers at {} from within the {sandbox} sandbox; give the sandbox access to its \
+             directory and run a daemon outside\n",
+            socket.display()
+        );
+        assert_eq!(probe(), sentence);
+        assert!(!socket.exists(), "it neither starts nor hosts a daemon that only the sandbox could reach");
+        let _daemon = bus.start();
+        assert_eq!(probe(), "ready\n", "a daemon that is reachable is used");
+    }
+}

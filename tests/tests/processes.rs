@@ -325,6 +325,31 @@ fn daemon_whose_files_are_gone_stops_and_is_replaced() {
     }
 }
 
+/// In a user namespace of its own, the daemon has no inotify instance: the limit holds for that namespace only.
+#[test]
+#[cfg(target_os = "linux")]
+fn daemon_without_a_watch_makes_way_when_its_socket_is_removed() {
+    let script = "echo 0 > /proc/sys/user/max_inotify_instances && exec \"$0\" run --log warn";
+    let arguments = ["-r", "sh", "-c", script, program().to_str().expect("text")];
+    let works = std::process::Command::new("unshare").args(["-r", "true"]).output();
+    if !works.is_ok_and(|output| output.status.success()) {
+        eprintln!("SKIPPED: there are no user namespaces");
+        return;
+    }
+    let bus = Bus::new();
+    let mut daemon = Process::spawn(&mut bus.command("unshare", &arguments));
+    assert!(daemon.line().starts_with("listening on"));
+    let files = std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).expect("our process");
+    let targets = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
+    assert!(!targets.map(|target| target.display().to_string()).any(|target| target.contains("inotify")));
+    let mut listener = listener(&bus, 1);
+    std::fs::remove_file(bus.socket()).expect("removed");
+    assert_eq!(daemon.wait(), Some(0), "it checks every three seconds");
+    assert_eq!(listener.line(), "gap", "its listener reconnects to the next daemon");
+    bus.options().sender("news").expect("connected").send(b"x").expect("sent");
+    assert_eq!(listener.line(), "received 1 lost 0 gaps 1 disorder 0");
+}
+
 #[test]
 fn socket_of_another_program_is_left_alone() {
     let bus = Bus::new();
