@@ -18,6 +18,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 use system_broadcaster::{ConnectError, Options, RecvError, RefusalCode, SendError, Stage};
 use tempfile::TempDir;
@@ -413,4 +414,29 @@ fn a_confirmation_that_is_late_is_awaited_again() {
     resume.send(()).unwrap();
     sender.confirm().unwrap();
     drop(resume);
+}
+
+#[test]
+fn clients_that_need_a_daemon_at_the_same_time_start_one() {
+    let (directory, options) = absent();
+    let path = |name: &str| directory.path().join(name);
+    for fifo in ["started", "proceed"] {
+        assert!(Command::new("mkfifo").arg(path(fifo)).status().unwrap().success());
+    }
+    let script = "#!/bin/sh\ncd \"${0%/*}\"\necho x >> starts\necho > started\nread line < proceed\n";
+    std::fs::write(path("program"), script).unwrap();
+    std::fs::set_permissions(path("program"), PermissionsExt::from_mode(0o755)).unwrap();
+    let options = options.autostart(true).program(path("program"));
+    let clients: Vec<_> = (0..8)
+        .map(|_| {
+            let options = options.clone();
+            std::thread::spawn(move || drop(options.listener("news").unwrap()))
+        })
+        .collect();
+    // One of them has started the program, which is not ready yet.
+    std::fs::read(path("started")).unwrap();
+    serve(&socket(&directory), |mut conversation| conversation.join());
+    std::fs::write(path("proceed"), "\n").unwrap();
+    clients.into_iter().for_each(|client| client.join().unwrap());
+    assert_eq!(std::fs::read_to_string(path("starts")).unwrap(), "x\n", "one line for each start");
 }

@@ -6,9 +6,10 @@ use super::launch::{self, Launch, Progress, Started};
 use super::wait::{Clock, Wait};
 use crate::error::{ConnectError, Skipped, Stage};
 use crate::machine::{Carrier, Ended, Link, Loss, Machine, Step, Subscriber, Transfer};
-use broadcaster_local::{self as local, CONNECT_ACTIVATES, Connected, LockState, Socket};
+use broadcaster_local::{self as local, CONNECT_ACTIVATES, Connected, LaunchLock, LockState, Socket};
 use broadcaster_protocol::endpoint::Candidate;
 use std::io::{self, IoSlice};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,6 +31,13 @@ const POLLED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Clients that lose the same daemon start the next one within this time, so that few of them have to.
 const SPREAD: Duration = Duration::from_millis(50);
+
+/// How long to leave the start of a daemon to another client, which may be suspended.
+const LAUNCH_PATIENCE_MAX: Duration = Duration::from_millis(2500);
+
+/// Pauses while another client starts a daemon. That takes a few milliseconds, or longer on a busy system, which a thousand clients must not
+/// keep busy by looking.
+const LAUNCH_PAUSES: RangeInclusive<Duration> = Duration::from_millis(4)..=Duration::from_millis(250);
 
 /// A connection to the daemon, or the way to one.
 #[derive(Debug)]
@@ -53,7 +61,7 @@ pub(crate) struct SocketPath {
 enum State {
     Down,
     Paused(Instant),
-    Launching(Launch),
+    Launching(Launch, LaunchLock),
     Greeting(Arc<Socket>, PathBuf),
     Up(Arc<Socket>, PathBuf),
 }
@@ -75,6 +83,10 @@ struct Attempt {
     locked: bool,
     /// A random pause has spread this client from others.
     spread: bool,
+    /// Until when another client may be starting a daemon, if one is.
+    awaits_launch_until: Option<Instant>,
+    /// The next pause while that is so.
+    launch_pause: Duration,
     /// What prevented a connection when every place was tried last.
     problem: Option<ConnectError>,
 }
@@ -156,6 +168,8 @@ impl SocketPath {
             started: false,
             locked: false,
             spread: false,
+            awaits_launch_until: None,
+            launch_pause: *LAUNCH_PAUSES.start(),
             problem: None,
         });
         // A handle that is only polled now and then gets further with each call: the time between two is not the daemon's.
@@ -181,7 +195,7 @@ impl SocketPath {
                 State::Down => self.find(machine)?,
                 State::Paused(until) if now < *until => return Ok(Some(Wait::until(*until))),
                 State::Paused(_) => self.state = State::Down,
-                State::Launching(launch) => match launch.poll(now)? {
+                State::Launching(launch, _) => match launch.poll(now)? {
                     Progress::Pending(wait) => return Ok(Some(wait)),
                     Progress::Started => {
                         if let Some(attempt) = self.attempt() {
@@ -249,7 +263,16 @@ impl SocketPath {
 
     /// Starts a daemon.
     fn start(&mut self, candidates: &[Candidate]) -> Result<(), ConnectError> {
-        let locked = (self.config.autostart || self.config.embedded) && is_locked(candidates);
+        let may_start = self.config.autostart || self.config.embedded;
+        let turn = match candidates.first() {
+            Some(first) if may_start => LaunchLock::take(&first.socket),
+            _ => LaunchLock::Ours(None),
+        };
+        // Only the client that has the turn looks at the lock of the bus: that takes the lock for a moment, in the way of the daemon.
+        if matches!(turn, LaunchLock::Theirs) && self.awaits_launch() {
+            return Ok(());
+        }
+        let locked = may_start && is_locked(candidates);
         if let Some(attempt) = self.attempt() {
             attempt.locked = locked;
         }
@@ -257,24 +280,39 @@ impl SocketPath {
             self.pause(); // a daemon is about to listen, and a program that is started now would find itself unneeded
             return Ok(());
         }
-        if let (None, true, Some(sandbox)) =
-            (&self.config.socket, self.config.autostart || self.config.embedded, local::sandbox())
-        {
+        if let (None, true, Some(sandbox)) = (&self.config.socket, may_start, local::sandbox()) {
             return Err(ConnectError::Sandboxed { socket: self.place.clone(), sandbox });
+        }
+        if local::is_elevated() {
+            return Err(self.not_started(None));
         }
         let (program, socket) = (self.config.program.as_deref(), self.config.socket.as_deref());
         let started = match self.config.autostart {
-            _ if local::is_elevated() => return Err(self.not_started(None)),
             true => launch::start(program, socket)?,
             false => Started::None(Vec::new()),
         };
         match started {
-            Started::Running(launch) => self.state = State::Launching(launch),
+            Started::Running(launch) => self.state = State::Launching(launch, turn),
             #[cfg(feature = "embedded")]
             Started::None(_) if self.config.embedded => self.host(candidates)?,
             Started::None(skipped) => return Err(self.not_started(Some(skipped))),
         }
         Ok(())
+    }
+
+    /// Pauses while another client starts a daemon; `false` if that takes so long that the other one may be suspended.
+    fn awaits_launch(&mut self) -> bool {
+        let patience = LAUNCH_PATIENCE_MAX.min(self.config.timeout / 2);
+        let now = self.now();
+        let Some(attempt) = self.attempt() else { return false };
+        let until = *attempt.awaits_launch_until.get_or_insert(now + patience + random_below(patience / 2));
+        if now >= until {
+            return false;
+        }
+        let pause = attempt.launch_pause;
+        attempt.launch_pause = (pause * 2).min(*LAUNCH_PAUSES.end());
+        self.state = State::Paused(now + pause + random_below(pause / 2));
+        true
     }
 
     /// Hosts the broker in this process.
@@ -363,7 +401,7 @@ impl SocketPath {
     fn describe(&self, ended: Ended) -> ConnectError {
         let socket = match &self.state {
             State::Greeting(_, socket) | State::Up(_, socket) => socket.clone(),
-            State::Down | State::Paused(_) | State::Launching(_) => self.place.clone(),
+            State::Down | State::Paused(_) | State::Launching(..) => self.place.clone(),
         };
         let reason = match ended {
             Ended::Refused(refused) | Ended::Stalled(refused) => {
@@ -388,11 +426,13 @@ impl SocketPath {
         let attempt = self.attempt.as_ref();
         let locked = attempt.is_some_and(|attempt| attempt.locked);
         let started = attempt.is_some_and(|attempt| attempt.started);
+        let awaits_launch = attempt.is_some_and(|attempt| attempt.awaits_launch_until.is_some());
         let (socket, stage) = match &self.state {
             State::Greeting(_, path) => (path, Stage::Handshake),
             _ if locked => (&self.place, Stage::Locked),
             _ if started => (&self.place, Stage::Started),
-            State::Launching(_) => (&self.place, Stage::Start),
+            State::Launching(..) => (&self.place, Stage::Start),
+            _ if awaits_launch => (&self.place, Stage::Start),
             State::Down | State::Paused(_) | State::Up(..) => (&self.place, Stage::Connect),
         };
         let holder = match &self.state {

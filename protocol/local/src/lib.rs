@@ -16,7 +16,7 @@
 //! | wake a thread or a task that waits | [`Bell`] |
 //! | notice that a directory changes | `Watch` (feature `tokio`) |
 //! | run a child process | [`output_pipe`], [`read_output`], [`prepare`], [`abandon`] |
-//! | choose a program to run | [`programs`], [`check_program`], [`is_elevated`] |
+//! | choose a program to run | [`programs`], [`check_program`], [`is_elevated`], [`LaunchLock`] |
 //! | describe this process | [`euid`], [`pid`], [`descriptors_max`], [`raise_descriptor_limit`], [`connections_within`], [`connections_of_host`], [`check_descriptors`], and on Unix `user_directory`, `home_directory`, `is_own`, `machine_id` |
 
 #[cfg(not(any(unix, windows)))]
@@ -26,6 +26,7 @@ mod buffer;
 mod connected;
 mod descriptors;
 mod interest;
+mod launch_lock;
 mod lock_state;
 mod peer;
 mod problem;
@@ -44,6 +45,7 @@ use windows as system;
 pub use connected::Connected;
 pub use descriptors::{connections_of_host, connections_within};
 pub use interest::Interest;
+pub use launch_lock::LaunchLock;
 pub use lock_state::LockState;
 pub use peer::Peer;
 pub use problem::{AdoptProblem, DirectoryProblem, LockProblem};

@@ -28,7 +28,7 @@ thread_local! {
 }
 
 /// Opens a file of which a forked child keeps no copy. `open` neither forks nor waits.
-pub(super) fn open_unshared<F: AsFd>(open: impl FnOnce() -> io::Result<F>) -> io::Result<F> {
+pub(crate) fn open_unshared<F: AsFd>(open: impl FnOnce() -> io::Result<F>) -> io::Result<F> {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(install);
     let _opening = OPENING.lock().unwrap_or_else(PoisonError::into_inner);

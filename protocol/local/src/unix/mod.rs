@@ -47,6 +47,7 @@ pub use bell::Bell;
 pub use child::{PipeWriter, abandon, output_pipe, prepare, read_output};
 pub use connect::{CONNECT_ACTIVATES, connect, is_accepting};
 pub use directory::{Directory, Entry, SocketFile};
+pub(crate) use fork::open_unshared;
 pub use lock::{LockFile, is_unlocked, lock_state};
 pub use machine::machine_id;
 pub use passwd::home_directory;
