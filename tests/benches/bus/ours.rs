@@ -1,10 +1,12 @@
-//! Sender and listener of the bus, through the public interface of the library only. Only the cold start starts a daemon.
+//! Sender and listener of the bus, through the public interface of the library only. Only the cold start and the recovery start a
+//! daemon.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use system_broadcaster::{Listener, Options, RecvError, Sender};
 
+use crate::clock;
 use crate::error::{Result, fail};
 use crate::system::{FrameSink, FrameSource, Received};
 
@@ -62,6 +64,24 @@ impl FrameSource for OursListener {
             }
             Err(RecvError::Lagged(lag)) => Ok(Received::Lagged(lag.count)),
             Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// A listener that starts the daemon if there is none. The environment names the daemon's binary.
+pub(crate) fn starting_listener(path: &Path) -> Result<Listener> {
+    Ok(Options::new().socket(path.to_path_buf()).embedded(false).timeout(COLD_TIMEOUT).listener(CHANNEL)?)
+}
+
+/// Waits until the listener is back on a daemon. Returns how many receives failed until then, and when it was back.
+pub(crate) fn next_gap(listener: &mut Listener) -> Result<(u64, u64)> {
+    let mut errors = 0;
+    loop {
+        match listener.recv_ref() {
+            Err(RecvError::Lagged(lag)) if lag.count.is_none() => return Ok((errors, clock::now())),
+            Err(RecvError::Connect(_)) => errors += 1,
+            Err(error) => return Err(error.into()),
+            Ok(_) => return fail("a message arrived before the gap"),
         }
     }
 }

@@ -57,6 +57,7 @@ fn run(args: &[String]) -> Result<()> {
         "pinger" => run_sender(&fields, Ping),
         "idlers" => idlers(&fields),
         "cold" => cold(&fields),
+        "survivor" => survivor(&fields),
         _ => fail(format!("unknown role `{role}`")),
     }
 }
@@ -313,6 +314,16 @@ fn idlers(fields: &Fields) -> Result<()> {
     let listeners: Result<Vec<OursListener>> = (0..count).map(|_| OursListener::connect(&socket)).collect();
     let _listeners = listeners?;
     report_ready();
+    wait_for_end();
+    Ok(())
+}
+
+/// Holds one listener, and reports when it is back after the daemon was killed.
+fn survivor(fields: &Fields) -> Result<()> {
+    let mut listener = ours::starting_listener(&fields.require::<PathBuf>("socket")?)?;
+    report_ready();
+    let (errors, back_at) = ours::next_gap(&mut listener)?;
+    report(&Fields::new().with("errors", errors).with("back", back_at));
     wait_for_end();
     Ok(())
 }

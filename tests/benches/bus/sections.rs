@@ -7,6 +7,8 @@ mod cold;
 mod idle;
 #[path = "sections/latency.rs"]
 mod latency;
+#[path = "sections/recovery.rs"]
+mod recovery;
 #[path = "sections/stall.rs"]
 mod stall;
 #[path = "sections/throughput.rs"]
@@ -16,7 +18,7 @@ use crate::bench::Bench;
 
 type Section = (&'static str, fn(&Bench));
 
-pub(crate) const ALL: [Section; 7] = [
+pub(crate) const ALL: [Section; 8] = [
     ("latency", latency::measure),
     ("fanout", throughput::fanout),
     ("payload", throughput::payload),
@@ -24,4 +26,5 @@ pub(crate) const ALL: [Section; 7] = [
     ("idle", idle::measure),
     ("cold", cold::measure),
     ("stall", stall::measure),
+    ("recovery", recovery::measure),
 ];
