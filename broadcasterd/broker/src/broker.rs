@@ -73,8 +73,10 @@ pub struct Broker {
     pub(crate) phase: Phase,
     /// Work done since the last [`Event::Flushed`]: see [`TURN_WORK_MAX`].
     pub(crate) turn_work: usize,
-    /// The most that one event may add to `turn_work`.
+    /// The most that one event has added to `turn_work`.
     pub(crate) event_work_max: usize,
+    /// Both numbers of the turn before, for [`invariants`](Self::invariants).
+    pub(crate) last_turn_work: (usize, usize),
     /// Connections that this event makes intolerable. They are refused at its end.
     pub(crate) to_refuse: Vec<(ConnId, RefusedCode, String)>,
 }
@@ -148,6 +150,7 @@ impl Broker {
             phase: Phase::Idle(now),
             turn_work: 0,
             event_work_max: 0,
+            last_turn_work: (0, 0),
             to_refuse: Vec::new(),
         }
     }

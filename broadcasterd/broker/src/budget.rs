@@ -10,8 +10,7 @@ use std::collections::BinaryHeap;
 impl Broker {
     /// The turn is over: what connections take is written, and what is left counts.
     pub(crate) fn flushed(&mut self, now: Moment, effects: &mut Effects) {
-        self.turn_work = 0;
-        self.event_work_max = 0;
+        self.last_turn_work = (std::mem::take(&mut self.turn_work), std::mem::take(&mut self.event_work_max));
         if self.ledger.held() > self.limits.held_bytes_max {
             self.enforce_memory_budget(now, effects);
         }

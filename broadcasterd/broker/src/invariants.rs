@@ -19,11 +19,17 @@ impl Broker {
         self.check_deadlines();
         self.check_registry();
         self.check_memory();
+        self.check_work();
         assert!(self.to_refuse.is_empty(), "connections wait to be refused");
-        let work = self.turn_work;
-        assert!(work < TURN_WORK_MAX + self.event_work_max.max(1), "{work} units of work in one turn");
-        let event_work_max = self.limits.connections_max.max(self.limits.channels_max) + self.limits.wildcards_max;
-        assert!(self.event_work_max <= event_work_max, "{} units of work in one event", self.event_work_max);
+    }
+
+    /// A turn ends with the event that makes it full, and one event costs no more than a unit for each connection or channel.
+    fn check_work(&self) {
+        let event_max = self.limits.connections_max.max(self.limits.channels_max) + self.limits.wildcards_max;
+        for (turn, event) in [(self.turn_work, self.event_work_max), self.last_turn_work] {
+            assert!(turn < TURN_WORK_MAX + event.max(1), "{turn} units of work in one turn");
+            assert!(event <= event_max, "{event} units of work in one event");
+        }
     }
 
     fn check_counts(&self) {
