@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use broadcaster_broker::{Broker, ConnId, Limits, Moment};
+use broadcaster_broker::{Broker, ConnId, Limits, Moment, TURN_WORK_MAX};
 use broadcaster_protocol::control::{Control, Open, Overflow, Selector, Stop, Subscribe};
 use broadcaster_protocol::limits::PAYLOAD_BYTES_MAX;
 use broadcaster_protocol::{ChannelId, Decoder, Header, Item, SenderId, handshake};
@@ -129,24 +129,33 @@ struct Bus {
     driver: Driver<End>,
     now: Moment,
     requests: Vec<Request>,
+    /// All bookkeeping is checked after each turn.
+    checks: bool,
+    /// Processes of the clients so far: each has its own.
+    processes: u32,
 }
 
 impl Bus {
     fn new(limits: Limits) -> Self {
         let broker = Broker::new(limits, 1, 1, "test", Moment::default());
-        Self { driver: Driver::new(broker), now: Moment::default(), requests: Vec::new() }
+        let (now, requests) = (Moment::default(), Vec::new());
+        Self { driver: Driver::new(broker), now, requests, checks: true, processes: 0 }
     }
 
     fn turn<T>(&mut self, turn: impl FnOnce(&mut Driver<End>, Moment) -> T) -> T {
         let result = turn(&mut self.driver, self.now);
         self.requests.extend(std::iter::from_fn(|| self.driver.next_request()));
-        self.driver.invariants();
+        if self.checks {
+            self.driver.invariants();
+        }
         result
     }
 
     fn connect(&mut self, capacity: usize) -> Client {
         let pipe = Rc::new(RefCell::new(Pipe { capacity, ..Pipe::default() }));
-        let conn = self.turn(|driver, now| driver.accept(now, End(Rc::clone(&pipe)), 7, 1));
+        self.processes += 1;
+        let pid = self.processes;
+        let conn = self.turn(|driver, now| driver.accept(now, End(Rc::clone(&pipe)), pid, 1));
         let client = Client {
             conn,
             pipe,
@@ -158,7 +167,7 @@ impl Bus {
             lost: 0,
             goodbye: false,
         };
-        client.request(handshake::hello("test", "test", 7, 1));
+        client.request(handshake::hello("test", "test", pid, 1));
         client
     }
 
@@ -219,6 +228,44 @@ fn healthy_listeners_lose_nothing_within_one_write() {
         listener.read();
         assert_eq!((listener.messages, listener.lost), (2240, 0));
     }
+    assert_eq!(bus.driver.broker().held_bytes(), 0);
+}
+
+#[test]
+fn a_turn_for_thousands_of_listeners_is_bounded_and_only_those_that_do_not_read_lose() {
+    const LISTENERS: usize = 4000;
+    const FRAMES: u64 = 120;
+    let mut limits = Limits::default();
+    limits.outbox_messages_max = 50;
+    let mut bus = Bus::new(limits);
+    bus.checks = false; // each joins in several turns, and a check looks at all of them
+    let channels = ["a", "b"];
+    let mut listeners: Vec<_> = (0..LISTENERS).map(|_| bus.listener(&channels, usize::MAX)).collect();
+    let sender = bus.sender(&channels);
+    bus.checks = true;
+    // Every fourth reads no more; the first of these not even the rest of a frame.
+    let stalled = |at: usize| at % 4 == 1;
+    for (at, listener) in listeners.iter().enumerate().filter(|&(at, _)| stalled(at)) {
+        listener.pipe.borrow_mut().capacity = if at == 1 { 10 } else { 0 };
+    }
+    let frames = (0..FRAMES).flat_map(|n| sender.frame(channels[(n % 2) as usize], n / 2, b"x"));
+    sender.send(&frames.collect::<Vec<_>>());
+    let deliveries = FRAMES as usize * LISTENERS;
+    let turns = bus.read_all(sender.conn);
+    assert!(turns >= deliveries / (TURN_WORK_MAX + LISTENERS), "{deliveries} deliveries were made in {turns} turns");
+    assert_eq!(bus.requests.len(), LISTENERS / 4, "each of them is waited for once");
+    for (at, listener) in listeners.iter_mut().enumerate() {
+        if stalled(at) {
+            listener.pipe.borrow_mut().capacity = usize::MAX;
+            bus.checks = at % 100 == 1;
+            assert_eq!(bus.write(listener), Output::Done);
+        }
+        listener.read();
+        assert_eq!(listener.messages + listener.lost, FRAMES);
+        assert_eq!(listener.lost > 0, stalled(at), "listener {at} has lost {}", listener.lost);
+    }
+    let stats = bus.driver.broker().stats();
+    assert_eq!(stats.messages_delivered + stats.messages_lost, deliveries as u64);
     assert_eq!(bus.driver.broker().held_bytes(), 0);
 }
 
