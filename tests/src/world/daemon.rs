@@ -2,10 +2,10 @@
 
 use super::pipe::{DaemonEnd, Pipe};
 use super::tap::{Input as Tapped, Tap};
-use super::{Client, payload_of};
+use super::{Client, Faults, payload_of};
 use crate::model::{Channel, Cursor};
 use broadcaster_broker::{Broker, ConnId, Limits, Moment};
-use broadcaster_protocol::control::Selector;
+use broadcaster_protocol::control::{Control, Refused, RefusedCode, Selector};
 use broadcaster_server::driver::{Drain, Driver, Input, Output, Request};
 use fastrand::Rng;
 use std::cell::RefCell;
@@ -82,6 +82,9 @@ pub(super) struct Daemon {
     rng: Rc<RefCell<Rng>>,
     pub(super) capacity: usize,
     pub(super) shortage: usize,
+    /// One in so many clients is turned away for lack of a descriptor; 0: none.
+    pub(super) descriptor_shortage: usize,
+    pub(super) faults: Rc<RefCell<Faults>>,
     served: BTreeMap<ConnId, Served>,
     /// What each daemon has accepted.
     accepted: Vec<BTreeMap<ChannelName, Channel>>,
@@ -104,6 +107,8 @@ impl Daemon {
             rng,
             capacity: 4096,
             shortage: 0,
+            descriptor_shortage: 0,
+            faults: Rc::default(),
             served: BTreeMap::new(),
             accepted: vec![BTreeMap::new()],
             accepted_from: BTreeMap::new(),
@@ -171,17 +176,32 @@ impl Daemon {
         if self.unlinked || self.over || self.served.len() >= CONNECTIONS_MAX {
             return None;
         }
+        if self.descriptor_shortage > 0 && self.rng.borrow_mut().usize(..self.descriptor_shortage) == 0 {
+            self.faults.borrow_mut().clients_turned_away += 1;
+            let pipe = Rc::new(RefCell::new(Pipe::refused(self.refusal())));
+            return Some(Connected { pipe, joined: Rc::default(), daemon: self.number() });
+        }
         let pipe = Rc::new(RefCell::new(Pipe::new(self.capacity)));
         let tap = Rc::new(RefCell::new(Tap::new()));
         let joined = Rc::new(RefCell::new(Joined::default()));
-        let (rng, shortage) = (Rc::clone(&self.rng), self.shortage);
-        let end = DaemonEnd { pipe: Rc::clone(&pipe), tap: Rc::clone(&tap), rng, shortage };
+        let (rng, shortage, faults) = (Rc::clone(&self.rng), self.shortage, Rc::clone(&self.faults));
+        let end = DaemonEnd { pipe: Rc::clone(&pipe), tap: Rc::clone(&tap), rng, shortage, faults };
         let conn = self.driver.accept(self.now, end, pid, UID);
         let connected = Connected { pipe: Rc::clone(&pipe), joined: Rc::clone(&joined), daemon: self.number() };
         let served = Served { client, channel, pipe, tap, joined, more: false, full: false };
         self.served.insert(conn, served);
         self.carry_out();
         Some(connected)
+    }
+
+    /// What a client receives for which there is no descriptor: mostly a reason, and nothing if the spare descriptor is in use too.
+    fn refusal(&self) -> Vec<u8> {
+        let mut refusal = Vec::new();
+        if self.rng.borrow_mut().usize(..4) > 0 {
+            let refused = Refused::new(RefusedCode::Connections, "no descriptor is left");
+            Control::Refused(refused).encode(&mut refusal).expect("the reason is short");
+        }
+        refusal
     }
 
     /// Reads from the connection if there is something to read.
@@ -284,6 +304,8 @@ impl Daemon {
             match (input, &served.channel) {
                 (Tapped::Message(mark, payload), Some(name)) if messages > 0 => {
                     messages -= 1;
+                    let is_largest = payload.len() == self.limits.payload_bytes_max as usize;
+                    self.faults.borrow_mut().largest_messages += u64::from(is_largest);
                     if payload != payload_of(mark.sequence, payload.len()) {
                         return Err(format!("{mark:?} reaches the daemon with another payload: {payload:?}"));
                     }

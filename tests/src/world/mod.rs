@@ -19,6 +19,7 @@ use link::{Never, SendError, WorldLink};
 use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt::Write as _;
+use std::ops::AddAssign;
 use std::rc::Rc;
 use std::time::Duration;
 use system_broadcaster::ChannelName;
@@ -78,6 +79,25 @@ pub struct Tally {
     pub gaps: u64,
 }
 
+/// What has made a world difficult, so that a scenario can assert that it did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Faults {
+    /// Writes of a daemon that failed because the system was short of memory.
+    pub writes_without_memory: u64,
+    /// Clients that a daemon turned away because it was out of descriptors.
+    pub clients_turned_away: u64,
+    /// Messages accepted whose payload had the largest size that the daemon allows.
+    pub largest_messages: u64,
+}
+
+impl AddAssign for Faults {
+    fn add_assign(&mut self, more: Self) {
+        self.writes_without_memory += more.writes_without_memory;
+        self.clients_turned_away += more.clients_turned_away;
+        self.largest_messages += more.largest_messages;
+    }
+}
+
 /// The bus and all its clients.
 #[derive(Debug)]
 pub struct World {
@@ -112,6 +132,13 @@ impl World {
     #[must_use]
     pub fn short_of_memory(mut self, one_in: usize) -> Self {
         self.daemon.shortage = one_in;
+        self
+    }
+
+    /// The daemon is out of descriptors when one in so many clients connects.
+    #[must_use]
+    pub fn short_of_descriptors(mut self, one_in: usize) -> Self {
+        self.daemon.descriptor_shortage = one_in;
         self
     }
 
@@ -276,6 +303,17 @@ impl World {
         let present = participant.connected.as_ref().map(|connected| connected.joined.borrow().totals());
         let (received, lost) = present.unwrap_or_default();
         Tally { received: participant.received + received, lost: participant.lost + lost, gaps: *gaps }
+    }
+
+    /// What has happened so far.
+    pub fn faults(&self) -> Faults {
+        *self.daemon.faults.borrow()
+    }
+
+    /// Whether the daemon has written a part of a frame to the client, and cannot go on before the client reads.
+    pub fn is_half_written(&self, client: Client) -> bool {
+        let connected = self.participants[client.0].connected.as_ref();
+        connected.is_some_and(|connected| connected.pipe.borrow().front.is_incomplete())
     }
 
     /// How many messages the present daemon has accepted on the channel.
@@ -474,8 +512,12 @@ fn send(
     batch: bool,
     link: &mut WorldLink<'_>,
 ) -> bool {
-    let feeds = batch && publisher.waiting_bytes() < 2000 && link.rng.bool();
-    let payload = |publisher: &Publisher, rng: &mut Rng| payload_of(publisher.committed(), rng.usize(0..=payload_max));
+    let feeds = batch && *to_send > 0 && publisher.waiting_bytes() < 2000 && link.rng.bool();
+    let payload = |publisher: &Publisher, rng: &mut Rng| {
+        // The largest size often enough to matter.
+        let len = if rng.usize(..4) == 0 { payload_max } else { rng.usize(0..=payload_max) };
+        payload_of(publisher.committed(), len)
+    };
     if feeds && publisher.is_ready() {
         let payload = payload(publisher, link.rng);
         publisher.feed(&payload).expect("the payload is small");

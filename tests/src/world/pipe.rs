@@ -1,6 +1,9 @@
 //! One connection as two bounded pipes that split bytes anywhere. Its two ends are a socket of the daemon and a link of a client.
 
+use super::Faults;
 use super::tap::Tap;
+use broadcaster_protocol::Header;
+use broadcaster_protocol::limits::HEADER_BYTES;
 use broadcaster_server::driver::Socket;
 use bytes::buf::Limit;
 use bytes::{BufMut, BytesMut};
@@ -25,6 +28,8 @@ pub(super) struct Pipe {
     pub(super) stopped: bool,
     /// The connection is broken: no end learns of it before it has read what is left.
     pub(super) cut: bool,
+    /// Where the daemon stands in the frame that it writes.
+    pub(super) front: Front,
 }
 
 impl Pipe {
@@ -37,7 +42,13 @@ impl Pipe {
             daemon_left: false,
             stopped: false,
             cut: false,
+            front: Front::default(),
         }
+    }
+
+    /// What a client finds that connects when the daemon has no descriptor for it: its last frame, and the end.
+    pub(super) fn refused(refusal: Vec<u8>) -> Self {
+        Self { to_client: refusal.into(), daemon_left: true, ..Self::new(0) }
     }
 
     /// Writes a random part of `bytes` towards the daemon; `None` if the connection is broken, 0 if there is no room.
@@ -68,6 +79,39 @@ impl Pipe {
     }
 }
 
+/// The incomplete frame at the end of a stream.
+#[derive(Debug, Default)]
+pub(super) struct Front {
+    header: Vec<u8>,
+    /// Bytes of the body that are still to come.
+    body: usize,
+}
+
+impl Front {
+    /// The stream goes on with `bytes`.
+    fn write(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            if self.body > 0 {
+                let size = self.body.min(bytes.len());
+                (self.body, bytes) = (self.body - size, &bytes[size..]);
+                continue;
+            }
+            let (more, rest) = bytes.split_at(bytes.len().min(HEADER_BYTES - self.header.len()));
+            self.header.extend_from_slice(more);
+            bytes = rest;
+            if let Some(header) = Header::peek(&self.header) {
+                self.body = header.body_bytes() as usize;
+                self.header.clear();
+            }
+        }
+    }
+
+    /// Whether the stream stops within a frame.
+    pub(super) fn is_incomplete(&self) -> bool {
+        self.body > 0 || !self.header.is_empty()
+    }
+}
+
 /// A random number from 1 to `max`; 0 if that is 0.
 fn part(rng: &mut Rng, max: usize) -> usize {
     if max == 0 { 0 } else { rng.usize(1..=max) }
@@ -81,6 +125,7 @@ pub(super) struct DaemonEnd {
     pub(super) rng: Rc<RefCell<Rng>>,
     /// One in so many writes fails for lack of memory; 0: none.
     pub(super) shortage: usize,
+    pub(super) faults: Rc<RefCell<Faults>>,
 }
 
 impl Socket for DaemonEnd {
@@ -104,6 +149,7 @@ impl Socket for DaemonEnd {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         if self.shortage > 0 && rng.usize(..self.shortage) == 0 {
+            self.faults.borrow_mut().writes_without_memory += 1;
             return Err(io::ErrorKind::OutOfMemory.into());
         }
         let offered: usize = slices.iter().map(|slice| slice.len()).sum();
@@ -113,7 +159,13 @@ impl Socket for DaemonEnd {
         if taken == 0 {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        pipe.to_client.extend(slices.iter().flat_map(|slice| slice.iter()).take(taken));
+        let mut left = taken;
+        for slice in slices {
+            let part = &slice[..left.min(slice.len())];
+            pipe.to_client.extend(part);
+            pipe.front.write(part);
+            left -= part.len();
+        }
         Ok(taken)
     }
 
