@@ -131,7 +131,7 @@ impl Listener {
     ///
     /// # Errors
     ///
-    /// [`ConnectError::Io`] if this process or the system is out of descriptors, and always on Windows.
+    /// [`ConnectError::Io`] if this process or the system is out of descriptors or, on Windows, of pipes.
     ///
     /// ```
     /// use system_broadcaster::{Options, RecvError};

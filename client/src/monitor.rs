@@ -66,7 +66,7 @@ impl Monitor {
     ///
     /// # Errors
     ///
-    /// [`ConnectError::Io`] if this process or the system is out of descriptors, and always on Windows.
+    /// [`ConnectError::Io`] if this process or the system is out of descriptors or, on Windows, of pipes.
     pub fn closer(&mut self) -> Result<Closer, ConnectError> {
         self.receiver.closer()
     }

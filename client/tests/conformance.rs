@@ -413,8 +413,6 @@ fn borrowed_messages_become_owned_and_outlive_the_next_receive() {
     assert!(timed_out.is_timeout() && matches!(timed_out, RecvError::TimedOut { .. }), "{timed_out}");
 }
 
-// A closer needs a descriptor that another thread can make readable, which Windows does not have yet.
-#[cfg(unix)]
 #[test]
 fn a_closer_ends_every_kind_of_receive() {
     in_every_colour(|colour, options| {

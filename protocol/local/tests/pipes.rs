@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 use broadcaster_local::windows::{Pipe, Server, Waiter, connect_pipe as connect, instance, output_pipe, user};
-use broadcaster_local::{Connected, Interest, wait};
+use broadcaster_local::{Bell, Connected, Interest, wait};
 use std::ffi::OsString;
 use std::future::poll_fn;
 use std::io::{self, ErrorKind, IoSlice, Write};
@@ -276,4 +276,24 @@ fn either_pipe_ends_the_wait() {
     wait(&[both[0], Interest::writable(&loud)], None).unwrap();
     drop(quiet_client);
     wait(&both, None).unwrap();
+}
+
+#[test]
+fn bell_ends_the_wait_of_a_thread_and_of_a_task_until_it_is_silenced() {
+    let (quiet, _client) = pair();
+    let (quiet, bell) = (std::sync::Arc::new(quiet), Bell::new().unwrap());
+    let readable = bell.readable();
+    let both = [Interest::readable(&quiet), Interest::readable(&readable)];
+    std::thread::scope(|scope| {
+        scope.spawn(|| (0..100).for_each(|_| bell.ring()));
+        wait(&both, None).unwrap();
+    });
+    assert!(readable.wait_readable(Some(Duration::ZERO)).unwrap(), "it rings until it is silenced");
+    bell.silence();
+    assert!(!readable.wait_readable(Some(Duration::ZERO)).unwrap());
+    let waiter = Waiter::new().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| bell.ring());
+        runtime().block_on(poll_fn(|cx| readable.poll_readable(cx, &waiter))).unwrap();
+    });
 }

@@ -1,15 +1,12 @@
 //! The pipe and the process of a program that is started. It never starts one.
 
-use super::instance::create;
+use super::instance::own_instance;
 use super::pipe::Pipe;
-use super::security::Descriptor;
 use super::text::wide;
-use std::ffi::OsStr;
 use std::io;
 use std::os::windows::io::{FromRawHandle, OwnedHandle};
 use std::os::windows::process::CommandExt;
 use std::process::{Child, Command};
-use std::sync::atomic::{AtomicU32, Ordering};
 use windows_sys::Win32::Foundation::{GENERIC_WRITE, INVALID_HANDLE_VALUE};
 use windows_sys::Win32::Storage::FileSystem::{CreateFileW, FILE_SHARE_NONE, OPEN_EXISTING};
 
@@ -26,11 +23,8 @@ pub type PipeWriter = OwnedHandle;
 /// If the system has no more pipes.
 #[allow(unsafe_code)]
 pub fn output_pipe() -> io::Result<(Pipe, PipeWriter)> {
-    static COUNTER: AtomicU32 = AtomicU32::new(0);
-    let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-    let name = format!(r"\\.\pipe\broadcaster-output-{}-{number}", std::process::id());
-    let ours = create(OsStr::new(&name), &Descriptor::own_user()?, true)?;
-    let wide = wide(OsStr::new(&name))?;
+    let (ours, name) = own_instance("output")?;
+    let wide = wide(&name)?;
     let (null, none) = (std::ptr::null(), std::ptr::null_mut());
     // SAFETY: the name ends with a zero; null means no attributes, and no template.
     let theirs = unsafe { CreateFileW(wide.as_ptr(), GENERIC_WRITE, FILE_SHARE_NONE, null, OPEN_EXISTING, 0, none) };

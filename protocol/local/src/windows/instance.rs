@@ -3,9 +3,10 @@
 use super::security::Descriptor;
 use super::text::wide;
 use super::user::{self, Sid};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
+use std::sync::atomic::{AtomicU32, Ordering};
 use windows_sys::Win32::Foundation::INVALID_HANDLE_VALUE;
 use windows_sys::Win32::Storage::FileSystem::{
     FILE_FLAG_FIRST_PIPE_INSTANCE, FILE_FLAG_OVERLAPPED, PIPE_ACCESS_DUPLEX,
@@ -56,6 +57,14 @@ pub(super) fn create_first(name: &OsStr, descriptor: &Descriptor) -> io::Result<
         }
         other => other,
     }
+}
+
+/// The only instance of a new pipe whose other end this process opens, and the name of that pipe.
+pub(super) fn own_instance(purpose: &str) -> io::Result<(OwnedHandle, OsString)> {
+    static COUNTER: AtomicU32 = AtomicU32::new(0);
+    let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+    let name = OsString::from(format!(r"\\.\pipe\broadcaster-{purpose}-{}-{number}", std::process::id()));
+    Ok((create(&name, &Descriptor::own_user()?, true)?, name))
 }
 
 /// One more instance of the pipe. With `first` there must be no other, not even another user's.
