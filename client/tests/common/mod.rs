@@ -139,6 +139,7 @@ pub fn in_every_colour(behaviour: impl Fn(&dyn Colour, &Options)) {
 /// Keeps the bus running, and ends it.
 pub struct Host {
     _directory: TempDir,
+    _listener: Listener,
     daemon: Option<Child>,
 }
 
@@ -174,7 +175,7 @@ pub fn bus() -> (Host, Options) {
         daemon
     });
     let options = options.embedded(daemon.is_none());
-    // A host without connections ends after a minute; within a test that does not happen.
-    drop(options.listener("host").unwrap());
-    (Host { _directory: directory, daemon }, options)
+    // Its listener stays connected, so that the daemon's counts change only with what the test does.
+    let listener = options.listener("host").unwrap();
+    (Host { _directory: directory, _listener: listener, daemon }, options)
 }
