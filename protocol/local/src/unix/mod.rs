@@ -1,4 +1,4 @@
-//! The functions of this crate on Unix, through `rustix`, `interprocess` and, where neither fits, `libc`. It never starts a thread.
+//! The functions of this crate on Unix, using `rustix`, `interprocess` and, where neither fits, `libc`. It never starts a thread.
 
 #[cfg(feature = "tokio")]
 mod accept;
@@ -17,11 +17,6 @@ mod passwd;
 mod peer;
 mod process;
 mod program;
-#[cfg(any(target_os = "linux", target_os = "android"))]
-#[path = "readiness_epoll.rs"]
-mod readiness;
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-#[path = "readiness_kqueue.rs"]
 mod readiness;
 #[cfg(feature = "tokio")]
 mod registration;
@@ -29,15 +24,8 @@ mod socket;
 mod stream;
 mod user_directory;
 mod wait;
-#[cfg(all(feature = "tokio", any(target_os = "linux", target_os = "android")))]
-#[path = "watch_inotify.rs"]
-mod watch;
-#[cfg(all(feature = "tokio", not(any(target_os = "linux", target_os = "android"))))]
-#[path = "watch_kqueue.rs"]
-mod watch;
-
 #[cfg(feature = "tokio")]
-mod watched;
+mod watch;
 
 #[cfg(feature = "tokio")]
 pub use accept::Acceptor;

@@ -1,33 +1,17 @@
-//! One descriptor that is readable whenever a handle has something to do, through epoll. It never reads or writes a socket, and never keeps
-//! one open.
+//! Readiness through epoll. It never keeps a socket open.
 
-use super::socket::Socket;
-use crate::Interest;
+use crate::{Interest, Socket};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-/// A descriptor for the whole life of a handle, across reconnects, for event loops such as mio, calloop and GLib.
-///
-/// It is readable while one of the sockets is ready, or the time has come, or the handle has said that it is ready now: see
-/// [`set`](Self::set). Readiness is a level: it lasts until `set` is called with something else, or the sockets are no longer ready. An
-/// event loop only waits for the descriptor; it must not read from it.
-///
-/// A socket that is dropped takes itself out. It must not have been duplicated: the kernel keeps reporting a socket for as long as another
-/// descriptor refers to it.
-#[derive(Debug)]
-pub struct Readiness {
-    epoll: OwnedFd,
-    state: Mutex<State>,
-}
-
 #[derive(Debug, Default)]
-struct State {
+pub(super) struct State {
     sockets: Vec<Registered>,
     timer: Option<OwnedFd>,
     /// The time that the timer is set to.
@@ -45,53 +29,23 @@ struct Registered {
     flags: EventFlags,
 }
 
-impl Readiness {
-    /// A descriptor that is not readable.
-    ///
-    /// # Errors
-    ///
-    /// If this process or the system is out of descriptors.
-    pub fn new() -> io::Result<Self> {
-        Ok(Self { epoll: epoll::create(CreateFlags::CLOEXEC)?, state: Mutex::default() })
-    }
-
-    /// Replaces what makes the descriptor readable: one of `interests` being ready, the time `at`, or, if `ready_now`, nothing further.
-    ///
-    /// This makes no system call if nothing has changed.
-    ///
-    /// # Errors
-    ///
-    /// If this process or the system is out of descriptors or memory. Then the descriptor may miss some of the interests, and the next call
-    /// tries again.
-    pub fn set(&self, interests: &[Interest<'_>], at: Option<Instant>, ready_now: bool) -> io::Result<()> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.set_sockets(&self.epoll, interests)?;
-        // A time that has come is the same as ready now, without a timer that fires a moment later.
-        let due = at.is_some_and(|at| at <= Instant::now());
-        state.set_timer(&self.epoll, at.filter(|_| !due && !ready_now))?;
-        state.set_ready(&self.epoll, ready_now || due)
-    }
+pub(super) fn create() -> io::Result<OwnedFd> {
+    Ok(epoll::create(CreateFlags::CLOEXEC)?)
 }
 
-impl AsFd for Readiness {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.epoll.as_fd()
-    }
-}
-
-impl AsRawFd for Readiness {
-    fn as_raw_fd(&self) -> RawFd {
-        self.epoll.as_raw_fd()
-    }
+/// There is nothing to refresh: epoll reports levels, also of the timer.
+#[allow(clippy::unnecessary_wraps)]
+pub(super) fn refresh(_: &OwnedFd) -> io::Result<bool> {
+    Ok(false)
 }
 
 impl State {
-    fn set_sockets(&mut self, epoll: &OwnedFd, interests: &[Interest<'_>]) -> io::Result<()> {
-        // What is no longer wanted goes first: a new socket may have the number of an old one.
+    pub(super) fn set_sockets(&mut self, epoll: &OwnedFd, interests: &[Interest<'_>]) -> io::Result<()> {
+        // Unwanted sockets are removed first: a new socket may have the number of an old one.
         self.sockets.retain(|registered| {
             let wanted = interests.iter().any(|interest| registered.is(interest.socket));
             if !wanted && let Some(socket) = registered.socket.upgrade() {
-                // It fails only for a socket that is not there.
+                // This fails only for a socket that is not in the instance.
                 let _ = epoll::delete(epoll, &*socket);
             }
             wanted
@@ -114,7 +68,7 @@ impl State {
         Ok(())
     }
 
-    fn set_timer(&mut self, epoll: &OwnedFd, at: Option<Instant>) -> io::Result<()> {
+    pub(super) fn set_timer(&mut self, epoll: &OwnedFd, at: Option<Instant>) -> io::Result<()> {
         if at == self.armed {
             return Ok(());
         }
@@ -138,7 +92,7 @@ impl State {
         Ok(())
     }
 
-    fn set_ready(&mut self, epoll: &OwnedFd, ready: bool) -> io::Result<()> {
+    pub(super) fn set_ready(&mut self, epoll: &OwnedFd, ready: bool) -> io::Result<()> {
         if ready == self.ready {
             return Ok(());
         }
@@ -163,7 +117,7 @@ impl Registered {
     }
 }
 
-/// Every direction in which this socket is wanted.
+/// Every direction of interest for this socket.
 fn wanted_flags(interests: &[Interest<'_>], socket: &Arc<Socket>) -> EventFlags {
     let same = interests.iter().filter(|interest| Arc::ptr_eq(interest.socket, socket));
     same.fold(EventFlags::empty(), |flags, interest| {
@@ -171,7 +125,7 @@ fn wanted_flags(interests: &[Interest<'_>], socket: &Arc<Socket>) -> EventFlags 
     })
 }
 
-/// Adds a descriptor, or changes what it is watched for if it is there.
+/// Adds a descriptor, or changes its flags if it was added before.
 fn add(epoll: &OwnedFd, descriptor: BorrowedFd<'_>, flags: EventFlags) -> io::Result<()> {
     match epoll::add(epoll, descriptor, EventData::new_u64(0), flags) {
         Err(Errno::EXIST) => Ok(epoll::modify(epoll, descriptor, EventData::new_u64(0), flags)?),

@@ -1,31 +1,16 @@
-//! One descriptor that is readable whenever a handle has something to do, through kqueue. It never reads or writes a socket, and never keeps
-//! one open.
+//! Readiness through kqueue. It never keeps a socket open.
 
-use super::socket::Socket;
-use crate::Interest;
+use crate::{Interest, Socket};
 use rustix::event::Timespec;
 use rustix::event::kqueue::{Event, EventFilter, EventFlags, UserDefinedFlags, UserFlags, kevent_timespec, kqueue};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-/// A descriptor for the whole life of a handle, across reconnects, for event loops such as mio, calloop and GLib.
-///
-/// It is readable while one of the sockets is ready, or the time has come, or the handle has said that it is ready now: see
-/// [`set`](Self::set). A socket that is no longer ready is noticed at the next call of `set`. An event loop only waits for the descriptor;
-/// it must not read from it.
-///
-/// A socket that is dropped takes itself out.
-#[derive(Debug)]
-pub struct Readiness {
-    queue: OwnedFd,
-    state: Mutex<State>,
-}
-
 #[derive(Debug, Default)]
-struct State {
+pub(super) struct State {
     sockets: Vec<Registered>,
     /// The time that the timer is set to.
     armed: Option<Instant>,
@@ -45,56 +30,29 @@ const IDENT: isize = 0;
 /// Does not wait.
 const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
-impl Readiness {
-    /// A descriptor that is not readable.
-    ///
-    /// # Errors
-    ///
-    /// If this process or the system is out of descriptors.
-    pub fn new() -> io::Result<Self> {
-        let queue = kqueue()?;
-        rustix::io::fcntl_setfd(&queue, rustix::io::FdFlags::CLOEXEC)?;
-        Ok(Self { queue, state: Mutex::default() })
-    }
-
-    /// Replaces what makes the descriptor readable: one of `interests` being ready, the time `at`, or, if `ready_now`, nothing further.
-    ///
-    /// This makes one system call if nothing has changed: a queue notices only when it is asked that a socket is no longer ready.
-    ///
-    /// # Errors
-    ///
-    /// If this process or the system is out of descriptors or memory. Then the descriptor may miss some of the interests, and the next call
-    /// tries again.
-    pub fn set(&self, interests: &[Interest<'_>], at: Option<Instant>, ready_now: bool) -> io::Result<()> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.set_sockets(&self.queue, interests)?;
-        let due = at.is_some_and(|at| at <= Instant::now());
-        state.set_timer(&self.queue, at.filter(|_| !due && !ready_now))?;
-        // Asking takes the timer's event out of the queue; the time has come then.
-        let fired = refresh(&self.queue)?;
-        state.set_ready(&self.queue, ready_now || due || fired)
-    }
+pub(super) fn create() -> io::Result<OwnedFd> {
+    let queue = kqueue()?;
+    rustix::io::fcntl_setfd(&queue, rustix::io::FdFlags::CLOEXEC)?;
+    Ok(queue)
 }
 
-impl AsFd for Readiness {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.queue.as_fd()
-    }
-}
-
-impl AsRawFd for Readiness {
-    fn as_raw_fd(&self) -> RawFd {
-        self.queue.as_raw_fd()
-    }
+/// Makes the queue check again whether what it reports is still ready, and returns whether the timer has fired. This removes the timer's
+/// event from the queue.
+#[allow(unsafe_code)]
+pub(super) fn refresh(queue: &OwnedFd) -> io::Result<bool> {
+    let mut events = [const { MaybeUninit::<Event>::uninit() }; 8];
+    // SAFETY: nothing is added to the queue.
+    let (events, _) = unsafe { kevent_timespec(queue, &[], &mut events, Some(&AT_ONCE)) }?;
+    Ok(events.iter().any(|event| matches!(event.filter(), EventFilter::Timer { .. })))
 }
 
 impl State {
-    fn set_sockets(&mut self, queue: &OwnedFd, interests: &[Interest<'_>]) -> io::Result<()> {
-        // What is no longer wanted goes first: a new socket may have the number of an old one.
+    pub(super) fn set_sockets(&mut self, queue: &OwnedFd, interests: &[Interest<'_>]) -> io::Result<()> {
+        // Unwanted sockets are removed first: a new socket may have the number of an old one.
         self.sockets.retain(|registered| {
             let wanted = interests.iter().any(|interest| registered.is(interest));
             if !wanted && let Some(socket) = registered.socket.upgrade() {
-                // It fails only for a socket that is not there.
+                // This fails only for a socket that is not in the queue.
                 let _ = change(queue, filter(socket.as_fd(), registered.writable), EventFlags::DELETE);
             }
             wanted
@@ -109,7 +67,7 @@ impl State {
         Ok(())
     }
 
-    fn set_timer(&mut self, queue: &OwnedFd, at: Option<Instant>) -> io::Result<()> {
+    pub(super) fn set_timer(&mut self, queue: &OwnedFd, at: Option<Instant>) -> io::Result<()> {
         if at == self.armed {
             return Ok(());
         }
@@ -125,7 +83,7 @@ impl State {
         Ok(())
     }
 
-    fn set_ready(&mut self, queue: &OwnedFd, ready: bool) -> io::Result<()> {
+    pub(super) fn set_ready(&mut self, queue: &OwnedFd, ready: bool) -> io::Result<()> {
         if ready == self.ready {
             return Ok(());
         }
@@ -162,13 +120,4 @@ fn change(queue: &OwnedFd, filter: EventFilter, flags: EventFlags) -> io::Result
     // queue, and the queue holds no pointer of ours.
     unsafe { kevent_timespec(queue, &[event], &mut none, Some(&AT_ONCE)) }?;
     Ok(())
-}
-
-/// Lets the queue look again at what it holds to be ready; returns whether the timer has fired.
-#[allow(unsafe_code)]
-fn refresh(queue: &OwnedFd) -> io::Result<bool> {
-    let mut events = [const { MaybeUninit::<Event>::uninit() }; 8];
-    // SAFETY: nothing is added to the queue.
-    let (events, _) = unsafe { kevent_timespec(queue, &[], &mut events, Some(&AT_ONCE)) }?;
-    Ok(events.iter().any(|event| matches!(event.filter(), EventFilter::Timer { .. })))
 }
