@@ -1,13 +1,13 @@
-//! Reading into the spare capacity of a buffer. It never reads by itself and never grows the buffer.
+//! Reading into the spare capacity of a buffer. It makes no system call, and never grows the buffer.
 
 use bytes::buf::Limit;
 use bytes::{BufMut, BytesMut};
 use std::io;
 use std::mem::MaybeUninit;
 
-/// Lets `read` fill the spare capacity of `target` up to its limit; returns how many bytes it has appended.
+/// Lets `read` fill the spare capacity of `target` up to its limit; returns how many bytes were appended.
 ///
-/// `read` returns the part at the beginning of its argument that it has initialised.
+/// `read` returns the initialised part of its argument, which begins at the beginning.
 ///
 /// # Panics
 ///
@@ -23,7 +23,10 @@ pub(crate) fn fill(
     let start = spare.as_ptr();
     let filled = read(&mut spare[..room])?;
     let len = filled.len();
-    assert!(len <= room && (len == 0 || start.cast() == filled.as_ptr()), "another slice than the one that was lent");
+    assert!(
+        len <= room && (len == 0 || start.cast() == filled.as_ptr()),
+        "`read` returned another slice than its argument"
+    );
     // SAFETY: `filled` is an initialised slice that begins where the spare capacity begins, and has `len` bytes.
     unsafe { target.advance_mut(len) };
     Ok(len)

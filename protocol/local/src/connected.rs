@@ -2,7 +2,7 @@
 
 use crate::Socket;
 
-/// What became of an attempt to connect.
+/// The result of an attempt to connect.
 #[derive(Debug)]
 pub enum Connected {
     /// Connected to a process of this user.

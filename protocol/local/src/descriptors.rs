@@ -1,13 +1,14 @@
-//! How many connections fit into a limit of open files. It never asks for the limit.
+//! How many connections a limit on open files allows. It never queries the limit.
 
-/// Files that the daemon has open beside its connections, at most: its standard ones, lock and socket of each candidate, the stats sockets
-/// with their clients, the watch, the spare one and the runtime's own.
+/// The most files that the daemon has open besides its connections: the standard streams, the lock and socket of each candidate, the stats
+/// sockets and their clients, the watch, the spare descriptor, and those of the runtime.
 const OTHERS: u64 = 48;
 
-/// How many connections a daemon may have with this limit of open files, where `None` is no limit; at least 1.
+/// How many connections a daemon may have under this limit on open files, where `None` is no limit; at least 1.
 ///
-/// A connection has one file, and a second one while it is full. A quarter of what is left is for those: more full connections than that
-/// wait for one another. Without this bound the last connections would be refused by the system, when it is too late to give a reason.
+/// A connection uses one file, and a second one while its socket is full. A quarter of what remains is reserved for the second ones; if
+/// more sockets are full, they wait for one another. Without this bound the system would refuse the last connections, when it is too late
+/// to send a reason.
 pub fn connections_within(descriptors: Option<u64>) -> usize {
     let Some(descriptors) = descriptors else { return usize::MAX };
     let left = descriptors.saturating_sub(OTHERS);
@@ -24,9 +25,15 @@ pub fn connections_of_host(descriptors: usize) -> usize {
     connections_within(Some(half)).max(descriptors / 4)
 }
 
+/// The smallest limit on open files under which [`connections_within`] allows this many connections.
+pub fn descriptors_for(connections: usize) -> u64 {
+    let connections = u64::try_from(connections).unwrap_or(u64::MAX);
+    OTHERS + connections.saturating_sub(1).saturating_mul(4) / 3 + 1
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{connections_of_host, connections_within};
+    use super::{connections_of_host, connections_within, descriptors_for};
 
     #[test]
     fn connections_leave_room_for_other_files() {
@@ -40,6 +47,15 @@ mod tests {
     fn a_host_keeps_half_of_its_files() {
         for (descriptors, connections) in [(0, 1), (8, 2), (256, 64), (400, 114), (1024, 348), (4096, 1500)] {
             assert_eq!(connections_of_host(descriptors), connections, "{descriptors}");
+        }
+    }
+
+    #[test]
+    fn needed_descriptors_are_just_enough() {
+        for connections in 2..5000 {
+            let needed = descriptors_for(connections);
+            assert_eq!(connections_within(Some(needed)), connections);
+            assert!(connections_within(Some(needed - 1)) < connections, "{connections}");
         }
     }
 }

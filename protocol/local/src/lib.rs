@@ -17,7 +17,7 @@
 //! | notice that a directory changes | `Watch` (feature `tokio`) |
 //! | run a child process | [`output_pipe`], [`read_output`], [`prepare`], [`abandon`] |
 //! | choose a program to run | [`programs`], [`check_program`], [`is_elevated`], [`LaunchLock`] |
-//! | describe this process | [`euid`], [`pid`], [`descriptors_max`], [`raise_descriptor_limit`], [`connections_within`], [`connections_of_host`], [`check_descriptors`], and on Unix `user_directory`, `home_directory`, `is_own`, `machine_id` |
+//! | describe this process | [`euid`], [`pid`], [`descriptors_max`], [`raise_descriptor_limit`], [`connections_within`], [`connections_of_host`], [`descriptors_for`], [`check_descriptors`], and on Unix `user_directory`, `home_directory`, `is_own`, `machine_id` |
 
 #[cfg(not(any(unix, windows)))]
 compile_error!("system-broadcaster has no transport for this platform: it needs unix domain sockets or named pipes");
@@ -43,7 +43,7 @@ use unix as system;
 use windows as system;
 
 pub use connected::Connected;
-pub use descriptors::{connections_of_host, connections_within};
+pub use descriptors::{connections_of_host, connections_within, descriptors_for};
 pub use interest::Interest;
 pub use launch_lock::LaunchLock;
 pub use lock_state::LockState;

@@ -6,16 +6,16 @@ use std::path::PathBuf;
 /// What is wrong with a directory.
 #[derive(Debug)]
 pub enum DirectoryProblem {
-    /// The path leads to something else, or to a link.
+    /// The path leads to a link, or to something else.
     NotADirectory,
-    /// It does not exist, and the nearest directory above it that does belongs to another user; or it belongs to another user itself.
+    /// It belongs to another user; or it does not exist, and the nearest existing directory above it belongs to another user.
     OtherOwner {
-        /// The directory that exists.
+        /// The directory of the other user.
         path: PathBuf,
         /// Its owner.
         owner: u32,
     },
-    /// Its mode, which lets other users write into it.
+    /// Other users may write into it; this is its mode.
     WritableByOthers(u32),
     /// The system call that failed, as a verb, and its error.
     Io(&'static str, io::Error),
@@ -26,9 +26,9 @@ pub enum DirectoryProblem {
 pub enum LockProblem {
     /// Another process holds it.
     Held,
-    /// Its file was removed each time, before the lock on it was taken.
+    /// On each attempt, its file was removed before the lock was taken.
     Removed,
-    /// Something other than a file has its path.
+    /// Its path leads to something other than a file.
     NotAFile,
     /// The system call that failed, as a verb, and its error.
     Io(&'static str, io::Error),
@@ -43,7 +43,7 @@ pub enum AdoptProblem {
     NotListening(PathBuf),
     /// Clients that connect to this path do not reach it.
     Elsewhere(PathBuf),
-    /// The system cannot pass on what serves this path.
+    /// This system cannot pass on what serves this path.
     Unsupported(PathBuf),
     /// The system call that failed, as a verb, and its error.
     Io(&'static str, io::Error),

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ProgramProblem {
-    /// This process runs with more rights than its caller has, so that it starts nothing on the caller's behalf.
+    /// This process has more rights than its caller, and therefore starts nothing on the caller's behalf.
     Elevated,
     /// The path leads to something other than a file.
     NotAFile,
@@ -48,10 +48,10 @@ impl fmt::Display for ProgramProblem {
     }
 }
 
-/// The programs called `name` that may be meant, best first: beside the running program, then in the absolute entries of `PATH`. A
-/// relative entry depends on the current directory. None if this process [is elevated](is_elevated).
+/// The existing programs called `name`, best first: beside the running program, then in the absolute entries of `PATH`. Relative entries
+/// are ignored, since they depend on the current directory. Empty if this process [is elevated](is_elevated).
 ///
-/// They exist. Whether one may be run is for [`check_program`].
+/// Whether one may be run is for [`check_program`].
 pub fn programs(name: &str) -> Vec<PathBuf> {
     if is_elevated() {
         return Vec::new();
@@ -86,7 +86,7 @@ pub fn check_program(program: &Path) -> Result<(), ProgramProblem> {
 }
 
 /// Whether this process runs with more rights than its caller: a set-user-ID or set-group-ID program, or one with capabilities of
-/// its own. Its environment is then the caller's word against the user's, and counts for nothing.
+/// its own. The caller chose its environment, which must then be ignored.
 pub fn is_elevated() -> bool {
     system::is_elevated()
 }

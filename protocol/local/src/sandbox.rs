@@ -1,19 +1,19 @@
-//! Whether this process runs in a sandbox of a kind that hides the user's directories. It never leaves one.
+//! Whether this process runs in a sandbox that hides the user's directories. It never looks outside.
 
 use std::ffi::OsStr;
 use std::path::Path;
 
-/// Where flatpak describes a sandbox, within it.
+/// The file in which flatpak describes a sandbox, inside it.
 const FLATPAK_INFO: &str = "/.flatpak-info";
 
 /// Where snapd mounts the programs that it confines.
 const SNAP_DIRECTORIES: [&str; 2] = ["/snap", "/var/lib/snapd/snap"];
 
-/// Where the kernel has the name of the profile that confines this process.
+/// The file in which the kernel reports the profile that confines this process.
 const PROFILE: &str = "/proc/self/attr/current";
 
-/// The name of the sandbox that this process runs in, if it is in one: its runtime and state directories are then its own, and a daemon
-/// that it started or hosted would serve no program outside.
+/// The kind of sandbox that this process runs in, if any. Its runtime and state directories are then private, and a daemon that it
+/// started or hosted would serve no program outside.
 pub fn sandbox() -> Option<&'static str> {
     if !cfg!(target_os = "linux") {
         return None;
@@ -27,8 +27,7 @@ pub fn sandbox() -> Option<&'static str> {
     )
 }
 
-/// A program that a snap has started inherits its variable; it is confined only if it is a part of the snap, and the snap is not one that
-/// snapd leaves unconfined.
+/// A program started from a snap inherits its variable. It is confined only if it is part of that snap, and snapd enforces the profile.
 fn recognise(
     has_flatpak_info: bool,
     snap: Option<&OsStr>,

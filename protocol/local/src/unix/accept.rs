@@ -1,12 +1,12 @@
-//! Accepting connections in a task, each with its peer, from several sockets at once. It never decides whether a peer is welcome, except that
-//! it turns away one for which there is no descriptor.
+//! Accepting connections in a task, each with its peer, from several sockets at once. It refuses a peer only for lack of descriptors, and
+//! never for what the peer is.
 
 use super::fork::open_unshared;
+use super::process::open_root;
 use super::registration::{Registration, register};
 use super::socket::{Listener, Socket};
 use super::{peer, stream};
 use crate::Peer;
-use rustix::fs::{Mode, OFlags};
 use rustix::net::RecvFlags;
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -16,22 +16,23 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::io::Interest;
 
-/// The sockets of a bus, to accept from in the runtime in which this was made.
+/// Accepts from the sockets of a bus, in the runtime in which it was created.
 ///
-/// It keeps one spare descriptor. When this process or the system is out of descriptors, it gives up the spare one, accepts with it,
-/// answers the client with a refusal and hangs up, so that a client learns the reason at once and does not wait for an answer.
+/// It keeps a spare descriptor. When this process or the system is out of descriptors, it closes the spare one, accepts the next client in
+/// its place, sends a refusal and closes the connection. The client learns the reason at once instead of waiting for an answer.
 #[derive(Debug)]
 pub struct Acceptor {
     listeners: Vec<Registration<Arc<Listener>>>,
-    /// Which listener is asked first, so that one with many clients does not keep those of another waiting.
+    /// The listener to poll first. It changes with each connection, so that a busy listener does not delay the clients of another.
     first: Cell<usize>,
-    /// What a client receives for which there is no descriptor.
+    /// Sent to a client for which there is no descriptor.
     refusal: Vec<u8>,
+    /// To be closed when another descriptor is needed.
     spare: RefCell<Option<OwnedFd>>,
 }
 
 impl Acceptor {
-    /// Accepts from all `listeners`. A client for which there is no descriptor receives `refusal`, as far as a new connection holds it.
+    /// Accepts from all `listeners`. A client for which there is no descriptor receives as much of `refusal` as a new socket holds.
     ///
     /// # Errors
     ///
@@ -42,14 +43,14 @@ impl Acceptor {
             register(Arc::new(listener), Interest::READABLE)
         };
         let listeners = listeners.into_iter().map(register_one).collect::<io::Result<_>>()?;
-        Ok(Self { listeners, first: Cell::new(0), refusal, spare: RefCell::new(Some(spare()?)) })
+        Ok(Self { listeners, first: Cell::new(0), refusal, spare: RefCell::new(Some(open_root()?)) })
     }
 
     /// The next connection.
     ///
     /// # Errors
     ///
-    /// [`ConnectionAborted`](io::ErrorKind::ConnectionAborted) if the peer is gone; or if this process or the system is out of
+    /// [`ConnectionAborted`](io::ErrorKind::ConnectionAborted) if the peer is gone. Another error if this process or the system is out of
     /// descriptors, and the spare one is not available either.
     ///
     /// # Cancel safety
@@ -72,7 +73,7 @@ impl Acceptor {
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
                         Err(error) => return Poll::Ready(Err(error)),
                         Ok(()) => {
-                            // There may be many of them, and the connections that are open get their turn.
+                            // There may be many such clients; open connections get their turn first.
                             cx.waker().wake_by_ref();
                             return Poll::Pending;
                         }
@@ -90,18 +91,18 @@ impl Acceptor {
 
     /// Accepts with the spare descriptor, and turns the client away. [`WouldBlock`](io::ErrorKind::WouldBlock) if none waits.
     fn refuse(&self, listener: &Listener, error: io::Error) -> io::Result<()> {
-        let mut place = self.spare.borrow_mut();
-        let Some(given_up) = place.take().or_else(|| spare().ok()) else { return Err(error) };
-        drop(given_up);
+        let mut spare = self.spare.borrow_mut();
+        let Some(closed) = spare.take().or_else(|| open_root().ok()) else { return Err(error) };
+        drop(closed);
         let accepted = accept_from(listener);
         if let Ok(socket) = &accepted {
-            // What the client has sent is discarded: to close a socket with something unread in it may cost the client the refusal. It
-            // may as well be gone. Either way there is nothing to be done about it.
+            // Closing a socket with unread bytes can discard the refusal, so what the client has sent is read first. Both calls may
+            // fail because the client is gone, which needs no reaction.
             let _ = rustix::net::recv(socket, &mut [0; 4096][..], RecvFlags::DONTWAIT);
             let _ = stream::write(socket, &self.refusal);
         }
         let outcome = accepted.map(drop);
-        *place = spare().ok();
+        *spare = open_root().ok();
         outcome
     }
 }
@@ -114,11 +115,6 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
-/// A descriptor of no use but to be given up.
-fn spare() -> io::Result<OwnedFd> {
-    Ok(rustix::fs::open("/", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
-}
-
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn introduce(socket: Socket) -> io::Result<(Socket, Peer)> {
     stream::set_up(&socket)?;
@@ -126,7 +122,7 @@ fn introduce(socket: Socket) -> io::Result<(Socket, Peer)> {
     Ok((socket, peer))
 }
 
-/// These systems can neither report nor set anything for a peer that has gone already, and each fails in its own way.
+/// On these systems both calls fail if the peer is gone already, each with an error of its own.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn introduce(socket: Socket) -> io::Result<(Socket, Peer)> {
     let gone = |_| io::Error::from(io::ErrorKind::ConnectionAborted);

@@ -1,4 +1,4 @@
-//! Taking over a socket that a service manager made. It never removes its file.
+//! Taking over a socket that a service manager created. It never removes the socket's file.
 
 use super::connect;
 use super::fork::open_unshared;
@@ -9,11 +9,11 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-/// The path of a socket that another process made and passed on, and the socket itself, to accept from.
+/// The path of a socket that another process created and passed on, and the socket itself, to accept from.
 ///
 /// # Errors
 ///
-/// If it has no absolute path, or does not listen; or if its path leads clients elsewhere.
+/// If it has no absolute path or does not listen, or if its path leads clients elsewhere.
 pub fn adopt(listener: &AuxiliaryListener) -> Result<(PathBuf, Listener), AdoptProblem> {
     let address = listener.local_addr().map_err(|error| AdoptProblem::Io("look at", error))?;
     let socket = address.as_pathname().filter(|path| path.is_absolute()).ok_or(AdoptProblem::NoPath)?;
@@ -27,16 +27,15 @@ pub fn adopt(listener: &AuxiliaryListener) -> Result<(PathBuf, Listener), AdoptP
     Ok((socket.to_owned(), listener))
 }
 
-/// Whether a client that connects to `path` reaches a socket of the process that made `listener`.
+/// Whether a client that connects to `path` reaches a socket of the process that created `listener`.
 ///
-/// A socket's file can be replaced, and does not identify the socket. A connection does: the kernel reports the process that called `listen`
-/// on the socket at its other end, and on Linux the same for the socket itself. The connection ends at once, as that of a client that
-/// connects and goes.
+/// The file at the path may have been replaced and does not identify the socket; a connection does. The kernel reports which process called
+/// `listen` on the socket at its other end, and on Linux it reports the same for the listening socket. The connection is closed at once.
 fn is_reached_at(listener: &AuxiliaryListener, path: &Path) -> bool {
     match connect::open(path) {
         Ok(probe) if LINUX => match (peer(listener), peer(&probe)) {
             (Ok(maker), Ok(server)) => maker == server,
-            // With a full backlog the probe is not connected. Many clients have reached a socket there.
+            // With a full backlog the probe is not connected. Clients have reached a socket there.
             (Ok(_), Err(_)) => true,
             (Err(_), _) => false,
         },
@@ -45,7 +44,7 @@ fn is_reached_at(listener: &AuxiliaryListener, path: &Path) -> bool {
     }
 }
 
-/// macOS does not report it. What launchd passes does listen.
+/// macOS does not report it. The sockets that launchd passes on listen.
 #[cfg(target_vendor = "apple")]
 fn listens(_: impl AsFd) -> bool {
     true
@@ -69,7 +68,7 @@ mod tests {
         let (adopted, _listener) = adopt(&listener).expect("its own");
         assert_eq!(adopted, path);
         std::fs::remove_file(&path).expect("removed");
-        assert!(matches!(adopt(&listener), Err(AdoptProblem::Elsewhere(_))), "there is nothing");
+        assert!(matches!(adopt(&listener), Err(AdoptProblem::Elsewhere(_))), "the path is free");
         drop(UnixListener::bind(&path).expect("bound"));
         assert!(matches!(adopt(&listener), Err(AdoptProblem::Elsewhere(_))), "a dead socket is there");
     }

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// A pipe to this process itself. Both ends live as long as it does, so that ringing never meets a closed pipe.
+/// A pipe from this process to itself. Both ends are open as long as it lives, so that ringing never fails on a closed pipe.
 #[derive(Debug)]
 pub struct Bell {
     reader: Arc<Socket>,
@@ -28,7 +28,7 @@ impl Bell {
 
     /// Makes the descriptor readable.
     pub fn ring(&self) {
-        // A full pipe is readable.
+        // It fails only if the pipe is full, and a full pipe is readable.
         let _ = rustix::io::write(&self.writer, &[0]);
     }
 

@@ -1,4 +1,4 @@
-//! The pipe and the process of a program that is started. It never starts one.
+//! The output pipe and the process of a child. It never starts one.
 
 use super::socket::Socket;
 use std::io;
@@ -8,7 +8,7 @@ use std::process::{Child, Command};
 /// The end of a pipe that a child writes to.
 pub type PipeWriter = OwnedFd;
 
-/// A pipe for the output of a program that is about to be started: our end, which never waits, and the program's.
+/// A pipe for the output of a child that is about to be started: this process's end, which never blocks, and the child's.
 ///
 /// # Errors
 ///
@@ -20,19 +20,19 @@ pub fn output_pipe() -> io::Result<(Socket, PipeWriter)> {
     Ok((reader, writer.into()))
 }
 
-/// Reads what a program has written, without waiting; 0 when every writer is gone.
+/// Reads what a child has written, without waiting; 0 when every writer is gone.
 ///
 /// # Errors
 ///
-/// [`WouldBlock`](io::ErrorKind::WouldBlock) if it has written nothing.
+/// [`WouldBlock`](io::ErrorKind::WouldBlock) if nothing was written.
 pub fn read_output(output: &Socket, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(rustix::io::read(output, buffer)?)
 }
 
-/// Prepares a program to be started in the background. There is nothing to do on this system.
+/// Prepares a program to be started in the background. On Unix there is nothing to prepare.
 pub fn prepare(_: &mut Command) {}
 
-/// Ends a program whose result is no longer wanted, so that no zombie stays in this process.
+/// Kills and reaps a child whose result is no longer wanted, so that it does not stay as a zombie.
 pub fn abandon(child: &mut Child) {
     if let Ok(None) = child.try_wait() {
         let _ = child.kill();

@@ -1,4 +1,4 @@
-//! Connecting to a socket by its path, with a look at who serves it. It never waits, and never sends a byte.
+//! Connecting to a socket by its path, and checking which user serves it. It never waits, and never sends a byte.
 
 use super::socket::LINUX;
 use super::{lock, peer, process, stream};
@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-/// Whether connecting to a socket can make a service manager start a daemon. A caller that must not do that asks
+/// Whether connecting to a socket can make a service manager start a daemon. A caller that must not cause that calls
 /// [`is_unlocked`](crate::is_unlocked) first.
 pub const CONNECT_ACTIVATES: bool = true;
 
@@ -19,7 +19,7 @@ pub const CONNECT_ACTIVATES: bool = true;
 ///
 /// # Errors
 ///
-/// If the system refuses for another reason than those in [`Connected`].
+/// If connecting fails for a reason that [`Connected`] does not list.
 pub fn connect(socket: &Path) -> io::Result<Connected> {
     let stream = match open(socket) {
         Ok(stream) => stream,
@@ -47,12 +47,12 @@ pub fn connect(socket: &Path) -> io::Result<Connected> {
     Ok(Connected::Yes(stream))
 }
 
-/// Whether a process accepts connections at `socket`, whichever user owns it; `false` if the system refuses the connection, as it does
-/// when the process that made the socket has ended.
+/// Whether a process of any user accepts connections at `socket`; `false` if the system refuses the connection, as it does when the process
+/// that created the socket has ended.
 ///
 /// # Errors
 ///
-/// If neither can be known.
+/// If connecting fails for another reason, so that the answer is unknown.
 pub fn is_accepting(socket: &Path) -> io::Result<bool> {
     match open(socket) {
         Ok(_) => Ok(true),
@@ -61,7 +61,7 @@ pub fn is_accepting(socket: &Path) -> io::Result<bool> {
     }
 }
 
-/// Connects without waiting, to whichever process listens there.
+/// Connects without waiting, whichever process listens there.
 pub(super) fn open(socket: &Path) -> io::Result<OwnedFd> {
     let name = socket.to_fs_name::<GenericFilePath>()?;
     let options = ConnectOptions::new().name(name).wait_mode(ConnectWaitMode::Deferred);

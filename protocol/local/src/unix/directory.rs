@@ -1,12 +1,12 @@
-//! The directory of a bus, held open: whether it can be trusted, and the socket files in it. It never follows a link at its end, and never
-//! removes a file that another process has made.
+//! The directory of a bus, held open: whether it can be trusted, and the socket files in it. The last component of its path is never
+//! followed if it is a link, and a file that another process created is never removed.
 //!
 //! A directory is checked through its descriptor, and files are looked up, locked and removed relative to it, so that the directory that
-//! was checked is the one that is used. Only making a socket and connecting to one take a path.
+//! was checked is the one that is used. Only creating a socket and connecting to one take a path.
 //!
-//! A directory is made only where the user could have made it: the nearest directory above it that exists belongs to the effective
-//! user, or is one in which every user makes files of their own, such as `/tmp`. So root in the environment of a user, as with
-//! `sudo -E`, leaves no directory behind that locks that user out.
+//! A directory is created only where the user could have created it: the nearest existing directory above it belongs to the effective user
+//! or is shared by all users, such as `/tmp`. Root in the environment of a user, as with `sudo -E`, thus leaves no directory behind that
+//! locks the user out.
 
 use super::fork::open_unshared;
 use super::process;
@@ -32,7 +32,7 @@ pub struct Directory {
     id: FileId,
 }
 
-/// Which file it is, whatever its name.
+/// Identifies a file, whatever its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FileId {
     device: u64,
@@ -53,7 +53,7 @@ pub struct SocketFile {
     id: FileId,
 }
 
-/// What has the name of a socket.
+/// What exists under the name of a socket.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Entry {
     /// Nothing.
@@ -70,12 +70,12 @@ impl Directory {
         socket.parent().unwrap_or(Path::new("/")).to_owned()
     }
 
-    /// Opens the directory that holds `socket`, and makes it if there is none, for this user only.
+    /// Opens the directory that holds `socket`. If there is none, creates it for this user only.
     ///
     /// # Errors
     ///
-    /// If it is no directory, belongs to another user, or other users may write into it; or if it does not exist, and what is above it
-    /// belongs to another user.
+    /// If it is not a directory, belongs to another user, or other users may write into it; or if it does not exist, and the directory above
+    /// it belongs to another user.
     pub fn open(socket: &Path) -> Result<Self, DirectoryProblem> {
         let path = Self::path_of(socket);
         let descriptor = open_or_make(&path)?;
@@ -83,19 +83,18 @@ impl Directory {
         if stat.st_uid != process::euid() {
             return Err(DirectoryProblem::OtherOwner { path, owner: stat.st_uid });
         }
-        #[allow(clippy::useless_conversion)]
-        let mode = u32::from(stat.st_mode) & 0o7777;
+        let mode = mode(&stat);
         if mode & 0o022 != 0 {
             return Err(DirectoryProblem::WritableByOthers(mode));
         }
         Ok(Self { path, descriptor, id: FileId::of(&stat) })
     }
 
-    /// What is at `socket`, which must be in this directory.
+    /// What exists at `socket`, which must be in this directory.
     ///
     /// # Errors
     ///
-    /// If the system refuses to look.
+    /// If the system call fails.
     pub fn find(&self, socket: &Path) -> io::Result<Entry> {
         let name = name_of(socket)?;
         Ok(match self.look(name)? {
@@ -109,13 +108,13 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// [`AddrInUse`](io::ErrorKind::AddrInUse) if something is there, or another process has replaced the new socket.
+    /// [`AddrInUse`](io::ErrorKind::AddrInUse) if the path is taken, or another process has replaced the new socket.
     pub fn listen(&self, socket: &Path) -> io::Result<(Listener, SocketFile)> {
         let options = ListenerOptions::new().name(socket.to_fs_name::<GenericFilePath>()?).reclaim_name(false);
         let listener = open_unshared(|| {
             let plain = options.try_clone()?;
             let interprocess::local_socket::Listener::UdSocket(listener) = match options.mode(0o600).create_sync() {
-                // Not every system can restrict a socket. The directory does it there.
+                // Not every system can restrict a socket. There the mode of the directory protects it.
                 Err(error) if error.kind() == io::ErrorKind::Unsupported => plain.create_sync()?,
                 other => other?,
             };
@@ -137,27 +136,27 @@ impl Directory {
         self.listen(socket)
     }
 
-    /// Whether the path of this directory still leads to it, and `file` is still in it.
+    /// Whether the path of this directory still leads to it, and `file` still exists in it.
     pub fn has(&self, file: &SocketFile) -> bool {
         self.is_in_place() && self.is_named(&file.name, file.id)
     }
 
-    /// Removes `file` if it is still the same file. A caller holds the lock that belongs to it.
+    /// Removes `file` if it is still the same file. The caller must hold the lock that belongs to it.
     pub fn remove(&self, file: &SocketFile) {
         if self.is_named(&file.name, file.id) {
-            // A file that cannot be removed is stale for the next daemon, which removes it under the lock.
+            // If this fails, the next daemon removes the file as a stale one, under the lock.
             let _ = rustix::fs::unlinkat(&self.descriptor, &file.name, AtFlags::empty());
         }
     }
 
-    /// Opens the file with this name to be locked, and makes it if there is none.
+    /// Opens the file with this name in order to lock it, and creates it if there is none.
     pub(super) fn open_lock(&self, name: &OsStr) -> io::Result<OwnedFd> {
-        // A pipe is opened at once for both directions, and is recognised later.
+        // Without waiting, even if it is a named pipe. The caller checks what it is.
         let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         Ok(rustix::fs::openat(&self.descriptor, name, flags, Mode::RUSR | Mode::WUSR)?)
     }
 
-    /// Whether this name belongs to this file.
+    /// Whether this name still leads to this file.
     pub(super) fn is_named(&self, name: &OsStr, id: FileId) -> bool {
         matches!(self.look(name), Ok(Some((found, _))) if found == id)
     }
@@ -188,7 +187,7 @@ fn open_or_make(path: &Path) -> Result<OwnedFd, DirectoryProblem> {
     }
 }
 
-/// Makes the directory, and what is missing above it, step by step from the nearest directory that exists.
+/// Creates the directory, and those that are missing above it, beginning below the nearest one that exists.
 fn make(path: &Path) -> Result<OwnedFd, DirectoryProblem> {
     let failed = |errno: Errno| DirectoryProblem::Io("make the directory", errno.into());
     let mut missing = Vec::new();
@@ -208,7 +207,7 @@ fn make(path: &Path) -> Result<OwnedFd, DirectoryProblem> {
     }
     for name in missing.into_iter().rev() {
         match rustix::fs::mkdirat(&directory, name, Mode::RWXU) {
-            Ok(()) | Err(Errno::EXIST) => {} // another daemon makes it as well, or it is a link
+            Ok(()) | Err(Errno::EXIST) => {} // another daemon has just created it, or it is a link
             Err(errno) => return Err(failed(errno)),
         }
         let made = rustix::fs::openat(&directory, name, OPEN, Mode::empty()).map_err(|errno| problem(path, errno))?;
@@ -221,18 +220,22 @@ fn make(path: &Path) -> Result<OwnedFd, DirectoryProblem> {
     Ok(directory)
 }
 
-/// Whether every user can make files in this directory, and only their owners can replace them.
+/// Whether every user can create files in this directory, and only the owner of a file can replace it.
 fn is_shared(stat: &rustix::fs::Stat) -> bool {
-    #[allow(clippy::useless_conversion)]
-    let mode = u32::from(stat.st_mode);
-    mode & 0o1002 == 0o1002
+    mode(stat) & 0o1002 == 0o1002
+}
+
+/// The permission bits of a file.
+#[allow(clippy::useless_conversion)]
+pub(super) fn mode(stat: &rustix::fs::Stat) -> u32 {
+    u32::from(stat.st_mode) & 0o7777
 }
 
 fn problem(path: &Path, errno: Errno) -> DirectoryProblem {
     match errno {
-        // A link is reported by any of the last three.
+        // For a link, systems report any of these.
         Errno::NOTDIR | Errno::LOOP | Errno::MLINK => DirectoryProblem::NotADirectory,
-        // Another user's directory that cannot be read is still another user's.
+        // A directory that cannot be read may be that of another user.
         Errno::ACCESS => match rustix::fs::lstat(path) {
             Ok(stat) if stat.st_uid != process::euid() => {
                 DirectoryProblem::OtherOwner { path: path.to_owned(), owner: stat.st_uid }
@@ -246,11 +249,11 @@ fn problem(path: &Path, errno: Errno) -> DirectoryProblem {
 /// How to open the directory of a bus.
 const OPEN: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// How to open a directory that is only passed through, and need not be readable.
+/// How to open a directory that is only traversed, and need not be readable.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const TRAVERSE: OFlags = OFlags::PATH;
 
-/// How to open a directory that is only passed through.
+/// How to open a directory that is only traversed.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const TRAVERSE: OFlags = OFlags::RDONLY;
 
@@ -264,7 +267,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     #[test]
-    fn directory_is_made_for_this_user_only() {
+    fn directory_is_created_for_this_user_only() {
         let place = tempfile::tempdir().expect("a directory");
         let socket = place.path().join("a/b/bus.sock");
         Directory::open(&socket).expect("made");
@@ -284,7 +287,7 @@ mod tests {
             let problem = Directory::open(&inside(name).join("bus.sock")).expect_err(name);
             assert!(matches!(problem, DirectoryProblem::NotADirectory), "{name}: {problem:?}");
         }
-        assert!(!inside("nowhere").exists(), "nothing was made through the link");
+        assert!(!inside("nowhere").exists(), "nothing was created through the link");
         std::fs::create_dir(inside("loose")).expect("made");
         std::fs::set_permissions(inside("loose"), PermissionsExt::from_mode(0o770)).expect("set");
         let problem = Directory::open(&inside("loose/bus.sock")).expect_err("loose");
@@ -292,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_made_in_a_directory_of_another_user() {
+    fn nothing_is_created_in_a_directory_of_another_user() {
         if process::euid() != 0 {
             return eprintln!("SKIPPED: only root can give a directory away");
         }
@@ -307,7 +310,7 @@ mod tests {
         }
         assert_eq!(std::fs::read_dir(&home).expect("readable").count(), 0);
         std::fs::set_permissions(&home, PermissionsExt::from_mode(0o1777)).expect("set");
-        Directory::open(&home.join("a/bus.sock")).expect("every user may make a directory of their own there");
+        Directory::open(&home.join("a/bus.sock")).expect("every user may create a directory there");
     }
 
     #[test]

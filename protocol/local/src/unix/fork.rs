@@ -1,8 +1,8 @@
-//! What a forked child must not keep: the lock of the bus, the sockets that this process serves, and the connections that it accepted.
-//! The child's copies are closed before `fork` returns there. It never touches a file that was not recorded.
+//! The files that a forked child must not keep: the lock of the bus, the sockets that this process serves, and the connections that it
+//! accepted. The child's copies are closed before `fork` returns there. A file that was not recorded is never closed.
 //!
-//! A child that kept them would hold the lock for as long as it lives, and its copies of the sockets would go on taking connections
-//! that no process accepts: a program that hosts the bus and then turns itself into a daemon would take the bus down.
+//! A child that kept them would hold the lock as long as it lives, and the kernel would queue connections on its copies of the sockets,
+//! which no process accepts. A program that hosts the bus and then turns itself into a daemon would take the bus down.
 
 use std::cell::RefCell;
 use std::io;
@@ -10,16 +10,16 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
-/// How many descriptors are recorded, by number. Those above stay open in a child.
+/// Descriptors below this number are recorded. Higher ones stay open in a child.
 const DESCRIPTORS_MAX: usize = 1 << 16;
 
-/// Which file was recorded under each number; 0 is none. An entry outlives its file: a later file with the number is another one.
+/// The file recorded under each number; 0 if none. An entry outlives its file, so a later file may have its number.
 static FILES: [AtomicU64; DESCRIPTORS_MAX] = [const { AtomicU64::new(0) }; DESCRIPTORS_MAX];
 
-/// One more than the highest number that was recorded.
+/// One more than the highest recorded number.
 static END: AtomicUsize = AtomicUsize::new(0);
 
-/// Held from before a file is opened until it is recorded, and by `fork`, so that no child is born in between.
+/// Held while a file is opened and recorded, and during `fork`, so that no child is created in between.
 static OPENING: Mutex<()> = Mutex::new(());
 
 thread_local! {
@@ -27,7 +27,7 @@ thread_local! {
     static FORKING: RefCell<Option<MutexGuard<'static, ()>>> = const { RefCell::new(None) };
 }
 
-/// Opens a file of which a forked child keeps no copy. `open` neither forks nor waits.
+/// Opens a file that a forked child does not keep. `open` must neither fork nor wait.
 pub(crate) fn open_unshared<F: AsFd>(open: impl FnOnce() -> io::Result<F>) -> io::Result<F> {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(install);
@@ -39,7 +39,7 @@ pub(crate) fn open_unshared<F: AsFd>(open: impl FnOnce() -> io::Result<F>) -> io
 
 #[allow(unsafe_code)]
 fn install() {
-    // SAFETY: the three functions may be called at any time. That the system is out of memory for them is the only error.
+    // SAFETY: the three functions may be called at any time. The only error is that the system is out of memory for them.
     let _ = unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork_in_parent), Some(after_fork_in_child)) };
 }
 
@@ -52,7 +52,7 @@ fn record(file: BorrowedFd<'_>) {
     }
 }
 
-/// A number for the file behind a descriptor, never 0. Only calls that a signal handler may make.
+/// A number that identifies the open file, never 0. Makes only calls that a signal handler may make.
 #[allow(clippy::useless_conversion, clippy::unnecessary_cast, clippy::cast_sign_loss)]
 fn identify(file: BorrowedFd<'_>) -> Option<u64> {
     let stat = rustix::fs::fstat(file).ok()?;
@@ -61,7 +61,7 @@ fn identify(file: BorrowedFd<'_>) -> Option<u64> {
 
 extern "C" fn before_fork() {
     let opening = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
-    // The thread's own storage may be gone already, at the end of the thread. Then the lock is released early.
+    // At the end of a thread, its storage may be gone already. Then the lock is released early.
     let _ = FORKING.try_with(|forking| forking.replace(Some(opening)));
 }
 
@@ -69,7 +69,7 @@ extern "C" fn after_fork_in_parent() {
     let _ = FORKING.try_with(RefCell::take);
 }
 
-/// Only calls that a signal handler may make: other threads of the parent may have held any lock.
+/// Makes only calls that a signal handler may make: other threads of the parent may have held any lock.
 #[allow(unsafe_code)]
 extern "C" fn after_fork_in_child() {
     for (number, entry) in FILES.iter().enumerate().take(END.load(Ordering::Relaxed)) {
@@ -81,8 +81,8 @@ extern "C" fn after_fork_in_child() {
         // SAFETY: the descriptor is used for this call only. If it is closed, the call fails.
         let file = unsafe { BorrowedFd::borrow_raw(descriptor) };
         if identify(file) == Some(id) {
-            // SAFETY: it is a copy of a file that this crate opened. The owner of the descriptor was on a thread that does not exist
-            // in this process, or uses it no more.
+            // SAFETY: it is a copy of a file that this crate opened. The owner of the descriptor ran on a thread that does not exist
+            // in this process, or no longer uses it.
             unsafe { rustix::io::close(descriptor) };
         }
     }
@@ -95,8 +95,7 @@ mod tests {
     use std::io::Read;
     use std::os::fd::AsRawFd;
 
-    /// A child that writes a byte to `ready` when it runs, lives until the writer of the pipe is gone, and calls nothing but the
-    /// kernel.
+    /// A child that writes a byte to `ready` when it runs, and lives until the writer of the pipe is gone. It makes only system calls.
     #[allow(unsafe_code)]
     fn fork(ready: &impl AsRawFd, until_end_of: &impl AsRawFd, writer: &impl AsRawFd) -> libc::pid_t {
         // SAFETY: the child calls only functions that a signal handler may call, and ends without running any destructor.

@@ -1,7 +1,7 @@
-//! The lock file of a bus: the kernel's lock on it decides which process is the daemon. It never decides by a pid or by the file's existence.
+//! The lock file of a bus: the kernel's lock on it decides which process is the daemon. A pid or the existence of the file never does.
 //!
-//! The file has one line, `serving PID` or `leaving PID`. Only its first byte decides anything: a daemon that has begun to stop is no longer
-//! waited for. The pid is for display; it may be one of another pid namespace.
+//! The file contains one line, `serving PID` or `leaving PID`. Only its first byte matters: clients do not wait for a daemon that has begun
+//! to stop. The pid is for display; it may belong to another pid namespace.
 
 use super::directory::{Directory, FileId, name_of};
 use super::fork::open_unshared;
@@ -13,19 +13,19 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-/// How often to take the lock again, when its file was removed before the lock was on it.
+/// How many times to try, if the file is removed each time before the lock is taken.
 const ATTEMPTS_MAX: usize = 16;
 
-/// What a daemon that serves writes into the file, before its pid.
+/// What a serving daemon writes into the file, before its pid.
 const SERVING: &str = "serving";
 
-/// What it writes there when it has begun to stop. It has as many bytes.
+/// What it writes there when it begins to stop; of the same length.
 const LEAVING: &str = "leaving";
 
-/// More bytes than the line has.
+/// Enough for the line.
 const LINE_BYTES_MAX: usize = 32;
 
-/// A lock file with the lock on it, which ends when this is dropped. The file stays. A forked child has no part in it.
+/// A locked lock file. Dropping it releases the lock and leaves the file. A forked child does not hold the lock.
 #[derive(Debug)]
 pub struct LockFile {
     path: PathBuf,
@@ -43,7 +43,7 @@ impl LockFile {
         Ok(lock_file(socket))
     }
 
-    /// Marks the file, so that others see that its holder is about to end.
+    /// Marks the file, to show other processes that its holder is about to end.
     ///
     /// # Errors
     ///
@@ -53,12 +53,12 @@ impl LockFile {
         Ok(())
     }
 
-    /// Whether another process that looks for the lock in `directory` finds this file.
+    /// Whether another process that opens the lock file in `directory` finds this file.
     pub fn is_in(&self, directory: &Directory) -> bool {
         directory.is_in_place() && name_of(&self.path).is_ok_and(|name| directory.is_named(name, self.id))
     }
 
-    /// Takes the lock that belongs to `socket`, which is in `directory`, and writes there which process has it. Never waits.
+    /// Takes the lock that belongs to `socket`, which is in `directory`, and writes the pid of this process into the file. Never waits.
     ///
     /// # Errors
     ///
@@ -66,10 +66,10 @@ impl LockFile {
     pub fn take(directory: &Directory, socket: &Path) -> Result<Self, LockProblem> {
         let path = lock_file(socket);
         let name = name_of(&path).map_err(|error| LockProblem::Io("open the lock file", error))?;
-        // Another process may remove the file between opening and locking it. Then the lock is on a file that no other process finds.
+        // If another process removes the file before it is locked, the lock is on a file that no other process finds.
         for _ in 0..ATTEMPTS_MAX {
             let file = open_unshared(|| directory.open_lock(name)).map_err(|error| match error.raw_os_error() {
-                // A socket cannot be opened, nor a directory for writing.
+                // A socket cannot be opened at all, and a directory not for writing.
                 Some(libc::ENXIO | libc::EISDIR | libc::ELOOP) => LockProblem::NotAFile,
                 _ => LockProblem::Io("open the lock file", error),
             })?;
@@ -87,7 +87,7 @@ impl LockFile {
                 rustix::io::pwrite(&file, line.as_bytes(), 0)
             });
             match written {
-                // The line is not needed for the bus to work. The disk may be full, or the size of files limited to nothing.
+                // The bus works without the line. The disk may be full, or the file size limited to zero.
                 Ok(_) | Err(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => {}
                 Err(errno) => return Err(LockProblem::Io("write on", errno.into())),
             }
@@ -100,9 +100,9 @@ impl LockFile {
     }
 }
 
-/// The lock of `socket`, as another process finds it.
+/// The state of the lock of `socket`.
 ///
-/// This takes the lock, shared, for the time of the call. A daemon that starts at this moment tries again.
+/// This holds the lock, shared, during the call. A daemon that starts at this moment tries again.
 pub fn lock_state(socket: &Path) -> LockState {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = match rustix::fs::open(lock_file(socket), flags, Mode::empty()) {
@@ -123,7 +123,7 @@ pub fn lock_state(socket: &Path) -> LockState {
     parse(&line[..len])
 }
 
-/// What the holder of the lock has written.
+/// The meaning of what the holder of the lock has written.
 fn parse(line: &[u8]) -> LockState {
     let pid = str::from_utf8(line).ok().and_then(|line| line.trim_end().split_once(' ')?.1.parse().ok());
     if line.first() == LEAVING.as_bytes().first() { LockState::Leaving { pid } } else { LockState::Held { pid } }
@@ -131,7 +131,7 @@ fn parse(line: &[u8]) -> LockState {
 
 /// Whether no process holds the lock of `socket`, or its holder has marked that it is about to end.
 ///
-/// As [`lock_state`], this takes the lock, shared, for the time of the call.
+/// Like [`lock_state`], this holds the lock, shared, during the call.
 pub fn is_unlocked(socket: &Path) -> bool {
     !matches!(lock_state(socket), LockState::Held { .. })
 }

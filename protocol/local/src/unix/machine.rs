@@ -1,6 +1,6 @@
 //! Which machine this is, for paths that several machines may share. It never changes while the machine runs.
 
-/// Where the id of this machine is: systemd's, and the one that D-Bus kept before that.
+/// The files with the id of this machine: systemd's, and the older one of D-Bus.
 const FILES: [&str; 2] = ["/etc/machine-id", "/var/lib/dbus/machine-id"];
 
 /// The id of this machine, if it has one: 32 hexadecimal digits.
@@ -8,7 +8,7 @@ pub fn machine_id() -> Option<String> {
     FILES.into_iter().find_map(|file| parse(&std::fs::read_to_string(file).ok()?))
 }
 
-/// A machine that boots for the first time, and a container image, may have an empty file, or `uninitialized`.
+/// On the first boot, or in a container image, the file may be empty or contain `uninitialized`.
 fn parse(text: &str) -> Option<String> {
     let id = text.trim_end();
     (id.len() == 32 && id.bytes().all(|digit| digit.is_ascii_hexdigit())).then(|| id.to_ascii_lowercase())

@@ -1,7 +1,7 @@
 //! The process and user at the other end of a socket, as the kernel reports them. It never trusts what the peer sends.
 //!
-//! Neither `rustix` nor `interprocess` fits: both expect a pid that is not 0, and Linux reports 0 for a process in a pid namespace that
-//! this process cannot see.
+//! `rustix` and `interprocess` do not fit: both require a pid other than 0, and Linux reports 0 for a process in a pid namespace that this
+//! process cannot see.
 
 use crate::Peer;
 use std::io;
@@ -45,7 +45,7 @@ fn option<T: Copy>(socket: impl AsFd, level: libc::c_int, name: libc::c_int, mut
 fn effective_uid(socket: impl AsFd) -> io::Result<u32> {
     let socket = socket.as_fd();
     let (mut uid, mut gid) = (0, 0);
-    // SAFETY: the descriptor is open, and both places are ours to be written.
+    // SAFETY: the descriptor is open, and both variables may be written to.
     let result = unsafe { libc::getpeereid(socket.as_raw_fd(), &raw mut uid, &raw mut gid) };
     if result == 0 { Ok(uid) } else { Err(io::Error::last_os_error()) }
 }

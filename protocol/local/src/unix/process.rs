@@ -1,8 +1,9 @@
-//! Facts about this process and its limit of open files. It never looks at another process.
+//! Facts about this process and its limit on open files. It never examines another process.
 
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Resource, Rlimit};
 use std::io;
+use std::os::fd::OwnedFd;
 
 /// Effective user id of this process.
 pub fn euid() -> u32 {
@@ -20,7 +21,7 @@ pub fn descriptors_max() -> usize {
     limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX)
 }
 
-/// Raises the soft limit of open files to the hard one, as far as the kernel allows; returns the limit now in force, where `None` is no
+/// Raises the soft limit on open files to the hard limit, as far as the kernel allows. Returns the limit now in force, where `None` is no
 /// limit.
 pub fn raise_descriptor_limit() -> Option<u64> {
     let Rlimit { current, maximum } = rustix::process::getrlimit(Resource::Nofile);
@@ -34,21 +35,25 @@ pub fn raise_descriptor_limit() -> Option<u64> {
     }
 }
 
-/// Checks that this process can open so many more files.
+/// Checks that this process can open `count` more files.
 ///
 /// # Errors
 ///
-/// If it cannot, or the system cannot.
+/// If it cannot, for its own limit or the system's.
 pub fn check_descriptors(count: usize) -> io::Result<()> {
-    let root = || rustix::fs::open("/", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-    (0..count).map(|_| root()).collect::<Result<Vec<_>, _>>()?;
+    (0..count).map(|_| open_root()).collect::<Result<Vec<_>, _>>()?;
     Ok(())
 }
 
-/// The most that the kernel accepts, whatever the hard limit is: `OPEN_MAX`.
+/// Opens a file that exists on every system.
+pub(super) fn open_root() -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open("/", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// The highest limit that the kernel accepts, whatever the hard limit: `OPEN_MAX`.
 const DESCRIPTORS_MAX: Option<u64> = if cfg!(target_vendor = "apple") { Some(10_240) } else { None };
 
-/// The limit to ask for; `None` is no limit. It is never lower than what is in force.
+/// The limit to request; `None` is no limit. It is never lower than the current one.
 fn wanted_descriptors(current: Option<u64>, hard: Option<u64>, most: Option<u64>) -> Option<u64> {
     let wanted = [hard, most].into_iter().flatten().min();
     match (wanted, current) {
@@ -62,11 +67,15 @@ mod tests {
     use super::wanted_descriptors;
 
     #[test]
-    fn soft_limit_is_raised_to_the_hard_one_as_far_as_the_system_goes() {
+    fn soft_limit_is_raised_to_the_hard_one_as_far_as_the_kernel_allows() {
         let most = Some(10_240);
         assert_eq!(wanted_descriptors(Some(256), Some(4096), None), Some(4096));
         assert_eq!(wanted_descriptors(Some(256), None, None), None);
-        assert_eq!(wanted_descriptors(Some(256), None, most), Some(10_240), "no hard limit is not asked for");
+        assert_eq!(
+            wanted_descriptors(Some(256), None, most),
+            Some(10_240),
+            "`OPEN_MAX` is requested if there is no hard limit"
+        );
         assert_eq!(wanted_descriptors(Some(256), Some(4096), most), Some(4096));
         assert_eq!(wanted_descriptors(Some(20_000), None, most), Some(20_000), "never lowered");
         assert_eq!(wanted_descriptors(None, None, most), None);

@@ -1,18 +1,19 @@
 //! Whether a program can be trusted and run, by the owners and modes of files. It never runs one.
 
+use super::directory::mode;
 use super::process;
 use crate::program::ProgramProblem;
 use rustix::fs::{Access, FileType, Stat};
 use std::io;
 use std::path::Path;
 
-/// The group that may administer the machine.
+/// The group whose members administer the machine.
 const ADMIN: Option<u32> = if cfg!(target_vendor = "apple") { Some(80) } else { None };
 
-/// How many links may lead to a program, as the kernel has it.
+/// How many links may lead to a program, as in the kernel.
 const LINKS_MAX: usize = 40;
 
-/// As [`check_program`](crate::check_program), in a process that is not elevated.
+/// Like [`check_program`](crate::check_program), for a process that is not elevated.
 pub(crate) fn check_program(program: &Path) -> Result<(), ProgramProblem> {
     let mut path = program.to_owned();
     for _ in 0..LINKS_MAX {
@@ -36,8 +37,7 @@ fn check_owner_and_mode(path: &Path, stat: &Stat) -> Result<(), ProgramProblem> 
     if ![0, process::euid()].contains(&stat.st_uid) {
         return Err(ProgramProblem::OtherOwner { path: path.to_owned(), owner: stat.st_uid });
     }
-    #[allow(clippy::useless_conversion)]
-    let mode = u32::from(stat.st_mode) & 0o7777;
+    let mode = mode(stat);
     let writable = if ADMIN == Some(stat.st_gid) { 0o002 } else { 0o022 };
     if mode & writable != 0 {
         return Err(ProgramProblem::WritableByOthers { path: path.to_owned(), mode });
@@ -53,7 +53,7 @@ fn refused(error: impl Into<io::Error>) -> ProgramProblem {
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[allow(unsafe_code)]
 pub(crate) fn is_elevated() -> bool {
-    // SAFETY: the call has no precondition; it is 0 for an entry that the kernel has not passed.
+    // SAFETY: the call has no precondition; it returns 0 for an entry that does not exist.
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }
 
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn every_link_on_the_way_counts() {
+    fn every_link_on_the_way_is_checked() {
         let (near, middle, far) =
             (tempfile::tempdir().expect("one"), tempfile::tempdir().expect("two"), tempfile::tempdir().expect("three"));
         let program = program(far.path());

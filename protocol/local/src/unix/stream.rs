@@ -1,5 +1,5 @@
-//! Moving bytes through a connected socket, with neither waiting nor SIGPIPE. It keeps no byte: what the kernel does not take, the caller
-//! offers again.
+//! Moving bytes through a connected socket, without waiting and without SIGPIPE. It never keeps bytes: the caller repeats what the kernel
+//! does not accept.
 
 use super::socket::{LINUX, Socket};
 use crate::buffer;
@@ -10,7 +10,7 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
 
-/// What to ask the kernel for as the send buffer of a socket with much to send. `cargo bench --bench bus` has the figures.
+/// The send buffer to request for a socket with much to send. `cargo bench --bench bus` has the figures.
 const SOCKET_BUFFER_BYTES: usize = 512 * 1024;
 
 /// Without waiting and without SIGPIPE.
@@ -41,14 +41,14 @@ pub(super) fn set_up(socket: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Asks for a larger send buffer: fewer wake-ups per byte, for more memory of the kernel. Repeating it changes nothing.
+/// Requests a larger send buffer: fewer wake-ups per byte, for more kernel memory. Repeating it changes nothing.
 ///
-/// Memory of the kernel is used for what is in the buffer, whose size counts the kernel's own overhead. So a peer that does not read holds
-/// at most this much: 208 KiB on Linux unless the system is configured otherwise, and after this call twice 512 KiB, or twice
-/// `net.core.wmem_max` if that is less. Call it when a full socket has taken bytes again: its peer reads, and is worth the memory, while
-/// one that has stopped for good stays at the smaller bound.
+/// The size of the buffer, which includes the kernel's overhead, bounds the kernel memory that a peer can hold by not reading. The bound is
+/// 208 KiB on Linux unless configured otherwise, and after this call twice 512 KiB, or twice `net.core.wmem_max` if that is less. Call it
+/// when a full socket has accepted bytes again: then its peer reads and is worth the memory. A peer that has stopped for good stays at the
+/// smaller bound.
 pub fn widen(socket: &Socket) {
-    // The kernel may give less, and a socket that has ended needs none.
+    // The kernel may grant less. A socket that has ended needs none.
     let _ = rustix::net::sockopt::set_socket_send_buffer_size(socket, SOCKET_BUFFER_BYTES);
 }
 
@@ -62,12 +62,12 @@ pub fn read(socket: &Socket, target: &mut Limit<&mut BytesMut>) -> io::Result<us
     receive(socket, target, RecvFlags::DONTWAIT)
 }
 
-/// Reads into `target`, and waits for something to read on Linux. On other systems, where a connected socket never waits, this is
-/// [`read`].
+/// On Linux, reads into `target` and waits for something to read. On other systems, where a connected socket never waits, this is the same
+/// as [`read`].
 ///
 /// # Errors
 ///
-/// [`WouldBlock`](io::ErrorKind::WouldBlock) if nothing has arrived, on other systems than Linux.
+/// [`WouldBlock`](io::ErrorKind::WouldBlock) if nothing has arrived, except on Linux.
 #[inline]
 pub fn read_blocking(socket: &Socket, target: &mut Limit<&mut BytesMut>) -> io::Result<usize> {
     receive(socket, target, RecvFlags::empty())
@@ -83,7 +83,7 @@ fn receive(socket: &Socket, target: &mut Limit<&mut BytesMut>, flags: RecvFlags)
     }
 }
 
-/// Writes as much of `bytes` as the socket takes.
+/// Writes as much of `bytes` as the socket accepts.
 ///
 /// # Errors
 ///
@@ -94,7 +94,7 @@ pub fn write(socket: &Socket, bytes: &[u8]) -> io::Result<usize> {
     retry(|| rustix::net::send(socket, bytes, SEND_FLAGS))
 }
 
-/// Writes as much of `slices`, in order, as the socket takes.
+/// Writes as much of `slices`, in order, as the socket accepts.
 ///
 /// # Errors
 ///
@@ -121,8 +121,8 @@ pub fn shutdown(socket: &Socket) {
     let _ = rustix::net::shutdown(socket, Shutdown::Both);
 }
 
-/// Ends the direction towards this process: the other end can write no more. What it has written can still be read where
-/// [`STOPPED_SOCKET_KEEPS_BYTES`], and is discarded elsewhere.
+/// Ends the direction towards this process: the other end can no longer write. What it has written can still be read if
+/// [`STOPPED_SOCKET_KEEPS_BYTES`], and is discarded otherwise.
 pub fn stop_reading(socket: &Socket) {
     let _ = rustix::net::shutdown(socket, Shutdown::Read);
 }

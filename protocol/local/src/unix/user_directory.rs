@@ -1,4 +1,4 @@
-//! The directories that the system and the user database keep for a user. It never looks at the environment, and never makes one.
+//! The directory that the system provides for a user, and who owns a directory. It never reads the environment, and never creates one.
 
 use rustix::fs::Stat;
 use std::path::{Path, PathBuf};
@@ -20,12 +20,12 @@ fn path(_: u32) -> Option<PathBuf> {
     super::confstr::darwin_user_directory()
 }
 
-/// Whether `directory` exists and belongs to the effective user. The environment of this process may name one of another user.
+/// Whether `directory` exists and belongs to the effective user. The environment may name a directory of another user.
 pub fn is_own(directory: &Path) -> bool {
     rustix::fs::stat(directory).is_ok_and(|stat| belongs_to_us(&stat))
 }
 
-/// Whether `directory` belongs to the effective user, or would if it were made: the nearest directory above it that exists does.
+/// Whether `directory` belongs to the effective user, or would if it were created: the nearest existing directory above it does.
 pub fn is_or_would_be_own(directory: &Path) -> bool {
     directory.ancestors().find_map(|path| rustix::fs::stat(path).ok()).is_some_and(|stat| belongs_to_us(&stat))
 }

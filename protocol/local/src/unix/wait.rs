@@ -1,4 +1,4 @@
-//! Waiting on this thread for sockets and a time. It never reads or writes.
+//! Waiting on this thread for sockets and for a time. It never reads or writes.
 
 use crate::Interest;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -6,14 +6,14 @@ use rustix::io::Errno;
 use std::io;
 use std::time::Duration;
 
-/// The longest wait at a time: macOS counts milliseconds, and has no number for more than 24 days of them.
+/// The longest wait of one call: macOS counts milliseconds in an `int`, which overflows after 24 days.
 const WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Waits until one of the sockets is ready or has ended, or `timeout` is over. It may also return early, and after a day it does.
+/// Waits until one of the sockets is ready or has ended, or `timeout` has passed. It may also return early, and does so after a day.
 ///
 /// # Errors
 ///
-/// If the system refuses to wait.
+/// If the system call fails.
 pub fn wait(interests: &[Interest<'_>], timeout: Option<Duration>) -> io::Result<()> {
     match interests {
         [] => poll(&mut [], timeout),
