@@ -357,7 +357,7 @@ fn socket_of_another_program_is_left_alone() {
     let output = bus.run(&["run"]);
     assert_eq!(output.status.code(), Some(1));
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(errors.contains("a program that does not hold our lock"), "{errors}");
+    assert!(errors.contains("a program that does not hold the lock"), "{errors}");
     assert!(bus.socket().exists());
     drop(own);
 }

@@ -1,12 +1,12 @@
-//! Sockets, clock and operating system around the pure [`Broker`](broadcaster_broker::Broker): what the daemon runs, and
-//! what a client with the feature `embedded` hosts. It takes no decision about frames, limits or listeners.
+//! Sockets, clock and operating system around the pure [`Broker`](broadcaster_broker::Broker). The daemon runs it, and a client with the
+//! feature `embedded` hosts it. It makes no decision about frames, limits or listeners.
 //!
 //! | module | contents |
 //! | --- | --- |
-//! | [`driver`] | what happens in a turn, without clock or runtime |
+//! | [`driver`] | the work of one turn, without clock or runtime |
 //! | `serve` | the driver in a runtime: readiness, the clock, the watch over the socket |
 //! | `peak` | notices that most of the held memory was released |
-//! | `lock` | the lock that decides which process is the daemon, and the sockets that are made under it |
+//! | `lock` | the lock that decides which process is the daemon, and the sockets that are created under it |
 //!
 //! ```no_run
 //! use broadcaster_protocol::endpoint::{Candidate, Origin};
@@ -24,6 +24,6 @@ mod peak;
 mod serve;
 
 pub use broadcaster_broker::{ChannelSnapshot, ConnPhase, ConnSnapshot, Limits, Snapshot, Stats};
-pub use broadcaster_local::{AuxiliaryListener, connections_within, raise_descriptor_limit};
+pub use broadcaster_local::{AuxiliaryListener, connections_within, descriptors_for, raise_descriptor_limit};
 pub use lock::{BindError, Bound, adopt, bind};
 pub use serve::{ServerHandle, serve};

@@ -1,19 +1,19 @@
-//! The peak of held memory, to notice that most of it was released. It measures and releases nothing.
+//! Notices that most of the held memory was released. It measures and releases nothing itself.
 
-/// Below this peak, no release is worth a report.
+/// The release of a smaller peak is not reported.
 const PEAK_BYTES_MIN: usize = 16 * 1024 * 1024;
 
-/// The share of the peak that counts as a release: down to a quarter.
+/// A fall to a quarter of the peak counts as a release.
 const SHARE: usize = 4;
 
-/// The most memory that was held since the last release.
+/// The most memory held since the last release.
 #[derive(Debug, Default)]
 pub(crate) struct Peak {
     bytes: usize,
 }
 
 impl Peak {
-    /// Takes what is held now; whether most of the peak was released. What is left is the next peak.
+    /// Takes the memory held now; returns whether most of the peak was released. The rest is then the next peak.
     pub(crate) fn is_released(&mut self, held: usize) -> bool {
         let released = self.bytes >= PEAK_BYTES_MIN && held <= self.bytes / SHARE;
         self.bytes = if released { held } else { self.bytes.max(held) };

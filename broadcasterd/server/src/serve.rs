@@ -1,5 +1,5 @@
-//! The driver in a runtime of tokio, on one thread: readiness, the clock, and the watch over the paths of the sockets. It decides
-//! nothing about frames or connections.
+//! The driver in a tokio runtime, on one thread: readiness, the clock, and the watch over the paths of the sockets. It decides nothing
+//! about frames or connections.
 
 use crate::driver::{Drain, Driver, Input, Output, Request, Socket};
 use crate::lock::Bound;
@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 /// How long to pause when the process or the system is out of descriptors or of memory for sockets.
 const RESOURCE_PAUSE: Duration = Duration::from_millis(50);
 
-/// All state of a running server. Everything happens on one thread; no borrow of it lives across an await.
+/// The state of a running server. Everything happens on one thread, and no borrow of it is held across an await.
 #[derive(Debug)]
 struct Server {
     myself: Weak<RefCell<Self>>,
@@ -43,11 +43,11 @@ struct Signals {
     timer: Notify,
     /// The driver is to be drained.
     drain: Notify,
-    /// The same moment, for the handle.
+    /// As `drain`, for the handle.
     stopping: Notify,
-    /// A connection has taken bytes again.
+    /// A full connection has accepted bytes again.
     written: Notify,
-    /// Most of the peak of held memory was released.
+    /// Most of the held memory was released.
     released: Notify,
     exit: Notify,
 }
@@ -56,7 +56,7 @@ struct Signals {
 #[derive(Debug, Clone)]
 struct Conn {
     socket: Rc<local::Socket>,
-    /// The connection has ended, and its number may belong to another one.
+    /// The connection has ended, and its id may belong to another one.
     gone: Rc<Cell<bool>>,
 }
 
@@ -91,15 +91,15 @@ pub struct ServerHandle {
 }
 
 impl ServerHandle {
-    /// What the server knows now; `None` if it has ended. Takes time and memory for each connection and channel: a few
-    /// hundred nanoseconds each.
+    /// The current state of every connection and channel; `None` if the server has ended. It takes a few hundred nanoseconds for each of
+    /// them.
     pub fn snapshot(&self) -> Option<Snapshot> {
         let server = self.server.upgrade()?;
         let server = server.borrow();
         Some(server.driver.snapshot(server.now()))
     }
 
-    /// The totals, without any channel or connection; `None` if the server has ended.
+    /// The current totals alone; `None` if the server has ended.
     pub fn report(&self) -> Option<Report> {
         let server = self.server.upgrade()?;
         let server = server.borrow();
@@ -114,8 +114,8 @@ impl ServerHandle {
         }
     }
 
-    /// Waits until the memory that messages hold has fallen to a quarter of a peak of 16 MiB or more; `false` if the server has
-    /// ended. One task may wait at a time; a fall between two calls ends the second at once.
+    /// Waits until the memory held for messages has fallen to a quarter of a peak of at least 16 MiB; `false` if the server has ended. One
+    /// task may wait at a time. If the memory falls between two calls, the second returns at once.
     pub async fn released(&self) -> bool {
         let Some(signals) = self.server.upgrade().map(|server| Rc::clone(&server.borrow().signals)) else {
             return false;
@@ -125,15 +125,15 @@ impl ServerHandle {
     }
 }
 
-/// Serves on this thread until the future that `beside` makes is ready, or the limits' idle time is over. Then it stops in an orderly
-/// way: no new connection, everything that clients had sent is read and delivered, and every client receives a goodbye.
+/// Serves on this thread until the future that `beside` creates is ready, or the idle time of the limits has passed. It then stops in an
+/// orderly way: it accepts no new connections, reads and delivers everything that clients have sent, and sends every client a goodbye.
 ///
-/// That future runs in the server's own runtime, where it may spawn further local tasks, and may use the [`ServerHandle`]. It must
-/// not block: the bus waits for it.
+/// The future runs in the server's runtime, may spawn further local tasks there, and may use the [`ServerHandle`]. It must not block,
+/// because the bus waits for it.
 ///
 /// # Errors
 ///
-/// If the runtime or the socket cannot be set up. What happens to single connections is never an error here.
+/// If the runtime or a socket cannot be set up. A failure of a single connection is never an error here.
 pub fn serve<F>(bound: Bound, limits: Limits, version: &str, beside: impl FnOnce(ServerHandle) -> F) -> io::Result<()>
 where
     F: Future<Output = ()> + 'static,
@@ -178,8 +178,8 @@ async fn serve_until_exit<F: Future<Output = ()> + 'static>(
     let watching = spawn_local(watch(Rc::clone(&server), Rc::clone(&bound)));
     server.borrow_mut().turn(Driver::tick);
     signals.drain.notified().await;
-    // New clients find no socket from here on; the lock is held until everything is delivered. The watch must not take this for an
-    // act of another process.
+    // From here on new clients find no socket; the lock is held until everything is delivered. The watch has ended, so that it does not
+    // report this as the act of another process.
     end(watching).await;
     bound.leave();
     end(accepting).await;
@@ -192,7 +192,7 @@ async fn serve_until_exit<F: Future<Output = ()> + 'static>(
 
 async fn end(task: JoinHandle<()>) {
     task.abort();
-    // It was cancelled, or it had ended: both are wanted.
+    // The result only shows whether it was cancelled or had ended before.
     let _ = task.await;
 }
 
@@ -208,7 +208,7 @@ async fn accept_all(server: Rc<RefCell<Server>>, acceptor: Acceptor) {
             }
             Err(error) if is_about_one_peer(&error) => {}
             Err(error) => {
-                // Once for each time that it begins: it can last.
+                // Only the first of consecutive failures is logged.
                 if !std::mem::replace(&mut failing, true) {
                     let open = server.borrow().driver.connections();
                     tracing::warn!(%error, open, "cannot accept; trying again every {RESOURCE_PAUSE:?}");
@@ -219,7 +219,7 @@ async fn accept_all(server: Rc<RefCell<Server>>, acceptor: Acceptor) {
     }
 }
 
-/// Whether the next accept may well succeed at once.
+/// Whether the error concerns a single peer, so that the next accept may succeed at once.
 fn is_about_one_peer(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::NotConnected | io::ErrorKind::Interrupted)
 }
@@ -233,8 +233,8 @@ fn out_of_descriptors() -> io::Result<Vec<u8>> {
     Ok(refusal)
 }
 
-/// Stops in an orderly way when a socket or lock is removed, by a cleaner of temporary files for example: some clients could no longer
-/// find this daemon, and would start another one.
+/// Stops in an orderly way when a socket or lock is removed, for example by a cleaner of temporary files: some clients could no longer find
+/// this daemon, and would start another one.
 async fn watch(server: Rc<RefCell<Server>>, bound: Rc<Bound>) {
     let socket = bound.taken_away().await;
     tracing::warn!(socket = %socket.display(), "the socket or its lock was removed: stopping");
@@ -266,7 +266,7 @@ async fn drain(server: &RefCell<Server>, signals: &Signals) {
             Drain::Crowded(until) => {
                 let written = signals.written.notified();
                 match started.checked_add(until.0) {
-                    // Either way, the driver is asked again.
+                    // In either case, the driver is called again.
                     Some(at) => drop(timeout_at(at, written).await),
                     None => written.await,
                 }
@@ -284,7 +284,7 @@ async fn read_all(server: Rc<RefCell<Server>>, id: ConnId, conn: Conn, readable:
             }
             let input = server.borrow_mut().turn(|driver, now| driver.read(now, id));
             match input {
-                Input::More => yield_now().await, // others, and full sockets, get their turn
+                Input::More => yield_now().await, // other connections get their turn
                 Input::Empty => break ready.clear_ready(),
                 Input::Ended => return,
             }
@@ -301,7 +301,7 @@ async fn write_all(server: Rc<RefCell<Server>>, id: ConnId, conn: Conn) {
             writable = match local::register_again(&conn.socket, Interest::WRITABLE) {
                 Ok(writable) => Some(writable),
                 Err(error) => {
-                    // Once: it can last.
+                    // Only the first failure is logged.
                     if !std::mem::replace(&mut failing, true) {
                         tracing::warn!(conn = id.0, %error, "cannot wait for a full socket; trying every {RESOURCE_PAUSE:?}");
                     }
@@ -339,7 +339,7 @@ impl Server {
         Moment(self.started.elapsed())
     }
 
-    /// Lets the driver play a turn, and carries out what it requests. The clock is read once.
+    /// Runs a turn of the driver, and carries out what it requests. The clock is read once.
     fn turn<T>(&mut self, turn: impl FnOnce(&mut Driver<Conn>, Moment) -> T) -> T {
         let now = self.now();
         let result = turn(&mut self.driver, now);

@@ -1,4 +1,4 @@
-//! The locks and sockets of all candidates, and what the daemon holds then. It never accepts a connection.
+//! The locks and sockets of all candidates. It never accepts a connection.
 
 use super::daemon_lock::{Claim, DaemonLock};
 use super::error::BindError;
@@ -6,8 +6,8 @@ use broadcaster_local::{AuxiliaryListener, Connected, Listener, Watch};
 use broadcaster_protocol::endpoint::{Candidate, binding_order};
 use std::path::{Path, PathBuf};
 
-/// The right to be the daemon, and the sockets that listen: one for each place where a client of this user may look. All of it ends when this
-/// is dropped, or served to its end: the socket files that it made are removed if they are still the same, and then the locks are released.
+/// The right to be the daemon, and the listening sockets: one for each place where a client of this user may look. When this is dropped, or
+/// served to its end, the socket files that it created are removed if they are still the same, and then the locks are released.
 #[derive(Debug)]
 pub struct Bound {
     /// Best first; at least one.
@@ -33,12 +33,12 @@ impl Bound {
         self.places.iter().map(|place| place.socket.as_path())
     }
 
-    /// Listens on one more socket in a directory of the bus, for this user only. A stale one is replaced, and it is removed with the bus
-    /// socket of that directory.
+    /// Listens on one more socket beside a socket of the bus, for this user only. A stale one is replaced. It is removed together with the
+    /// socket of the bus.
     ///
     /// # Errors
     ///
-    /// If the system refuses, something that must not be removed has this path, or it is not beside a socket of the bus.
+    /// If a system call fails, something else exists at this path, or the path is not beside a socket of the bus.
     pub fn listen_auxiliary(&mut self, path: &Path) -> Result<AuxiliaryListener, BindError> {
         let mut places = self.places.iter_mut();
         let place = places.find(|place| place.socket.parent() == path.parent());
@@ -48,12 +48,12 @@ impl Bound {
         }
     }
 
-    /// Takes the locks of the other `candidates` as well and listens there, so that every client of this user finds this daemon. Those that
-    /// cannot be used are left out.
+    /// Takes the locks of the other `candidates` as well and listens there, so that every client of this user finds this daemon. Candidates
+    /// that cannot be used are skipped with a warning.
     ///
     /// # Errors
     ///
-    /// [`BindError::AlreadyRunning`] if another process holds one of the locks. What was taken before is kept.
+    /// [`BindError::AlreadyRunning`] if another process holds one of the locks. Locks taken before are kept.
     pub fn extend(&mut self, candidates: &[Candidate]) -> Result<(), BindError> {
         for candidate in binding_order(candidates) {
             if self.sockets().any(|socket| socket == candidate.socket) {
@@ -68,13 +68,13 @@ impl Bound {
         Ok(())
     }
 
-    /// The sockets of the bus, once.
+    /// The sockets of the bus; empty from the second call on.
     pub(crate) fn take_listeners(&mut self) -> Vec<Listener> {
         self.places.iter_mut().filter_map(|place| place.listener.take()).collect()
     }
 
-    /// Waits until clients no longer find one of the sockets, or other daemons one of the locks: it was removed, or a directory on the way to it
-    /// was renamed. Returns the path of that socket.
+    /// Waits until clients no longer find one of the sockets, or other daemons one of the locks, because it was removed or a directory in its
+    /// path was renamed. Returns the path of the socket.
     pub(crate) async fn taken_away(&self) -> &Path {
         let watch = Watch::new(self.sockets().filter_map(Path::parent));
         loop {
@@ -85,18 +85,17 @@ impl Bound {
         }
     }
 
-    /// Announces that this daemon is about to end: new clients find no socket of it, and the marks on the lock files show that no daemon
-    /// serves any more.
+    /// Announces that this daemon is about to end: removes its sockets, and marks the lock files so that clients do not wait for it.
     pub(crate) fn leave(&self) {
         for place in &self.places {
             if let Err(error) = place.lock.mark_leaving() {
-                tracing::warn!(%error, socket = %place.socket.display(), "cannot write on the lock file");
+                tracing::warn!(%error, socket = %place.socket.display(), "cannot write to the lock file");
             }
             place.lock.unlink();
         }
     }
 
-    /// Lets the next daemon begin.
+    /// Releases the locks, so that the next daemon can begin.
     pub(crate) fn release(&self) {
         self.places.iter().for_each(|place| place.lock.release());
     }
@@ -111,27 +110,22 @@ impl Place {
 
 /// Becomes the daemon on every candidate that can be used.
 ///
-/// The locks are taken in the [`binding_order`], and only then are the sockets made: a daemon that finds a lock held has not listened anywhere
-/// yet.
+/// All locks are taken, in the [`binding_order`], before any socket is created: a daemon that finds a lock held has not listened anywhere.
 ///
 /// # Errors
 ///
 /// [`BindError::AlreadyRunning`] if any candidate has a daemon; the first candidate's error if none can be used.
 pub fn bind(candidates: &[Candidate]) -> Result<Bound, BindError> {
-    let mut claims: Vec<Option<Result<Claim, BindError>>> = candidates.iter().map(|_| None).collect();
-    for candidate in binding_order(candidates) {
-        let claim = match Claim::take(&candidate.socket) {
+    let mut claims = Vec::new();
+    for Candidate { socket, .. } in binding_order(candidates) {
+        match Claim::take(socket) {
             Err(error @ BindError::AlreadyRunning { .. }) => return Err(error),
-            claim => claim,
-        };
-        let place = candidates.iter().position(|other| other == candidate);
-        if let Some(slot) = place.and_then(|place| claims.get_mut(place)) {
-            *slot = Some(claim);
+            claim => claims.push((socket, claim)),
         }
     }
+    claims.sort_by_key(|(socket, _)| candidates.iter().position(|candidate| candidate.socket == **socket));
     let (mut places, mut problems) = (Vec::new(), Vec::new());
-    for (Candidate { socket, .. }, claim) in candidates.iter().zip(claims) {
-        let Some(claim) = claim else { continue };
+    for (socket, claim) in claims {
         match claim.and_then(|claim| Place::listen(socket, claim)) {
             Ok(place) => places.push(place),
             // A service manager listens there, and starts the daemon for the first client.
@@ -150,13 +144,13 @@ pub fn bind(candidates: &[Candidate]) -> Result<Bound, BindError> {
     Ok(Bound { places })
 }
 
-/// Becomes the daemon on a socket that a service manager made and listens on. Its file stays when this daemon ends, and so does the manager's
-/// listening: the next daemon serves the clients that connect in between. [`Bound::extend`] adds the other candidates.
+/// Becomes the daemon on a socket that a service manager created and listens on. When this daemon ends, the file stays and the manager still
+/// listens: the next daemon serves the clients that connect in between. [`Bound::extend`] adds the other candidates.
 ///
 /// # Errors
 ///
-/// [`BindError::AlreadyRunning`] if another process holds the lock; an error too if the socket has no path, its path leads elsewhere or its
-/// directory cannot be trusted. On Windows always: a pipe is served by the process that made it.
+/// [`BindError::AlreadyRunning`] if another process holds the lock; another error if the socket has no path, its path leads elsewhere or its
+/// directory cannot be trusted. Always on Windows, where only the process that creates a pipe can serve it.
 pub fn adopt(listener: &AuxiliaryListener) -> Result<Bound, BindError> {
     let (socket, lock, listener) = DaemonLock::adopt(listener)?;
     Ok(Bound { places: vec![Place { socket, listener: Some(listener), lock }] })

@@ -1,5 +1,5 @@
-//! The right to be the daemon: the lock, and the socket files that were made under it. It never removes a file without the lock, nor one that
-//! another process has made.
+//! The right to be the daemon: the lock, and the socket files that were created under it. It never removes a file without the lock, nor one
+//! that another process has created.
 
 use super::error::BindError;
 use broadcaster_local::{
@@ -10,19 +10,19 @@ use std::cell::RefCell;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The path of an inherited socket, where an error needs one and the socket has none.
+/// Stands for the path of an inherited socket that has none, in errors.
 const INHERITED: &str = "the inherited socket";
 
-/// What a path is at which something other than a socket is.
+/// Describes a path that leads to something other than a socket.
 const NOT_A_SOCKET: &str = "not a socket";
 
-/// The lock, and what was made under it. When it is dropped, the socket files that it made are removed and the lock is released.
+/// The lock, and the sockets created under it. Dropping it removes their files, and then releases the lock.
 #[derive(Debug)]
 pub(super) struct DaemonLock {
     directory: Directory,
     /// The file of the bus socket.
     socket: SocketFile,
-    /// The socket files to remove at the end. One that a service manager made is not among them.
+    /// The socket files to remove at the end, without one that a service manager created.
     made: RefCell<Vec<SocketFile>>,
     lock: RefCell<Option<LockFile>>,
 }
@@ -38,7 +38,7 @@ impl Claim {
     /// Takes the lock that belongs to `socket`.
     pub(super) fn take(socket: &Path) -> Result<Self, BindError> {
         let directory = open_directory_of(socket)?;
-        // A path that leads to something else gets no lock file beside it.
+        // No lock file is created beside something that cannot become a socket.
         if find(&directory, socket)? == Entry::Other {
             return Err(occupied(socket, NOT_A_SOCKET));
         }
@@ -46,7 +46,7 @@ impl Claim {
             let path = LockFile::path_of(socket).unwrap_or_else(|_| socket.to_owned());
             match problem {
                 LockProblem::Held => BindError::AlreadyRunning { lock: path },
-                LockProblem::Removed => occupied(path, "removed by another process again and again"),
+                LockProblem::Removed => occupied(path, "repeatedly removed by another process"),
                 LockProblem::NotAFile => occupied(path, "not a file, and cannot be locked"),
                 LockProblem::Io(action, source) => BindError::Io { action, path, source },
             }
@@ -65,24 +65,24 @@ impl Claim {
 }
 
 impl DaemonLock {
-    /// Takes the lock that belongs to a socket which another process made and listens on.
+    /// Takes the lock that belongs to a socket which another process created and listens on.
     pub(super) fn adopt(listener: &AuxiliaryListener) -> Result<(PathBuf, Self, Listener), BindError> {
         let (socket, listener) = broadcaster_local::adopt(listener).map_err(|problem| match problem {
             AdoptProblem::NoPath => occupied(INHERITED, "without an absolute path"),
-            AdoptProblem::NotListening(path) => occupied(path, "a socket that was passed on and does not listen"),
-            AdoptProblem::Elsewhere(path) => occupied(path, "not the path of the socket that was passed on"),
+            AdoptProblem::NotListening(path) => occupied(path, "an inherited socket that does not listen"),
+            AdoptProblem::Elsewhere(path) => occupied(path, "not the path of the inherited socket"),
             AdoptProblem::Unsupported(path) => occupied(path, "a pipe, and cannot be passed on"),
             AdoptProblem::Io(action, source) => BindError::Io { action, path: INHERITED.into(), source },
         })?;
         let Claim { directory, lock } = Claim::take(&socket)?;
         let Entry::Socket(file) = find(&directory, &socket)? else {
-            return Err(occupied(socket, "not the socket that was passed on"));
+            return Err(occupied(socket, "not the inherited socket"));
         };
         let lock = Self { directory, socket: file, made: RefCell::default(), lock: RefCell::new(Some(lock)) };
         Ok((socket, lock, listener))
     }
 
-    /// Listens on one more socket, which is removed with the first.
+    /// Listens on one more socket, which is removed together with the first.
     pub(super) fn listen_auxiliary(&mut self, path: &Path) -> Result<AuxiliaryListener, BindError> {
         clear(&self.directory, path)?;
         let (listener, file) = self.directory.listen_auxiliary(path).map_err(|error| cannot_listen(path, error))?;
@@ -90,24 +90,24 @@ impl DaemonLock {
         Ok(listener)
     }
 
-    /// Whether clients still find the socket, and other daemons the lock.
+    /// Whether clients still find the socket, and other daemons still find the lock.
     pub(super) fn is_in_place(&self) -> bool {
         let has_lock = self.lock.borrow().as_ref().is_some_and(|lock| lock.is_in(&self.directory));
         has_lock && self.directory.has(&self.socket)
     }
 
-    /// Removes the socket files that this process made. The lock stays. Only once: when the lock is gone, a file with the same number can be
-    /// the next daemon's.
+    /// Removes the socket files that this process created, and keeps the lock. Does nothing when called again: once the lock is released, the
+    /// inode number of a file may belong to the next daemon's socket.
     pub(super) fn unlink(&self) {
         self.made.take().iter().for_each(|file| self.directory.remove(file));
     }
 
-    /// Marks the lock file, so that others see that this daemon is about to end.
+    /// Marks the lock file, to show other processes that this daemon is about to end.
     pub(super) fn mark_leaving(&self) -> io::Result<()> {
         self.lock.borrow().as_ref().map_or(Ok(()), LockFile::mark_leaving)
     }
 
-    /// Lets the next daemon begin.
+    /// Releases the lock, so that the next daemon can begin.
     pub(super) fn release(&self) {
         self.unlink();
         self.lock.take();
@@ -133,7 +133,7 @@ fn open_directory_of(socket: &Path) -> Result<Directory, BindError> {
     })
 }
 
-/// Under the lock: removes the socket that a dead daemon has left, and nothing else.
+/// Removes the socket that a dead daemon has left, and nothing else. The caller holds the lock.
 fn clear(directory: &Directory, socket: &Path) -> Result<(), BindError> {
     match find(directory, socket)? {
         Entry::Absent => Ok(()),
@@ -143,7 +143,7 @@ fn clear(directory: &Directory, socket: &Path) -> Result<(), BindError> {
                 directory.remove(&file);
                 Ok(())
             }
-            Ok(true) => Err(occupied(socket, "the socket of a program that does not hold our lock")),
+            Ok(true) => Err(occupied(socket, "the socket of a program that does not hold the lock")),
             Err(_) => Err(occupied(socket, "a socket that another program made")),
         },
     }

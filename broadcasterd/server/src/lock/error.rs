@@ -1,4 +1,4 @@
-//! Why this process is not the daemon. Each error names a path and, where there is one, the remedy; it never carries an open file.
+//! Why this process is not the daemon. Each error names a path and, if there is one, the remedy; it never holds an open file.
 
 use std::io;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ pub enum BindError {
         /// Its lock file, or its socket if that is at another candidate.
         lock: PathBuf,
     },
-    /// Something else has the path of the directory.
+    /// Its path leads to something other than a directory.
     #[error("{} is not a directory: move it away, or set BROADCASTER_SOCKET to another place", path.display())]
     NotADirectory {
         /// The directory's path.
@@ -33,14 +33,14 @@ pub enum BindError {
         uid: u32,
     },
     /// Other users may write into the directory, and so replace the socket.
-    #[error("the directory {} has mode {mode:04o}, so that others can write into it: chmod 0700 it", path.display())]
+    #[error("the directory {} has mode {mode:04o}, so others can write to it: run `chmod 0700` on it", path.display())]
     Loose {
         /// The directory.
         path: PathBuf,
         /// Its mode.
         mode: u32,
     },
-    /// Something that must not be removed has the socket's path.
+    /// Something that must not be removed exists at the socket's path.
     #[error("{} is {what}: move it away, or set BROADCASTER_SOCKET to another path", path.display())]
     Occupied {
         /// The socket's path.
@@ -48,7 +48,7 @@ pub enum BindError {
         /// What it is.
         what: &'static str,
     },
-    /// The system refused.
+    /// A system call failed.
     #[error("cannot {action} {}", path.display())]
     Io {
         /// What was tried.
@@ -58,7 +58,7 @@ pub enum BindError {
         /// The system's error.
         source: io::Error,
     },
-    /// No candidate was given.
+    /// There are no candidates.
     #[error("there is no place for the socket")]
     NoCandidate,
 }

@@ -1,10 +1,10 @@
-//! Which process is the daemon, and on which socket. The kernel's lock on one file decides; a pid, the existence of a socket and a refused
+//! Which process is the daemon, and on which sockets. The kernel's lock on a file decides; a pid, the existence of a socket and a refused
 //! connection never do.
 //!
-//! | module | what it holds |
+//! | module | contents |
 //! | --- | --- |
-//! | `bind` | the choice among the candidates, and what the daemon holds then |
-//! | `daemon_lock` | the lock, and the socket files that are made and removed under it |
+//! | `bind` | the locks and sockets of all candidates |
+//! | `daemon_lock` | one lock, and the socket files that are created and removed under it |
 //! | `error` | why this process is not the daemon |
 
 mod bind;
