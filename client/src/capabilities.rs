@@ -1,4 +1,4 @@
-//! What the path of a handle can do. It never chooses one.
+//! What the path of a handle can do. It never chooses a path.
 
 use broadcaster_protocol::limits;
 
@@ -18,13 +18,13 @@ pub enum Transport {
 pub struct Capabilities {
     /// How messages travel.
     pub transport: Transport,
-    /// Payloads arrive. If not, listeners learn that something was sent through a gap, and not what.
+    /// Payloads arrive. If not, a listener receives a gap, which shows that something was sent and not what.
     pub payload: bool,
     /// Metadata arrives.
     pub metadata: bool,
     /// The messages of one sender arrive in order.
     pub ordering: bool,
-    /// Listeners learn how many messages they lost. If not, they learn that some were lost, as far as that is noticed.
+    /// Listeners learn how many messages they lost. If not, they learn at most that some were lost.
     pub lag_counts: bool,
     /// The receipt of messages can be confirmed: see [`Sender::confirm`](crate::Sender::confirm).
     pub confirmation: bool,
@@ -33,7 +33,7 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// Those of the daemon.
+    /// The capabilities of the daemon.
     pub(crate) const DAEMON: Self = Self {
         transport: Transport::Daemon,
         payload: true,

@@ -1,4 +1,4 @@
-//! The running daemon: its counters, its end, and the messages that pass. It never starts one.
+//! Requests to the running daemon: its counters, its stop, and observing its messages. It never starts one.
 
 use crate::error::ConnectError;
 use crate::machine::{Link, Request};
@@ -16,7 +16,7 @@ pub struct Daemon {
     config: ConnectConfig,
 }
 
-/// What the daemon reports of itself.
+/// What the daemon reports about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Status {
@@ -55,7 +55,7 @@ impl Daemon {
         Self { config }
     }
 
-    /// Asks the daemon for its counters.
+    /// Requests the daemon's counters.
     ///
     /// # Errors
     ///
@@ -114,8 +114,8 @@ impl Daemon {
         Ok(monitor)
     }
 
-    /// Asks the daemon for an orderly stop, and waits until it is complete: what senders had handed over is delivered by then, and the
-    /// next daemon can start.
+    /// Requests an orderly stop of the daemon, and waits until it is complete. By then everything that senders had handed over is
+    /// delivered, and the next daemon can start.
     ///
     /// # Errors
     ///
@@ -200,7 +200,7 @@ impl Call {
         })
     }
 
-    /// A daemon that was asked and is gone has stopped.
+    /// A daemon that received the request and is gone has stopped.
     fn stopped_or(&self, error: ConnectError) -> Result<(), ConnectError> {
         match error {
             ConnectError::NotRunning { .. } if self.request.welcome().is_some() => Ok(()),
@@ -208,7 +208,7 @@ impl Call {
         }
     }
 
-    /// Goodbye is the daemon's last message; what remains is that it releases its lock and closes the connection.
+    /// Goodbye is the daemon's last message. After it the daemon releases its lock and closes the connection.
     fn wait_for_end(&mut self) -> Result<(), ConnectError> {
         let Self { request, path, waiter } = self;
         let until = Until::after(path.config().timeout);

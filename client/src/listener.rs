@@ -1,4 +1,4 @@
-//! The listening handle. Each handle has a connection of its own: one that is not read does not hold up another one.
+//! The listening handle. Each handle has a connection of its own, so that one that is not read never delays another.
 
 use crate::ChannelName;
 use crate::capabilities::Capabilities;

@@ -1,4 +1,4 @@
-//! What a listener receives. A message is plain memory: it keeps no connection open.
+//! What a listener receives. A message is plain memory, and never keeps a connection open.
 
 use crate::metadata::MetadataRef;
 use crate::{ChannelName, SenderId};

@@ -1,5 +1,5 @@
-//! What listeners and monitors have in common: the subscriptions, the path, and every way to wait for the next message. It never decides
-//! what to subscribe to.
+//! What listeners and monitors share: the subscriptions, the path, and every way to wait for the next message. It never decides what to
+//! subscribe to.
 
 use crate::error::{ConnectError, Lag, RecvError};
 use crate::machine::{Event, Link, Subscriber, receive};
@@ -113,9 +113,15 @@ impl Receiver {
         let Self { subscriber, path, waiter, .. } = self;
         path.set_clock(Clock::System);
         let patient = until == Until::Forever && waiter.may_be_patient();
-        match waiter.block_on(until, || receive(subscriber, path, patient))? {
+        let waited = waiter.block_on(until, || receive(subscriber, path, patient))?;
+        self.outcome(&waited, until)
+    }
+
+    #[inline]
+    fn outcome(&mut self, waited: &Waited<Event>, until: Until) -> Result<(), RecvError> {
+        match waited {
             Waited::Done(Event::Frame) => Ok(()),
-            Waited::Done(Event::Lagged(count)) => Err(self.lagged(count)),
+            Waited::Done(Event::Lagged(count)) => Err(self.lagged(*count)),
             Waited::Closed => Err(RecvError::Closed),
             Waited::Elapsed => self.elapsed(until),
         }
@@ -203,13 +209,8 @@ impl Receiver {
         }
         let Self { subscriber, path, waiter, .. } = self;
         path.set_clock(Clock::Runtime);
-        let polled = waiter.poll_on(cx, Until::Forever, || receive(subscriber, path, false));
-        Poll::Ready(match ready!(polled)? {
-            Waited::Done(Event::Frame) => Ok(()),
-            Waited::Done(Event::Lagged(count)) => Err(self.lagged(count)),
-            Waited::Closed => Err(RecvError::Closed),
-            Waited::Elapsed => Err(RecvError::Empty),
-        })
+        let waited = ready!(waiter.poll_on(cx, Until::Forever, || receive(subscriber, path, false)))?;
+        Poll::Ready(self.outcome(&waited, Until::Forever))
     }
 
     #[cfg(feature = "tokio")]

@@ -26,12 +26,12 @@ pub(crate) struct ConnectConfig {
     pub(crate) activate: bool,
     /// Whether a lost connection is replaced. If not, its loss is an error.
     pub(crate) reconnect: bool,
-    /// The notifications to use if there is no daemon, if the program wants that and the system has them.
+    /// The notifications to use if there is no daemon; `None` unless the program requests them and the system has them.
     pub(crate) notifications: Option<Service>,
 }
 
 impl ConnectConfig {
-    /// The places to try now, best first. They depend on the environment, so that each attempt resolves them again.
+    /// The places to try now, best first. They depend on the environment, so each attempt determines them again.
     pub(crate) fn candidates(&self) -> Result<Vec<Candidate>, ConnectError> {
         Ok(candidates(&os::endpoint_env(self.socket.clone()))?)
     }

@@ -1,5 +1,5 @@
-//! The daemon's program: which one may be run, and how far a started one is. The program detaches itself and decides by its
-//! lock whether it is needed. It is never run on behalf of another user.
+//! Running the daemon's program: which one may be run, and the progress of a started one. The program detaches itself, and its lock
+//! decides whether it is needed. It is never run on behalf of another user.
 
 use super::wait::Wait;
 use crate::error::{ConnectError, Skipped};
@@ -11,7 +11,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Names the daemon's program.
+/// The variable that names the daemon's program.
 const PROGRAM_VARIABLE: &str = "BROADCASTERD";
 
 /// File name of the daemon's program.
@@ -20,7 +20,7 @@ const PROGRAM_NAME: &str = "broadcasterd";
 /// How often to check whether the program has ended without closing its output.
 const CHECK_EVERY: Duration = Duration::from_millis(50);
 
-/// Most bytes of the program's output that are kept.
+/// How many bytes of the program's output are kept.
 const OUTPUT_BYTES_MAX: usize = 2048;
 
 /// The result of an attempt to run the daemon's program.
@@ -28,12 +28,12 @@ const OUTPUT_BYTES_MAX: usize = 2048;
 pub(super) enum Started {
     /// It runs.
     Running(Launch),
-    /// There is none that can be run. These were found.
+    /// There is none that can be run. These were found and skipped.
     None(Vec<Skipped>),
 }
 
-/// Runs the program that the caller has named, else the one named in `BROADCASTERD`, else the first that can be trusted and run of
-/// those beside the running program and in `PATH`. `socket` is passed on if the caller named it.
+/// Runs the program that the caller has named, else the one named in `BROADCASTERD`, else the first of those beside the running program
+/// and in `PATH` that can be trusted and run. `socket` is passed on if the caller has named it.
 pub(super) fn start(named: Option<&Path>, socket: Option<&Path>) -> Result<Started, ConnectError> {
     if let Some(program) = named {
         return Launch::begin(program, socket).map(Started::Running).map_err(|source| failed(program, source));
@@ -60,7 +60,7 @@ fn start_first(programs: Vec<PathBuf>, socket: Option<&Path>) -> Started {
     Started::None(skipped)
 }
 
-/// Checks that only this user or root can have placed the program.
+/// Checks that only this user or root can have installed the program.
 fn check(program: &Path) -> io::Result<()> {
     local::check_program(program).map_err(|problem| match problem {
         ProgramProblem::Io(error) => error,
@@ -81,7 +81,7 @@ pub(super) struct Launch {
     text: Vec<u8>,
 }
 
-/// How far it is.
+/// The progress of a [`Launch`].
 #[derive(Debug)]
 pub(super) enum Progress {
     /// It is still running.
@@ -91,7 +91,7 @@ pub(super) enum Progress {
 }
 
 impl Launch {
-    /// Runs `program start`, which makes sure that the daemon inherits nothing of this process.
+    /// Runs `program start`, which ensures that the daemon inherits nothing from this process.
     fn begin(program: &Path, socket: Option<&Path>) -> io::Result<Self> {
         let (output, writer) = local::output_pipe()?;
         let mut command = Command::new(program);
@@ -103,7 +103,7 @@ impl Launch {
         Ok(Self { program: program.to_owned(), child, output: Arc::new(output), text: Vec::new() })
     }
 
-    /// Checks how far it is; never waits.
+    /// Checks the progress; never waits.
     pub(super) fn poll(&mut self, now: Instant) -> Result<Progress, ConnectError> {
         let mut buffer = [0; 512];
         loop {
@@ -114,7 +114,7 @@ impl Launch {
                     self.text.extend_from_slice(&buffer[..read.min(room)]);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    // Its end is what counts. A process that it left behind may keep the pipe open.
+                    // The end of the program counts. A process that it left behind may keep the pipe open.
                     if let Ok(Some(_)) = self.child.try_wait() {
                         break;
                     }
@@ -131,7 +131,7 @@ impl Launch {
                 let (program, source) = (self.program.clone(), self.failure(status));
                 Err(ConnectError::Start { program, source })
             }
-            // A program that ignores SIGCHLD cannot learn how its children end. The next connection attempt shows it.
+            // In a process that ignores SIGCHLD, the result is unknown. The next connection attempt shows it.
             Ok(Some(_)) | Err(_) => Ok(Progress::Started),
         }
     }
@@ -139,7 +139,7 @@ impl Launch {
     fn failure(&self, status: ExitStatus) -> io::Error {
         let text = String::from_utf8_lossy(&self.text);
         let text = text.trim();
-        // The program begins its error messages with its own name, which the sentence around this one has already.
+        // The program begins its error messages with its name, which the enclosing sentence contains already.
         let text = text.strip_prefix(PROGRAM_NAME).and_then(|text| text.strip_prefix(": ")).unwrap_or(text);
         io::Error::other(if text.is_empty() { status.to_string() } else { format!("{text} ({status})") })
     }

@@ -1,11 +1,11 @@
-//! How the messages of a handle travel: the connection to the daemon, and what takes its place where there can be none. It
-//! never looks into a frame.
+//! How the messages of a handle travel: the connection to the daemon, and what replaces it where there can be none. It never
+//! interprets a frame.
 //!
 //! | module | contents |
 //! | --- | --- |
 //! | `config` | how a handle connects |
-//! | `socket` | the connection: finding the daemon, starting it, the handshake, and all of that again when it is lost |
-//! | `launch` | the daemon's program: which one, and how far it is |
+//! | `socket` | the connection: finding the daemon, starting it, the handshake, and reconnecting |
+//! | `launch` | running the daemon's program |
 //! | `notifications` | notifications of the system in place of a daemon |
 //! | `wait` | what a step waits for, and how a thread, a task or an event loop waits for it |
 //!

@@ -1,5 +1,5 @@
-//! The connection of one handle: finding the daemon, starting it, the handshake, and all of that again when it is lost. No
-//! method waits; each returns what it waits for.
+//! The connection of one handle: finding the daemon, starting it, the handshake, and reconnecting. No method waits; each returns
+//! what to wait for.
 
 use super::config::ConnectConfig;
 use super::launch::{self, Launch, Progress, Started};
@@ -26,10 +26,10 @@ const BACKOFF_MIN: Duration = Duration::from_millis(10);
 /// Longest pause between two attempts that fail.
 const BACKOFF_MAX: Duration = Duration::from_millis(250);
 
-/// A handle that is not used for twice its timeout and this long was not waiting.
+/// A handle that was not used for twice its timeout plus this time was not waiting in between.
 const POLLED_WITHIN: Duration = Duration::from_secs(1);
 
-/// Clients that lose the same daemon start the next one within this time, so that few of them have to.
+/// Clients that lose the same daemon start the next one at random times within this, so that few of them do.
 const SPREAD: Duration = Duration::from_millis(50);
 
 /// How long to leave the start of a daemon to another client, which may be suspended.
@@ -39,7 +39,7 @@ const LAUNCH_PATIENCE_MAX: Duration = Duration::from_millis(2500);
 /// keep busy by looking.
 const LAUNCH_PAUSES: RangeInclusive<Duration> = Duration::from_millis(4)..=Duration::from_millis(250);
 
-/// A connection to the daemon, or the way to one.
+/// A connection to the daemon, or an attempt to get one.
 #[derive(Debug)]
 pub(crate) struct SocketPath {
     config: ConnectConfig,
@@ -53,7 +53,7 @@ pub(crate) struct SocketPath {
     backoff: Duration,
     /// The handle has been connected before.
     was_up: bool,
-    /// The first place that was tried last.
+    /// The first place of the most recent attempt.
     place: PathBuf,
 }
 
@@ -75,7 +75,7 @@ struct Attempt {
     continued_at: Instant,
     /// The next pause.
     pause: Duration,
-    /// A program has reported success, and no connection has come of it yet.
+    /// A program has reported success, and no connection has been tried since.
     launched: bool,
     /// A program has reported success since the attempt began.
     started: bool,
@@ -172,7 +172,7 @@ impl SocketPath {
             launch_pause: *LAUNCH_PAUSES.start(),
             problem: None,
         });
-        // A handle that is only polled now and then gets further with each call: the time between two is not the daemon's.
+        // A handle that is polled only now and then makes progress with each call. The time in between is not the daemon's fault.
         if now.saturating_duration_since(attempt.continued_at)
             > self.config.timeout.saturating_mul(2).saturating_add(POLLED_WITHIN)
         {
@@ -277,7 +277,7 @@ impl SocketPath {
             attempt.locked = locked;
         }
         if locked {
-            self.pause(); // a daemon is about to listen, and a program that is started now would find itself unneeded
+            self.pause(); // a daemon is about to listen; another one would end at once
             return Ok(());
         }
         if let (None, true, Some(sandbox)) = (&self.config.socket, may_start, local::sandbox()) {
@@ -337,7 +337,7 @@ impl SocketPath {
             match local::write(&socket, machine.outgoing()) {
                 Ok(bytes) => machine.sent(bytes),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Some(Wait::writable(&socket))),
-                Err(_) => break, // what the daemon sent before it closed the connection is still to be read
+                Err(_) => break, // what the daemon sent before it closed the connection can still be read
             }
         }
         if machine.is_ready() {
@@ -369,7 +369,7 @@ impl SocketPath {
             attempt.pause = (pause * 2).min(PAUSE_MAX);
             pause
         });
-        // Clients that wait for the same daemon do not all come back at once.
+        // Clients that wait for the same daemon do not all try again at once.
         self.state = State::Paused(now + pause + random_below(pause / 2));
     }
 

@@ -1,5 +1,5 @@
-//! What a step waits for, and how a thread, a task or an event loop waits for it. Everything else is the same code for all of
-//! them. It never decides what to do next.
+//! What a step waits for, and how a thread, a task or an event loop waits for it. Everything else is the same code for all three.
+//! It never decides what to do next.
 
 use crate::error::ConnectError;
 use broadcaster_local::{self as local, Bell, Interest, Socket};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use crate::machine::Step;
 
-/// What has to happen before the next step is useful: one of the sockets is ready, or a time has come.
+/// What must happen before the next step is useful: one of the sockets is ready, or a time has come.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Wait {
     /// The connection.
@@ -67,7 +67,7 @@ fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
     }
 }
 
-/// Which clock counts.
+/// The clock that deadlines refer to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Clock {
     /// The system's.
@@ -113,7 +113,7 @@ impl Until {
         }
     }
 
-    /// How long a call may take that gives up then.
+    /// How long a call with this limit may take.
     #[cfg(feature = "tokio")]
     pub(crate) fn duration(self) -> Duration {
         match self {
@@ -150,7 +150,7 @@ pub(crate) enum Waited<T> {
     Closed,
 }
 
-/// That a handle was closed, by any thread.
+/// The closed state of a handle, which any thread can set.
 #[derive(Debug)]
 pub(crate) struct Closing {
     closed: AtomicBool,
@@ -162,7 +162,7 @@ impl Closing {
         Ok(Self { closed: AtomicBool::new(false), bell: Bell::new()? })
     }
 
-    /// Ends every wait, from now on.
+    /// Ends the present wait and every later one.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.bell.ring();
@@ -173,7 +173,7 @@ impl Closing {
     }
 }
 
-/// Everything that a handle needs in order to wait, on a thread, in a task, or in another event loop.
+/// Waits on behalf of a handle: on a thread, in a task, or in another event loop.
 #[derive(Debug, Default)]
 pub(crate) struct Waiter {
     closing: Option<Arc<Closing>>,
@@ -184,7 +184,7 @@ pub(crate) struct Waiter {
 }
 
 impl Waiter {
-    /// Ends the waits of this handle when it is closed.
+    /// The closed state of this handle. From now on waits also end when it is set.
     pub(crate) fn closing(&mut self) -> io::Result<&Arc<Closing>> {
         if self.closing.is_none() {
             self.closing = Some(Arc::new(Closing::new()?));
@@ -192,7 +192,7 @@ impl Waiter {
         self.closing.as_ref().ok_or_else(|| io::ErrorKind::Other.into())
     }
 
-    /// Whether a step may wait by itself, within a system call.
+    /// Whether a step may wait within a system call of its own.
     #[inline]
     pub(crate) fn may_be_patient(&self) -> bool {
         self.closing.is_none()
@@ -257,7 +257,7 @@ impl Waiter {
         }
     }
 
-    /// A step that does not wait completes the call, and another call is worthwhile at once.
+    /// A step that does not wait completes the call, and another call may succeed at once.
     #[inline]
     fn reported<T, E>(&mut self, step: Result<Step<T, Wait>, E>) -> Result<Step<T, Wait>, E> {
         if !matches!(step, Ok(Step::Wait(_))) {
@@ -297,19 +297,19 @@ impl Waiter {
         readiness.as_fd()
     }
 
-    /// Another call is worthwhile at once.
+    /// Another call may succeed at once.
     #[inline]
     fn report_ready(&mut self) {
         #[cfg(feature = "tokio")]
         self.registrations.release_lost();
         #[cfg(unix)]
         if let Some(readiness) = self.readiness.get() {
-            // Without memory for it the descriptor stays as it is, and the next call tries again.
+            // If the system is out of memory, the descriptor stays as it is, and the next call tries again.
             let _ = readiness.set(&[], None, true);
         }
     }
 
-    /// Another call is worthwhile after `wait`.
+    /// Another call may succeed after `wait`.
     #[cfg_attr(not(unix), allow(clippy::unnecessary_wraps))]
     fn report_waiting(&mut self, wait: &Wait) -> Result<(), ConnectError> {
         #[cfg(feature = "tokio")]
@@ -359,8 +359,8 @@ mod asynchronous {
     }
 
     impl Registrations {
-        /// The wait is over: the timer may belong to a runtime that ends before the next one, and a socket that the handle
-        /// has lost must be closed.
+        /// Called when a wait is over. The timer may belong to a runtime that ends before the next wait, and sockets that the handle has
+        /// lost must be closed.
         fn rest(&mut self) {
             self.timer = None;
             self.release_lost();
@@ -395,7 +395,7 @@ mod asynchronous {
                 true => registration.poll_write_ready(cx),
                 false => registration.poll_read_ready(cx),
             })?;
-            // The next step finds out for itself; readiness from before it is used up.
+            // The next step tries for itself. Readiness from before it no longer counts.
             ready.clear_ready();
             Poll::Ready(Ok(()))
         }

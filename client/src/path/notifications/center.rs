@@ -1,5 +1,5 @@
-//! The distributed notification center of macOS. It decides nothing: values of CoreFoundation become neutral ones, and vice versa.
-//! Each `unsafe` block is one call of CoreFoundation.
+//! The distributed notification center of macOS. It decides nothing: it converts values of CoreFoundation to neutral ones and back. Each
+//! `unsafe` block is one call of CoreFoundation.
 
 use super::envelope::{Dialect, ENTRIES_MAX, Info, PAYLOAD_BYTES_MAX, TEXT_BYTES_MAX, Value};
 use super::inbox::Inbox;
@@ -58,7 +58,7 @@ impl Center for Distributed {
         Box::new(Observed { ticket })
     }
 
-    fn is_driven(&self) -> bool {
+    fn is_delivering(&self) -> bool {
         CFRunLoop::main().is_some_and(|run_loop| run_loop.current_mode().is_some())
     }
 
@@ -79,14 +79,14 @@ impl Drop for Observed {
     fn drop(&mut self) {
         Observers::lock().inboxes.remove(&self.ticket);
         if let Some(center) = CFNotificationCenter::distributed_center() {
-            // SAFETY: the same number as when it was added, and a number to the center.
+            // SAFETY: it is the number that was added, which the center never dereferences.
             unsafe { center.remove_every_observer(ptr::without_provenance(self.ticket)) };
         }
     }
 }
 
-/// The inboxes that callbacks are for. The main thread can be in a callback while another thread drops the handle, so that the center
-/// is given a number, which may no longer be known, and no pointer.
+/// The inboxes that callbacks deliver to. The main thread can be in a callback while another thread drops the handle. The center therefore
+/// receives a number, which may no longer be known, and not a pointer.
 #[derive(Debug)]
 struct Observers {
     inboxes: BTreeMap<usize, Weak<Inbox>>,
@@ -100,7 +100,7 @@ impl Observers {
     }
 
     fn add(&mut self, inbox: Weak<Inbox>) -> usize {
-        self.last += 1; // from 1: the center takes no null
+        self.last += 1; // from 1: the center accepts no null pointer
         self.inboxes.insert(self.last, inbox);
         self.last
     }
@@ -124,7 +124,7 @@ extern "C-unwind" fn deliver(
 #[allow(unsafe_code)]
 fn info_of(info: *const CFDictionary) -> Info {
     let Some(info) = NonNull::new(info.cast_mut()) else { return Info::Absent };
-    // SAFETY: it is some object that lives for as long as the callback, if not a dictionary.
+    // SAFETY: it is an object that lives as long as the callback, though perhaps not a dictionary.
     let info = unsafe { CFRetained::retain(info.cast::<CFType>()) };
     let Ok(info) = info.downcast::<CFDictionary>() else { return Info::Other };
     if !usize::try_from(info.count()).is_ok_and(|count| count <= ENTRIES_MAX) {
@@ -146,7 +146,7 @@ fn info_of(info: *const CFDictionary) -> Info {
 fn value_of(value: &CFType) -> Value {
     let fits = |len: usize, max: usize| len <= max;
     if let Some(text) = value.downcast_ref::<CFString>() {
-        // Its length is in units of two bytes, each of which becomes three at most.
+        // Its length counts UTF-16 units, each of which becomes at most three bytes.
         let len = usize::try_from(text.length()).unwrap_or(usize::MAX);
         if fits(len, TEXT_BYTES_MAX / 3) { Value::Text(text.to_string()) } else { Value::TooLarge }
     } else if let Some(data) = value.downcast_ref::<CFData>() {

@@ -1,15 +1,15 @@
-//! Messages as notifications: a message becomes a small dictionary, and a dictionary that any process may have posted becomes a
-//! message or is refused. It never sees a value of the system, only the neutral ones below.
+//! Messages as notifications: a message becomes a small dictionary, and a dictionary, which any process may have posted, becomes a
+//! message or is rejected. It never handles values of the system, only the neutral ones below.
 
 use crate::ChannelName;
 use broadcaster_protocol::SenderId;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 
-/// The largest payload of a notification, in bytes. The system copies each one several times on its way and promises no size.
+/// The largest payload of a notification, in bytes. The system copies each notification several times, and guarantees no size.
 pub(crate) const PAYLOAD_BYTES_MAX: u32 = 4096;
 
-/// The largest payload that `system-broadcaster` 0.1 takes from a notification, in bytes.
+/// The largest payload that `system-broadcaster` 0.1 accepts from a notification, in bytes.
 const PAYLOAD_BYTES_MAX_0_1: u32 = 1000;
 
 /// The most entries of a dictionary that is examined.
@@ -96,7 +96,7 @@ pub(crate) enum Content {
     },
     /// A message without a sender.
     Anonymous(Bytes),
-    /// Something was sent, by a program that must not post more than a name.
+    /// Something was sent, by a program that may post only a name.
     Doorbell,
 }
 
@@ -111,7 +111,7 @@ pub(crate) enum Malformed {
     WrongKind(&'static str),
     /// Its version is unknown.
     Version,
-    /// It names another channel than its own name does.
+    /// It names another channel than the name of the notification does.
     Channel,
     /// The payload has another length than announced.
     Length,
@@ -156,11 +156,11 @@ impl Dialect {
         })
     }
 
-    /// The content of a notification under the channel's name. Nothing of it can be trusted: any process may have posted it.
+    /// The content of a notification under the channel's name. It cannot be trusted, because any process may have posted it.
     ///
     /// # Errors
     ///
-    /// [`Malformed`]: it is to be ignored.
+    /// [`Malformed`]: the notification must be ignored.
     pub(crate) fn decode(self, channel: &ChannelName, info: &Info) -> Result<Content, Malformed> {
         let entries = match (info, self) {
             (Info::Entries(entries), _) => entries,
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn lies_are_refused() {
+    fn false_claims_are_rejected() {
         let cases = [
             (KEY_VERSION, Value::Integer(2), Malformed::Version),
             (KEY_CHANNEL, Value::Text("com.example.other".into()), Malformed::Channel),
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_of_later_versions_are_passed_over() {
+    fn entries_of_later_versions_are_ignored() {
         assert!(decoded_with("colour", Some(Value::Other)).is_ok());
     }
 }

@@ -1,21 +1,21 @@
-//! When a handle uses the daemon and when notifications, as a value: it is given what happened and at what time. It never
-//! looks at a clock, a socket or a notification.
+//! Whether a handle uses the daemon, notifications or both, as a state machine that receives events and the time. It never reads a
+//! clock, a socket or a notification.
 
 use std::time::{Duration, Instant};
 
-/// How long to leave the daemon alone after a look for it failed; doubles up to [`LOOK_AFTER_MAX`].
-const LOOK_AFTER_MIN: Duration = Duration::from_secs(1);
+/// The first pause between two searches for the daemon; doubles up to [`SEARCH_PAUSE_MAX`].
+const SEARCH_PAUSE_MIN: Duration = Duration::from_secs(1);
 
-/// The longest pause between two looks.
-const LOOK_AFTER_MAX: Duration = Duration::from_secs(30);
+/// The longest pause between two searches.
+const SEARCH_PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// How soon to continue a look that has made progress.
+/// How soon to continue a search that has made progress.
 const CONTINUE_AFTER: Duration = Duration::from_millis(20);
 
-/// How long a handle that has found the daemon uses both, for the benefit of handles that have not found it yet.
+/// How long a handle that has found the daemon uses both carriers, for handles that have not found it yet.
 const BOTH_FOR: Duration = Duration::from_secs(40);
 
-/// What a handle uses.
+/// The carriers that a handle uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Fallback {
     state: State,
@@ -27,11 +27,11 @@ pub(super) struct Fallback {
 enum State {
     /// The daemon.
     Daemon,
-    /// Notifications, from the first use on.
+    /// Notifications, which were not used yet.
     Beginning,
-    /// Notifications; the daemon is looked for at a time.
-    Notifications { look_at: Instant, pause: Duration, driven_at: Instant },
-    /// The daemon, and until a time notifications as well.
+    /// Notifications. The next search for the daemon is at `search_at`.
+    Notifications { search_at: Instant, pause: Duration, delivering_at: Instant },
+    /// The daemon, and notifications as well until this time.
     Both { until: Instant },
 }
 
@@ -41,7 +41,7 @@ impl Fallback {
         Self { state: State::Daemon, only: false }
     }
 
-    /// Uses notifications, and never looks for a daemon.
+    /// Uses notifications, and never searches for a daemon.
     pub(super) fn only() -> Self {
         Self { state: State::Beginning, only: true }
     }
@@ -55,7 +55,7 @@ impl Fallback {
     pub(super) fn begins(&mut self, now: Instant) -> bool {
         let begins = self.state == State::Beginning;
         if begins {
-            self.fall(now);
+            self.activate(now);
         }
         begins
     }
@@ -78,50 +78,51 @@ impl Fallback {
         }
     }
 
-    /// No daemon is available.
-    pub(super) fn fall(&mut self, now: Instant) {
-        self.state = State::Notifications { look_at: now + LOOK_AFTER_MIN, pause: LOOK_AFTER_MIN, driven_at: now };
+    /// No daemon is available: uses notifications.
+    pub(super) fn activate(&mut self, now: Instant) {
+        self.state =
+            State::Notifications { search_at: now + SEARCH_PAUSE_MIN, pause: SEARCH_PAUSE_MIN, delivering_at: now };
     }
 
-    /// Whether it is time to look for the daemon.
-    pub(super) fn may_look(&self, now: Instant) -> bool {
-        self.look_at().is_some_and(|at| now >= at)
+    /// Whether it is time to search for the daemon.
+    pub(super) fn may_search(&self, now: Instant) -> bool {
+        self.search_at().is_some_and(|at| now >= at)
     }
 
-    /// When it will be time; `None`: never.
-    pub(super) fn look_at(&self) -> Option<Instant> {
+    /// When to search for the daemon; `None` for never.
+    pub(super) fn search_at(&self) -> Option<Instant> {
         match self.state {
-            State::Notifications { look_at, .. } if !self.only => Some(look_at),
+            State::Notifications { search_at, .. } if !self.only => Some(search_at),
             State::Notifications { .. } | State::Beginning | State::Daemon | State::Both { .. } => None,
         }
     }
 
-    /// There is still no daemon.
-    pub(super) fn looked_in_vain(&mut self, now: Instant) {
-        if let State::Notifications { look_at, pause, .. } = &mut self.state {
-            *pause = (*pause * 2).min(LOOK_AFTER_MAX);
-            *look_at = now + *pause;
+    /// A search found no daemon.
+    pub(super) fn search_failed(&mut self, now: Instant) {
+        if let State::Notifications { search_at, pause, .. } = &mut self.state {
+            *pause = (*pause * 2).min(SEARCH_PAUSE_MAX);
+            *search_at = now + *pause;
         }
     }
 
-    /// A daemon may be there: the look continues.
-    pub(super) fn looks_on(&mut self, now: Instant) {
-        if let State::Notifications { look_at, .. } = &mut self.state {
-            *look_at = now + CONTINUE_AFTER;
+    /// A search has made progress and continues soon.
+    pub(super) fn search_continues(&mut self, now: Instant) {
+        if let State::Notifications { search_at, .. } = &mut self.state {
+            *search_at = now + CONTINUE_AFTER;
         }
     }
 
-    /// A daemon is there again.
-    pub(super) fn found(&mut self, now: Instant) {
+    /// A search found a daemon.
+    pub(super) fn daemon_found(&mut self, now: Instant) {
         self.state = State::Both { until: now + BOTH_FOR };
     }
 
-    /// Whether nothing has delivered notifications to this process for `patience`. `driven`: something does now.
-    pub(super) fn is_undelivered(&mut self, now: Instant, driven: bool, patience: Duration) -> bool {
-        let State::Notifications { driven_at, .. } = &mut self.state else { return false };
-        let undelivered = !driven && now.saturating_duration_since(*driven_at) >= patience;
-        if driven || undelivered {
-            *driven_at = now; // reported once, and again after the same time
+    /// Whether no notifications could be delivered to this process for `patience`. `delivering`: they can be now.
+    pub(super) fn is_undelivered(&mut self, now: Instant, delivering: bool, patience: Duration) -> bool {
+        let State::Notifications { delivering_at, .. } = &mut self.state else { return false };
+        let undelivered = !delivering && now.saturating_duration_since(*delivering_at) >= patience;
+        if delivering || undelivered {
+            *delivering_at = now; // reported once, and again after the same time
         }
         undelivered
     }
@@ -134,42 +135,42 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn looks_for_the_daemon_become_rarer() {
+    fn searches_for_the_daemon_become_rarer() {
         let mut now = Instant::now();
         let mut fallback = Fallback::new();
-        assert!(!fallback.is_active() && !fallback.may_look(now));
-        fallback.fall(now);
+        assert!(!fallback.is_active() && !fallback.may_search(now));
+        fallback.activate(now);
         assert!(fallback.is_active());
         for pause in [1, 2, 4, 8, 16, 30, 30] {
-            assert!(!fallback.may_look(now + pause * SECOND - Duration::from_millis(1)), "{pause} s");
+            assert!(!fallback.may_search(now + pause * SECOND - Duration::from_millis(1)), "{pause} s");
             now += pause * SECOND;
-            assert_eq!(fallback.look_at(), Some(now));
-            assert!(fallback.may_look(now));
-            fallback.looked_in_vain(now);
+            assert_eq!(fallback.search_at(), Some(now));
+            assert!(fallback.may_search(now));
+            fallback.search_failed(now);
         }
     }
 
     #[test]
-    fn a_look_that_makes_progress_continues_soon() {
+    fn a_search_that_makes_progress_continues_soon() {
         let now = Instant::now();
         let mut fallback = Fallback::new();
-        fallback.fall(now);
-        fallback.looks_on(now + SECOND);
-        assert!(fallback.is_active() && !fallback.may_look(now + SECOND));
-        assert!(fallback.may_look(now + SECOND + CONTINUE_AFTER));
+        fallback.activate(now);
+        fallback.search_continues(now + SECOND);
+        assert!(fallback.is_active() && !fallback.may_search(now + SECOND));
+        assert!(fallback.may_search(now + SECOND + CONTINUE_AFTER));
     }
 
     #[test]
     fn using_both_outlasts_the_longest_pause_of_another_handle() {
         let now = Instant::now();
         let mut fallback = Fallback::new();
-        fallback.fall(now);
-        fallback.found(now);
+        fallback.activate(now);
+        fallback.daemon_found(now);
         assert!(!fallback.is_active());
-        assert!(fallback.is_both(now + LOOK_AFTER_MAX + SECOND));
+        assert!(fallback.is_both(now + SEARCH_PAUSE_MAX + SECOND));
         assert!(!fallback.is_both(now + BOTH_FOR) && !fallback.is_both(now), "and then it is over");
-        fallback.fall(now);
-        assert!(fallback.is_active() && !fallback.is_both(now), "it may fall again");
+        fallback.activate(now);
+        assert!(fallback.is_active() && !fallback.is_both(now), "notifications may be used again");
     }
 
     #[test]
@@ -177,7 +178,7 @@ mod tests {
         let now = Instant::now();
         let mut fallback = Fallback::new();
         assert!(!fallback.is_undelivered(now, false, SECOND), "the daemon delivers");
-        fallback.fall(now);
+        fallback.activate(now);
         assert!(!fallback.is_undelivered(now, false, SECOND), "its main thread may be about to begin");
         assert!(fallback.is_undelivered(now + SECOND, false, SECOND));
         assert!(!fallback.is_undelivered(now + SECOND, false, SECOND));
@@ -186,11 +187,11 @@ mod tests {
     }
 
     #[test]
-    fn a_handle_that_never_uses_the_daemon_looks_for_none() {
+    fn a_handle_that_never_uses_the_daemon_never_searches() {
         let now = Instant::now();
         let mut fallback = Fallback::only();
         assert!(fallback.is_active() && fallback.begins(now) && !fallback.begins(now));
-        assert!(fallback.is_active() && !fallback.may_look(now + 1000 * SECOND));
-        assert_eq!(fallback.look_at(), None);
+        assert!(fallback.is_active() && !fallback.may_search(now + 1000 * SECOND));
+        assert_eq!(fallback.search_at(), None);
     }
 }

@@ -1,5 +1,5 @@
-//! Where notifications wait for their handle. Putting one here never waits for the handle, and the handle waits for a
-//! descriptor, as it does for a connection.
+//! The queue of notifications for a handle. Adding one never waits for the handle, and the handle waits for a descriptor, as it does
+//! for a connection.
 
 use super::envelope::Info;
 use broadcaster_local::{Bell, Socket};

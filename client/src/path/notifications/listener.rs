@@ -1,10 +1,9 @@
-//! The part of a listener's path that receives notifications: what to believe, what was received before, what is missing. It
-//! never waits.
+//! Receives notifications for a listener: validates them, drops those that were received before, and reports gaps. It never waits.
 
 use super::envelope::Content;
 use super::inbox::{Found, Inbox};
 use super::service::{Observation, Service};
-use super::window::{Places, Recent};
+use super::window::{NextSequences, Recent};
 use crate::ChannelName;
 use crate::capabilities::Capabilities;
 use crate::machine::External;
@@ -21,15 +20,15 @@ pub(crate) struct NotificationListener {
     /// Present while notifications are observed. The observation is dropped first.
     observing: Option<(Box<dyn Observation>, Arc<Inbox>)>,
     recent: Recent,
-    places: Places,
-    /// A message was found behind a gap that was reported first.
+    next_sequences: NextSequences,
+    /// A message behind a gap, which is reported first.
     after_gap: Option<External>,
 }
 
 impl NotificationListener {
     pub(crate) fn new(service: Service, channel: ChannelName) -> Self {
-        let (recent, places) = (Recent::default(), Places::default());
-        Self { service, channel, observing: None, recent, places, after_gap: None }
+        let (recent, next_sequences) = (Recent::default(), NextSequences::default());
+        Self { service, channel, observing: None, recent, next_sequences, after_gap: None }
     }
 
     pub(super) fn service(&self) -> &Service {
@@ -50,10 +49,10 @@ impl NotificationListener {
         Ok(())
     }
 
-    /// Observes no longer, and forgets.
+    /// Stops observing, and forgets what was received.
     pub(super) fn close(&mut self) {
         self.observing = None;
-        (self.recent, self.places) = (Recent::default(), Places::default());
+        (self.recent, self.next_sequences) = (Recent::default(), NextSequences::default());
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -88,8 +87,8 @@ impl NotificationListener {
                 continue;
             }
             let message = External::Message { sender, sequence, payload };
-            // While a daemon delivers as well, what seems to be missing may have come from it.
-            if self.places.leaves_gap(sender, sequence) && alone {
+            // While a daemon delivers as well, messages that seem to be missing may have arrived from it.
+            if self.next_sequences.leaves_gap(sender, sequence) && alone {
                 self.after_gap = Some(message);
                 return Some(External::Gap);
             }

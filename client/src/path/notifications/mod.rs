@@ -1,14 +1,14 @@
-//! Notifications of the system in place of a daemon, between processes where there can be none. They never replace a daemon
-//! that answers and refuses, and a program uses them only if it asks for them.
+//! Notifications of the system in place of a daemon, where there can be none. They never replace a daemon that answers and refuses,
+//! and a program uses them only if it requests them.
 //!
 //! | module | contents |
 //! | --- | --- |
-//! | `envelope` | messages as dictionaries, and what to believe of a dictionary |
-//! | `fallback` | when a handle uses which carrier |
-//! | `window` | what has already arrived by the other carrier, and what is missing |
+//! | `envelope` | messages as dictionaries, and the validation of dictionaries |
+//! | `fallback` | which carrier a handle uses at which time |
+//! | `window` | which messages have already arrived by the other carrier, and which are missing |
 //! | `inbox` | notifications that wait for a handle |
-//! | `sender`, `listener` | the part of a sender and of a listener |
-//! | `service` | what a notification center must offer, and what it can do |
+//! | `sender`, `listener` | posting and receiving notifications |
+//! | `service` | what a notification center provides |
 //! | `center` | the notifications of macOS |
 //!
 //! Everything but `center` is the same on every system and is tested on every system. Only macOS has a [`Center`](service::Center), so that
@@ -40,7 +40,7 @@ use broadcaster_protocol::Frame;
 use fallback::Fallback;
 use std::time::Instant;
 
-/// How many times to check whether anything delivers notifications before that is an error.
+/// How many times to check whether notifications are delivered before the lack of it is an error.
 const DELIVERY_CHECKS: u32 = 8;
 
 /// A path through the daemon while there is one, and through notifications otherwise.
@@ -99,13 +99,13 @@ impl NotificationPath {
     }
 
     /// Uses notifications from now on.
-    fn fall(&mut self, machine: &mut impl Machine) -> Result<Step<Carrier, Wait>, ConnectError> {
-        self.fallback.fall(self.socket.now());
+    fn use_notifications(&mut self, machine: &mut impl Machine) -> Result<Step<Carrier, Wait>, ConnectError> {
+        self.fallback.activate(self.socket.now());
         self.begin(machine)?;
         Ok(Step::Done(Carrier::Messages))
     }
 
-    /// Receives notifications, if this is the path of a listener that does not yet.
+    /// Starts receiving notifications, if this is the path of a listener that does not yet.
     fn begin(&mut self, machine: &mut impl Machine) -> Result<(), ConnectError> {
         machine.detached();
         let End::Listener(listener) = &mut self.end else { return Ok(()) };
@@ -117,12 +117,12 @@ impl NotificationPath {
     fn wait_for_notification(&mut self, now: Instant) -> Result<Wait, ConnectError> {
         let patience = self.socket.config().timeout;
         let End::Listener(listener) = &self.end else { return Ok(Wait::until(now)) };
-        if self.fallback.is_undelivered(now, listener.service().center.is_driven(), patience) {
+        if self.fallback.is_undelivered(now, listener.service().center.is_delivering(), patience) {
             return Err(ConnectError::NoRunLoop { after: patience });
         }
-        // A main thread that is busy for a moment is not in its run loop either: check several times before it is an error.
+        // A main thread that is busy for a moment is not in its run loop either, so several checks come before the error.
         let check_at = now.checked_add(patience / DELIVERY_CHECKS);
-        Ok(Wait::default().or_readable(listener.readable()).at_most(self.fallback.look_at()).at_most(check_at))
+        Ok(Wait::default().or_readable(listener.readable()).at_most(self.fallback.search_at()).at_most(check_at))
     }
 }
 
@@ -130,29 +130,29 @@ impl Link for NotificationPath {
     type Wait = Wait;
     type Error = ConnectError;
 
-    /// A handle that uses notifications looks for the daemon in passing and does not wait for it, unless the daemon has been
-    /// informed of the next sequence number: then its answer decides.
+    /// A handle that uses notifications searches for the daemon now and then and does not wait for it. If a daemon has been informed of the
+    /// next sequence number, its answer is waited for.
     fn connect(&mut self, machine: &mut impl Machine) -> Result<Step<Carrier, Wait>, ConnectError> {
         let now = self.socket.now();
         if !self.fallback.is_active() {
             return match self.socket.connect(machine) {
-                Err(error) if means_no_daemon(&error) => self.fall(machine),
+                Err(error) if means_no_daemon(&error) => self.use_notifications(machine),
                 other => other,
             };
         }
         if self.fallback.begins(now) {
             self.begin(machine)?;
         }
-        if self.fallback.may_look(now) || machine.is_opening() {
+        if self.fallback.may_search(now) || machine.is_opening() {
             match self.socket.connect(machine) {
                 Ok(Step::Done(carrier)) => {
-                    self.fallback.found(now);
+                    self.fallback.daemon_found(now);
                     return Ok(Step::Done(carrier));
                 }
                 Ok(Step::Wait(wait)) if machine.is_opening() => return Ok(Step::Wait(wait)),
-                Ok(Step::Wait(_)) => self.fallback.looks_on(now),
+                Ok(Step::Wait(_)) => self.fallback.search_continues(now),
                 Err(error) => {
-                    self.fallback.looked_in_vain(now);
+                    self.fallback.search_failed(now);
                     if !means_no_daemon(&error) {
                         return Err(error);
                     }
@@ -207,7 +207,7 @@ impl Link for NotificationPath {
             && self.fallback.is_both(self.socket.now())
             && sender.can_duplicate()
         {
-            let _ = sender.post(publisher, message); // a message that is too large has never been for those listeners
+            let _ = sender.post(publisher, message); // notifications never carry a message that is too large
         }
     }
 
@@ -223,7 +223,7 @@ impl Link for NotificationPath {
     }
 }
 
-/// Whether there is no daemon, rather than one that will not or must not serve this process.
+/// Whether the error shows that there is no daemon, and not that one refuses or must not serve this process.
 fn means_no_daemon(error: &ConnectError) -> bool {
     match error {
         ConnectError::NotRunning { .. }

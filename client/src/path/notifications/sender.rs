@@ -1,4 +1,4 @@
-//! The part of a sender's path that posts notifications. It never waits.
+//! Posts the messages of a sender as notifications. It never waits.
 
 use super::envelope::Info;
 use super::service::Service;
@@ -27,9 +27,9 @@ impl NotificationSender {
         self.service.capabilities()
     }
 
-    /// Whether messages that the daemon has received can be posted as well.
+    /// Whether messages that a daemon has accepted can be posted as well.
     pub(super) fn can_duplicate(&self) -> bool {
-        // A notification without a payload is equal to any other, so that listeners would count it as one more message.
+        // Notifications without a payload cannot be distinguished, so listeners would count each as another message.
         self.service.center.takes_payloads()
     }
 

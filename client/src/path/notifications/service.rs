@@ -1,4 +1,4 @@
-//! What notifications must offer to carry messages, and what they can do. It never chooses between them and a daemon.
+//! What a notification center provides in order to carry messages. It never chooses between notifications and a daemon.
 
 use super::envelope::{Dialect, Info};
 use super::inbox::Inbox;
@@ -17,16 +17,16 @@ pub(crate) fn service(_: Dialect) -> Option<Service> {
 
 /// Where notifications are posted and observed.
 pub(crate) trait Center: Debug + Send + Sync {
-    /// Posts one to every process that observes its name. What becomes of it is not known.
+    /// Posts a notification to every process that observes its name. Whether it arrives is unknown.
     fn post(&self, name: &str, info: &Info);
 
-    /// Puts each one with this name into the inbox, until the result is dropped.
+    /// Puts each notification with this name into the inbox, until the result is dropped.
     fn observe(&self, name: &str, inbox: &Arc<Inbox>) -> Box<dyn Observation>;
 
-    /// Whether anything delivers them to this process at the moment.
-    fn is_driven(&self) -> bool;
+    /// Whether notifications can be delivered to this process at present.
+    fn is_delivering(&self) -> bool;
 
-    /// Whether this process may post more than a name.
+    /// Whether the notifications of this process can carry a payload.
     fn takes_payloads(&self) -> bool;
 }
 

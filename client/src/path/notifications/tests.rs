@@ -45,7 +45,7 @@ impl Center for Here {
         Box::new(Observed)
     }
 
-    fn is_driven(&self) -> bool {
+    fn is_delivering(&self) -> bool {
         !self.is_asleep.load(Ordering::Relaxed)
     }
 

@@ -1,5 +1,5 @@
-//! Which messages were received lately, because one may arrive by both carriers, and which senders have left some out. Both
-//! memories are bounded.
+//! Which messages were received recently, since a message may arrive by both carriers, and where messages of a sender are missing. The
+//! memory for both is bounded.
 
 use broadcaster_protocol::SenderId;
 use bytes::Bytes;
@@ -14,7 +14,7 @@ const SENDERS_MAX: usize = 1024;
 /// One message, whatever carried it.
 type Key = (SenderId, u64);
 
-/// The messages that were received lately.
+/// The messages that were received recently.
 #[derive(Debug, Default)]
 pub(super) struct Recent {
     order: VecDeque<Key>,
@@ -22,14 +22,14 @@ pub(super) struct Recent {
 }
 
 impl Recent {
-    /// Whether a message that arrived as a notification is new. One that claims to be a message which was received is not,
-    /// whatever it contains.
+    /// Whether a message that arrived as a notification is new. It is not if its sender and sequence number are known, whatever its
+    /// payload.
     pub(super) fn is_new(&mut self, sender: SenderId, sequence: u64, payload: &Bytes) -> bool {
         self.remember((sender, sequence), || payload.clone())
     }
 
-    /// Whether a message that arrived from the daemon is new. Only the very same message is not: the daemon knows its senders,
-    /// so that a forged notification suppresses nothing.
+    /// Whether a message that arrived from the daemon is new. It is not if it was received with the same payload. The daemon verifies
+    /// senders, so a forged notification suppresses no message.
     pub(super) fn is_new_from_daemon(&mut self, sender: SenderId, sequence: u64, payload: &[u8]) -> bool {
         match self.payloads.get(&(sender, sequence)) {
             Some(received) => received != payload,
@@ -54,14 +54,13 @@ impl Recent {
 
 /// The next sequence number of each sender.
 #[derive(Debug, Default)]
-pub(super) struct Places(BTreeMap<SenderId, u64>);
+pub(super) struct NextSequences(BTreeMap<SenderId, u64>);
 
-impl Places {
-    /// Whether messages of this sender are missing before this one. Their number is unknown: one that was overtaken may still
-    /// arrive.
+impl NextSequences {
+    /// Whether messages of this sender are missing before this one. Their number is unknown, because some may still arrive late.
     pub(super) fn leaves_gap(&mut self, sender: SenderId, sequence: u64) -> bool {
         if self.0.len() >= SENDERS_MAX && !self.0.contains_key(&sender) {
-            self.0.clear(); // each of them starts over with its next message
+            self.0.clear(); // each sender starts over with its next message
         }
         let after = sequence.saturating_add(1);
         match self.0.get_mut(&sender) {
@@ -113,23 +112,23 @@ mod tests {
         assert_eq!((recent.order.len(), recent.payloads.len()), (MESSAGES_MAX, MESSAGES_MAX));
         assert!(!recent.is_new(A, 1, &Bytes::new()), "still known");
         assert!(recent.is_new(A, 0, &Bytes::new()), "the oldest was forgotten");
-        let mut places = Places::default();
+        let mut next_sequences = NextSequences::default();
         for number in 0..5000 {
-            places.leaves_gap(SenderId::new(3, number), 0);
-            assert!(places.0.len() <= SENDERS_MAX);
+            next_sequences.leaves_gap(SenderId::new(3, number), 0);
+            assert!(next_sequences.0.len() <= SENDERS_MAX);
         }
     }
 
     #[test]
-    fn a_number_left_out_is_a_gap_and_a_late_one_is_not() {
-        let mut places = Places::default();
-        assert!(!places.leaves_gap(A, 7), "a sender may have begun long ago");
-        assert!(!places.leaves_gap(A, 8));
-        assert!(places.leaves_gap(A, 10));
-        assert!(!places.leaves_gap(A, 9));
-        assert!(!places.leaves_gap(A, 11));
-        assert!(!places.leaves_gap(B, 3));
-        assert!(places.leaves_gap(A, u64::MAX));
-        assert!(!places.leaves_gap(A, u64::MAX));
+    fn a_skipped_number_is_a_gap_and_a_late_one_is_not() {
+        let mut next_sequences = NextSequences::default();
+        assert!(!next_sequences.leaves_gap(A, 7), "a sender may have begun long ago");
+        assert!(!next_sequences.leaves_gap(A, 8));
+        assert!(next_sequences.leaves_gap(A, 10));
+        assert!(!next_sequences.leaves_gap(A, 9));
+        assert!(!next_sequences.leaves_gap(A, 11));
+        assert!(!next_sequences.leaves_gap(B, 3));
+        assert!(next_sequences.leaves_gap(A, u64::MAX));
+        assert!(!next_sequences.leaves_gap(A, u64::MAX));
     }
 }
