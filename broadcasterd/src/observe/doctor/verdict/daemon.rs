@@ -1,7 +1,7 @@
 //! Findings about the daemon: whether it answers, whether it can take connections, how it is doing, and whether there is more than
 //! one.
 
-use super::words::{CONNECTIONS_MAX, OWN_PLACE, named, quoted, shown};
+use super::words::{OWN_PLACE, connections_max, named, quoted, shown};
 use crate::observe::doctor::facts::{
     ANSWER_TIMEOUT, Cause, Facts, Holder, Kind, Lock, Node, Place, PlaceFiles, Status, starts_at_connect,
 };
@@ -50,8 +50,7 @@ fn answered(facts: &Facts, place: &Place, holder: Option<&Holder>) -> Vec<Findin
         let remedy = "nothing to do if clients work; after `broadcasterd stop`, the next client starts its own version";
         findings.push(Finding::new(Check::Daemon, Level::Note, text, remedy));
     }
-    let descriptors = holder.and_then(|holder| holder.open_files).map(|(soft, _)| soft);
-    let max = descriptors.unwrap_or(CONNECTIONS_MAX).min(CONNECTIONS_MAX);
+    let max = connections_max(holder.and_then(|holder| holder.open_files).map(|(soft, _)| soft)) as u64;
     // Nine tenths.
     if connections.saturating_mul(10) >= max.saturating_mul(9) {
         let text = format!("{connections} of about {max} connections are in use{}", holders(place));

@@ -1,17 +1,15 @@
 //! Findings about the surroundings of the bus: service manager, limits, programs, environment. Nothing here uses the daemon's
 //! answers.
 
-use super::words::{CONNECTIONS_MAX, named, quoted, shown};
+use super::words::{connections_max, named, quoted, shown};
 use crate::observe::doctor::facts::{
     Facts, GATHER_TIMEOUT, InPath, Lock, Node, PROGRAM_NAME, Place, PlaceFiles, ProgramFile, Service,
 };
 use crate::observe::doctor::finding::{Check, Finding, Level};
 use crate::observe::doctor::parse::Unit;
+use broadcaster_server::descriptors_for;
 use std::path::Path;
 use system_broadcaster::Origin;
-
-/// Descriptors reserved beside those of the connections; more than a daemon needs.
-const DESCRIPTORS_RESERVED: u64 = 64;
 
 /// Fewer descriptors than this are too few for a desktop.
 const DESCRIPTORS_FEW: u64 = 1024;
@@ -148,7 +146,8 @@ fn or_dash(text: &str) -> &str {
 }
 
 pub(super) fn limits(facts: &Facts) -> Vec<Finding> {
-    let needed = CONNECTIONS_MAX + DESCRIPTORS_RESERVED;
+    let wanted = connections_max(None);
+    let needed = descriptors_for(wanted);
     let mut findings = Vec::new();
     let serving = facts.places.iter().flatten().find_map(|place| match &place.files {
         Some(PlaceFiles { lock: Lock::Held { holders, .. }, .. }) => {
@@ -163,9 +162,8 @@ pub(super) fn limits(facts: &Facts) -> Vec<Finding> {
     for (who, files) in of_daemon.into_iter().chain(of_this) {
         if files < needed {
             let level = if files < DESCRIPTORS_FEW { Level::Warning } else { Level::Note };
-            let finding = format!(
-                "{who} may open {files} files, fewer than the {needed} that {CONNECTIONS_MAX} connections need"
-            );
+            let enough_for = connections_max(Some(files));
+            let finding = format!("{who} may open {files} files, enough for {enough_for} of {wanted} connections");
             let remedy =
                 format!("raise the hard limit to {needed} (`ulimit -Hn`, LimitNOFILE=) and restart the daemon");
             findings.push(Finding::new(Check::Limits, level, finding, remedy));

@@ -1,6 +1,6 @@
 //! Invented facts and the findings derived from them.
 
-use super::words::{CONNECTIONS_MAX, quoted};
+use super::words::quoted;
 use super::*;
 use crate::observe::doctor::facts::{
     Cause, Client, Disk, Environment, FileId, Holder, InPath, Kind, Limits, Lock, Node, Notifications, PROGRAM_NAME,
@@ -240,8 +240,8 @@ fn invisible_holder_still_holds_the_lock() {
 fn other_errors_keep_the_words_of_the_client() {
     for cause in [Cause::OtherUser, Cause::NotADaemon, Cause::Refused, Cause::Other] {
         let mut facts = healthy();
-        place(&mut facts).status = Status::Failed { cause, sentence: "what the client says".to_owned() };
-        assert_finds(&facts, Check::Daemon, Level::Error, &["what the client says"]);
+        place(&mut facts).status = Status::Failed { cause, sentence: "the words of the client".to_owned() };
+        assert_finds(&facts, Check::Daemon, Level::Error, &["the words of the client"]);
     }
     let mut facts = healthy();
     place(&mut facts).status = Status::Failed { cause: Cause::NotListening, sentence: String::new() };
@@ -483,7 +483,7 @@ fn lingering_is_suggested_for_users_without_a_session() {
 fn too_few_descriptors_and_inotify_instances_are_reported_with_numbers() {
     let mut facts = healthy();
     holder_of(place(&mut facts)).open_files = Some((256, 256));
-    assert_finds(&facts, Check::Limits, Level::Warning, &["process 812", "256", "4160"]);
+    assert_finds(&facts, Check::Limits, Level::Warning, &["process 812", "256", "156 of 4096 connections", "5509"]);
     let mut facts = healthy();
     facts.limits.open_files = Some((1024, 4096));
     assert_finds(&facts, Check::Limits, Level::Note, &["from here", "4096 files"]);
@@ -595,11 +595,6 @@ fn names_from_outside_are_escaped() {
     for finding in findings(&facts) {
         assert!(!finding.finding.contains(char::is_control), "{finding:?}");
     }
-}
-
-#[test]
-fn default_connection_limit_is_that_of_the_broker() {
-    assert_eq!(usize::try_from(CONNECTIONS_MAX), Ok(broadcaster_server::Limits::default().connections_max));
 }
 
 #[test]

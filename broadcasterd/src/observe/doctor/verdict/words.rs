@@ -1,10 +1,14 @@
-//! Processes and paths as findings spell them.
+//! Limits, processes and paths as findings spell them.
 
 use crate::observe::doctor::facts::Holder;
+use broadcaster_server::{Limits, connections_within};
 use std::path::Path;
 
-/// Default connection limit of a daemon.
-pub(super) const CONNECTIONS_MAX: u64 = 4096;
+/// How many connections a daemon accepts by default if it may open this many files; `None` if that is unknown.
+pub(super) fn connections_max(open_files: Option<u64>) -> usize {
+    let max = Limits::default().connections_max;
+    open_files.map_or(max, |files| max.min(connections_within(Some(files))))
+}
 
 /// The remedy for a place that belongs to another user.
 pub(super) const OWN_PLACE: &str = "set BROADCASTER_SOCKET or XDG_RUNTIME_DIR to a directory of your own, or log in as that user \
