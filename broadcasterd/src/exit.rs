@@ -114,7 +114,7 @@ impl From<ConnectError> for Failure {
 }
 
 /// The error and all its causes, as one sentence.
-fn with_causes(error: &dyn Error) -> String {
+pub(crate) fn with_causes(error: &dyn Error) -> String {
     let causes = std::iter::successors(Some(error), |&error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

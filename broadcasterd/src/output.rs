@@ -11,6 +11,11 @@ pub(crate) fn notice(line: fmt::Arguments<'_>) {
     let _ = io::stderr().write_all(escaped(&line).as_bytes());
 }
 
+/// Whether the user permits colors: `NO_COLOR` is unset or empty.
+pub(crate) fn permits_colours() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 /// Whether the reader of stdout is gone, which is a normal end of a command.
 pub(crate) fn reader_gone(written: io::Result<()>) -> io::Result<bool> {
     match written {
@@ -44,6 +49,16 @@ fn passes(character: char) -> bool {
 
 /// The text with each active character but newline and tab written as an escape such as `\u{1b}`.
 pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
+    escaped_by(text, passes, char::escape_default)
+}
+
+/// The text on one line: each active character is written as an escape such as `\u{1b}`.
+pub(crate) fn escaped_line(text: &str) -> Cow<'_, str> {
+    escaped_by(text, |character| !is_active(character), char::escape_unicode)
+}
+
+fn escaped_by<E: fmt::Display>(text: &str, passes: fn(char) -> bool, escape: fn(char) -> E) -> Cow<'_, str> {
+    use std::fmt::Write;
     if text.chars().all(passes) {
         return Cow::Borrowed(text);
     }
@@ -52,7 +67,7 @@ pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
         if passes(character) {
             clean.push(character);
         } else {
-            clean.extend(character.escape_default());
+            let _ = write!(clean, "{}", escape(character)); // Writing to a String does not fail.
         }
     }
     Cow::Owned(clean)
@@ -74,19 +89,7 @@ pub(crate) fn escaped_bytes(bytes: &[u8]) -> String {
 /// JSON with each active character but newline and tab as a JSON escape. It is the same document: such characters occur within
 /// strings only.
 pub(crate) fn escaped_json(json: &str) -> Cow<'_, str> {
-    use std::fmt::Write;
-    if json.chars().all(passes) {
-        return Cow::Borrowed(json);
-    }
-    let mut clean = String::with_capacity(json.len() + 16);
-    for character in json.chars() {
-        if passes(character) {
-            clean.push(character);
-        } else {
-            let _ = write!(clean, "\\u{:04x}", u32::from(character)); // Writing to a String does not fail.
-        }
-    }
-    Cow::Owned(clean)
+    escaped_by(json, passes, |character| format!("\\u{:04x}", u32::from(character)))
 }
 
 /// Writes a JSON object as a line; on a terminal, with active characters escaped.

@@ -7,7 +7,6 @@ use broadcaster_tests::daemon::{Bus, Process};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::io::{Read, Write};
-use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -209,32 +208,6 @@ fn stopped_listener_is_listed_with_its_queue() {
     while bus.options().daemon().status().expect("it answers").listeners > 0 {}
     // Requests within a quarter of a second share one snapshot.
     while get(&bus, "/metrics").1.contains("bus-probe") {}
-}
-
-#[test]
-fn client_that_closes_its_sending_half_gets_the_whole_answer() {
-    let bus = Bus::new();
-    let _daemon = bus.start();
-    let mut stream = UnixStream::connect(stats_socket(&bus)).expect("a stats socket");
-    stream.write_all(b"GET /stats.json HTTP/1.0\r\n\r\n").expect("requested");
-    stream.shutdown(Shutdown::Write).expect("half closed");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("answered");
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("the answer is {answer:?}"));
-    assert!(head.starts_with("HTTP/1.0 200 OK"), "{head}");
-    assert!(serde_json::from_str::<Value>(body).is_ok(), "{body}");
-}
-
-#[test]
-fn busy_service_is_reported_with_the_remedy() {
-    let bus = Bus::new();
-    let _daemon = bus.start();
-    let _idle: Vec<_> = (0..16).map(|_| UnixStream::connect(stats_socket(&bus)).expect("a stats socket")).collect();
-    let output = bus.run(&["stats"]);
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert!(stderr.contains("is busy") && stderr.contains("all 16 connections"), "{stderr}");
-    assert!(stderr.contains("close one or try again"), "{stderr}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use super::bus::Bus;
 use crate::exit::{Code, Failure};
 use crate::observe::doctor;
+use crate::output::permits_colours;
 use clap::Args;
 use std::io::{self, IsTerminal, Write};
 use system_broadcaster::Options;
@@ -27,7 +28,7 @@ impl Doctor {
             serde_json::to_writer(&mut out, &report).map_err(io::Error::from)?;
             writeln!(out)?;
         } else {
-            let colours = out.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+            let colours = out.is_terminal() && permits_colours();
             out.write_all(report.text(colours).as_bytes())?;
         }
         out.flush()?;

@@ -68,7 +68,7 @@ pub(super) fn stop(bus: &Bus) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Stops the daemon; its state just before.
+/// Stops the daemon and returns its state from just before.
 pub(super) fn stop_daemon(bus: &Bus) -> Result<DaemonStatus, Failure> {
     let daemon = bus.options()?.daemon();
     let status = daemon.status().map_err(failure)?;

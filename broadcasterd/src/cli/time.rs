@@ -13,7 +13,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     time.map_err(|error| format!("{error}; try 500ms, 5s or 2min"))
 }
 
-/// How long to wait for a message. To wait for no time at all would always fail.
+/// How long to wait for a message. A timeout of zero would always expire.
 pub(super) fn timeout(text: &str) -> Result<Duration, String> {
     match duration(text)? {
         Duration::ZERO => Err("a timeout must be longer than zero; omit --timeout to wait without a limit".to_owned()),

@@ -1,4 +1,4 @@
-//! Starts a daemon in the background, without anything of the caller. It returns when a daemon, this one or another, is ready.
+//! Starts a daemon in the background, which inherits nothing from the caller. It returns when a daemon, this one or another, is ready.
 
 use crate::exit::{Code, Failure};
 use crate::os;

@@ -1,5 +1,5 @@
-//! The daemon from start to end: it takes the bus socket, serves, and ends on a signal, on request or when idle. It decides nothing
-//! about messages.
+//! The daemon from start to end: it takes the sockets of the bus, serves, and ends on a signal, on request or when idle. It decides
+//! nothing about messages.
 
 use super::activation;
 use super::config::{Flags, Settings, Started};
@@ -145,9 +145,8 @@ fn place(socket: PathBuf) -> Candidate {
     Candidate { socket, origin: Origin::Explicit }
 }
 
-/// Takes the right to serve on a socket that a service manager made, and on the other candidates. The previous daemon ends: at the same
-/// path because it has lost its socket, at another candidate because it is requested to. Clients that wait on the socket are served
-/// after that.
+/// Takes the right to serve on a socket that a service manager created, and on the other candidates. The previous daemon ends: at the same
+/// path because its socket was replaced, at another candidate on request. Clients that wait on the socket are served after that.
 fn take_over(socket: &AuxiliaryListener, options: &Options) -> Result<Bound, Failure> {
     let give_up_at = Instant::now() + PREDECESSOR_ENDS_WITHIN;
     let mut bound = loop {

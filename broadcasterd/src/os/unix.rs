@@ -86,7 +86,7 @@ pub(crate) struct DetachedChild(Child);
 impl DetachedChild {
     /// Starts the program with these arguments and only these variables.
     pub(crate) fn start(program: &Path, arguments: &[OsString], variables: &[(&str, OsString)]) -> io::Result<Self> {
-        // Otherwise, files of the caller would stay open for as long as the daemon runs.
+        // Otherwise, files of the caller would stay open as long as the daemon runs.
         close_fds::set_fds_cloexec(3, &[]);
         let mut command = Command::new(program);
         command.args(arguments).env_clear().envs(variables.iter().map(|(name, value)| (name, value)));
@@ -123,7 +123,7 @@ impl StopSignals {
     }
 }
 
-/// A signal that ends a program, which it has caught to act before.
+/// A caught signal that requests the end of the program, which acts before it ends.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct EndSignal(i32);
 
@@ -135,7 +135,7 @@ impl EndSignal {
     }
 }
 
-/// The signals that end a program, but for those that its starter ignores, as `nohup` does.
+/// The signals that request the end of a program, except those that its parent ignores, as `nohup` does.
 pub(crate) struct EndSignals(Vec<(EndSignal, Signal)>);
 
 impl EndSignals {

@@ -107,7 +107,7 @@ impl StopSignals {
     }
 }
 
-/// A console event that ends a program, which it has caught to act before.
+/// A caught console event that requests the end of the program, which acts before it ends.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct EndSignal;
 
@@ -118,7 +118,7 @@ impl EndSignal {
     }
 }
 
-/// The console events that end a program.
+/// The console events that request the end of a program.
 pub(crate) struct EndSignals(StopSignals);
 
 impl EndSignals {

@@ -31,40 +31,21 @@ pub(super) enum Action {
 }
 
 impl Action {
-    /// As in `would write`.
-    fn infinitive(self) -> &'static str {
+    /// The verb as in `would write`, and as in `wrote`.
+    fn verb(self) -> (&'static str, &'static str) {
         match self {
-            Self::Write => "write",
-            Self::Remove => "remove",
-            Self::Reload => "reload",
-            Self::Enable => "enable",
-            Self::Disable => "disable",
-            Self::Load => "load",
-            Self::Unload => "unload",
-            Self::Start => "start",
-            Self::Restart => "restart",
-            Self::Stop => "stop",
-            Self::Reset => "reset",
+            Self::Write => ("write", "wrote"),
+            Self::Remove => ("remove", "removed"),
+            Self::Reload => ("reload", "reloaded"),
+            Self::Enable => ("enable", "enabled"),
+            Self::Disable => ("disable", "disabled"),
+            Self::Load => ("load", "loaded"),
+            Self::Unload => ("unload", "unloaded"),
+            Self::Start => ("start", "started"),
+            Self::Restart => ("restart", "restarted"),
+            Self::Stop => ("stop", "stopped"),
+            Self::Reset => ("reset", "reset"),
         }
-    }
-}
-
-/// As in `wrote`.
-impl fmt::Display for Action {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Write => "wrote",
-            Self::Remove => "removed",
-            Self::Reload => "reloaded",
-            Self::Enable => "enabled",
-            Self::Disable => "disabled",
-            Self::Load => "loaded",
-            Self::Unload => "unloaded",
-            Self::Start => "started",
-            Self::Restart => "restarted",
-            Self::Stop => "stopped",
-            Self::Reset => "reset",
-        })
     }
 }
 
@@ -92,11 +73,12 @@ impl Steps {
     }
 
     fn step(&self, action: Action, what: &str, act: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+        let (would, did) = action.verb();
         if self.dry_run {
-            return self.note(format_args!("would {} {what}", action.infinitive()));
+            return self.note(format_args!("would {would} {what}"));
         }
         act()?;
-        self.note(format_args!("{action} {what}"))
+        self.note(format_args!("{did} {what}"))
     }
 
     /// Writes a file, completely or not at all.

@@ -1,5 +1,5 @@
-//! What a listener has lost. A thread reports it on stderr at once, at most once a second, also while the output is not read and the
-//! loss itself is still queued behind messages; and in total when the command ends, also by a signal. Nothing is received here.
+//! What a listener has lost. A thread reports losses on stderr at most once a second, even while the output is not read and the losses
+//! are still queued behind messages. It reports the total when the command ends, also by a signal. Nothing is received here.
 
 use crate::exit::Code;
 use crate::observe::stats::fetch::Client;
@@ -66,7 +66,7 @@ struct Account {
 }
 
 impl Account {
-    /// Takes a gap of the stream; `None` is one between two daemons.
+    /// Counts a gap of the stream; `None` is one between two daemons.
     fn read(&mut self, count: Option<u64>) {
         match count {
             Some(count) => self.in_stream += count,
@@ -140,7 +140,7 @@ impl Losses {
         Ok(losses)
     }
 
-    /// Takes a gap of the stream.
+    /// Counts a gap of the stream.
     pub(super) fn read(&self, count: Option<u64>) {
         let mut state = self.0.lock();
         state.account.read(count);
@@ -160,8 +160,7 @@ impl Losses {
         written
     }
 
-    /// Reports the total, if anything was lost; whether that is so. `received`: the number of messages that were requested and have
-    /// arrived.
+    /// Reports the total and returns true if anything was lost. `received`: the number of messages that were requested and have arrived.
     pub(super) fn report_total(&self, received: Option<u64>) -> bool {
         let (account, channel) = (self.0.lock().account, &self.0.channel);
         match received {
@@ -198,7 +197,7 @@ impl Shared {
                 sleep(INTERVAL).await;
                 match self.since(seen) {
                     Progress::Stuck => {
-                        // A reader that stays stuck is asked about ever more rarely: the answer costs the daemon some work.
+                        // The longer a reader stays stuck, the less often the daemon is asked, because an answer costs it some work.
                         pause = (pause * 2).clamp(1, PAUSE_MAX);
                         self.ask_daemon().await;
                         sleep(INTERVAL * (pause - 1)).await;
@@ -228,7 +227,7 @@ impl Shared {
         notice(format_args!("broadcasterd: listening on {channel}: {account}{remedy}"));
     }
 
-    /// What has happened since `writes` writes had begun. The reporter that learns that nothing has is no longer awake.
+    /// What has happened since `writes` writes had begun. If nothing has, the reporter is no longer awake.
     fn since(&self, writes: u64) -> Progress {
         let mut state = self.lock();
         if state.writing && state.writes == writes {
@@ -241,7 +240,7 @@ impl Shared {
         }
     }
 
-    /// Asks the daemon how much the listener has lost. No answer changes nothing.
+    /// Asks the daemon how much the listener has lost. Without an answer, nothing changes.
     async fn ask_daemon(self: &Arc<Self>) {
         let shared = Arc::clone(self);
         if let Ok(Some(lost)) = spawn_blocking(move || shared.lost_in_daemon()).await {

@@ -226,7 +226,7 @@ fn too_slow() -> Failure {
     Failure::new(Code::Refused, sentence)
 }
 
-/// What is missing at this place.
+/// Describes what is missing at this point.
 fn missing(lag: &Lag) -> String {
     let channel = lag.channel.as_ref().map_or("all channels", ChannelName::as_str);
     match lag.count {
@@ -236,7 +236,7 @@ fn missing(lag: &Lag) -> String {
     }
 }
 
-/// Stdout, whose writes the losses are watched during.
+/// Stdout. Losses are watched during each write.
 struct Observed<'a, W> {
     out: W,
     losses: &'a Losses,

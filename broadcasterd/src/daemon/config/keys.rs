@@ -35,130 +35,84 @@ pub(crate) struct Key {
     pub(crate) write: fn(&mut Limits, u64),
 }
 
+/// A field of [`Limits`] as a number, in the unit of its key. A number that the machine cannot represent saturates.
+trait Field {
+    fn number(&self) -> u64;
+    fn of(number: u64) -> Self;
+}
+
+impl Field for usize {
+    fn number(&self) -> u64 {
+        u64::try_from(*self).unwrap_or(u64::MAX)
+    }
+
+    fn of(number: u64) -> Self {
+        Self::try_from(number).unwrap_or(Self::MAX)
+    }
+}
+
+impl Field for u32 {
+    fn number(&self) -> u64 {
+        u64::from(*self)
+    }
+
+    fn of(number: u64) -> Self {
+        Self::try_from(number).unwrap_or(Self::MAX)
+    }
+}
+
+impl Field for u64 {
+    fn number(&self) -> u64 {
+        *self
+    }
+
+    fn of(number: u64) -> Self {
+        number
+    }
+}
+
+impl Field for Duration {
+    fn number(&self) -> u64 {
+        u64::try_from(self.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn of(number: u64) -> Self {
+        Self::from_nanos(number)
+    }
+}
+
+macro_rules! key {
+    ($field:ident, $unit:ident, $min:expr, $max:expr) => {
+        Key {
+            name: stringify!($field),
+            unit: Unit::$unit,
+            min: $min,
+            max: $max,
+            read: |limits| limits.$field.number(),
+            write: |limits, value| limits.$field = Field::of(value),
+        }
+    };
+}
+
 /// The keys, in the order of the fields. The smallest values leave a daemon that can serve; the largest are far beyond use, and
 /// bounded.
 pub(crate) const KEYS: [Key; 15] = [
-    Key {
-        name: "connections_max",
-        unit: Unit::Count,
-        min: 4, // a sender, a listener, and requests for status or stop
-        max: 1_000_000,
-        read: |limits| number(limits.connections_max),
-        write: |limits, value| limits.connections_max = size(value),
-    },
-    Key {
-        name: "connections_per_process_max",
-        unit: Unit::Count,
-        min: 1,
-        max: 1_000_000,
-        read: |limits| number(limits.connections_per_process_max),
-        write: |limits, value| limits.connections_per_process_max = size(value),
-    },
-    Key {
-        name: "channels_max",
-        unit: Unit::Count,
-        min: 1,
-        max: 1_000_000,
-        read: |limits| number(limits.channels_max),
-        write: |limits, value| limits.channels_max = size(value),
-    },
-    Key {
-        name: "channels_per_connection_max",
-        unit: Unit::Count,
-        min: 1,
-        max: 1_000_000,
-        read: |limits| number(limits.channels_per_connection_max),
-        write: |limits, value| limits.channels_per_connection_max = size(value),
-    },
-    Key {
-        name: "payload_bytes_max",
-        unit: Unit::Bytes,
-        min: 1,
-        max: 64 * MIB, // the limit of the wire
-        read: |limits| u64::from(limits.payload_bytes_max),
-        write: |limits, value| limits.payload_bytes_max = u32::try_from(value).unwrap_or(u32::MAX),
-    },
-    Key {
-        name: "outbox_bytes_max",
-        unit: Unit::Bytes,
-        min: 512 * KIB, // what one turn can queue for a listener that reads
-        max: GIB,
-        read: |limits| number(limits.outbox_bytes_max),
-        write: |limits, value| limits.outbox_bytes_max = size(value),
-    },
-    Key {
-        name: "outbox_messages_max",
-        unit: Unit::Count,
-        min: 1,
-        max: 100_000_000,
-        read: |limits| limits.outbox_messages_max,
-        write: |limits, value| limits.outbox_messages_max = value,
-    },
-    Key {
-        name: "replies_bytes_max",
-        unit: Unit::Bytes,
-        min: 8 * KIB, // one reply has up to 4 KiB
-        max: 16 * MIB,
-        read: |limits| number(limits.replies_bytes_max),
-        write: |limits, value| limits.replies_bytes_max = size(value),
-    },
-    Key {
-        name: "held_bytes_max",
-        unit: Unit::Bytes,
-        min: HELD_ROOM_BYTES,
-        max: 16 * GIB,
-        read: |limits| number(limits.held_bytes_max),
-        write: |limits, value| limits.held_bytes_max = size(value),
-    },
-    Key {
-        name: "observers_max",
-        unit: Unit::Count,
-        min: 0,
-        max: 1024,
-        read: |limits| number(limits.observers_max),
-        write: |limits, value| limits.observers_max = size(value),
-    },
-    Key {
-        name: "wildcards_max",
-        unit: Unit::Count,
-        min: 0,
-        max: 1024,
-        read: |limits| number(limits.wildcards_max),
-        write: |limits, value| limits.wildcards_max = size(value),
-    },
-    Key {
-        name: "handshake_timeout",
-        unit: Unit::Time,
-        min: 10 * MILLISECOND,
-        max: 60 * SECOND,
-        read: |limits| nanoseconds(limits.handshake_timeout),
-        write: |limits, value| limits.handshake_timeout = Duration::from_nanos(value),
-    },
-    Key {
-        name: "frame_timeout",
-        unit: Unit::Time,
-        min: 100 * MILLISECOND,
-        max: 3600 * SECOND,
-        read: |limits| nanoseconds(limits.frame_timeout),
-        write: |limits, value| limits.frame_timeout = Duration::from_nanos(value),
-    },
-    Key {
-        name: "stalled_timeout",
-        unit: Unit::Time,
-        min: 100 * MILLISECOND,
-        max: 3600 * SECOND,
-        read: |limits| nanoseconds(limits.stalled_timeout),
-        write: |limits, value| limits.stalled_timeout = Duration::from_nanos(value),
-    },
-    Key {
-        name: "goodbye_timeout",
-        unit: Unit::Time,
-        min: 10 * MILLISECOND,
-        // An orderly stop takes up to twice that, for listeners and then for observers. A service manager waits longer.
-        max: 2 * SECOND,
-        read: |limits| nanoseconds(limits.goodbye_timeout),
-        write: |limits, value| limits.goodbye_timeout = Duration::from_nanos(value),
-    },
+    key!(connections_max, Count, 4, 1_000_000), // at least a sender, a listener, and requests for status or stop
+    key!(connections_per_process_max, Count, 1, 1_000_000),
+    key!(channels_max, Count, 1, 1_000_000),
+    key!(channels_per_connection_max, Count, 1, 1_000_000),
+    key!(payload_bytes_max, Bytes, 1, 64 * MIB), // at most the limit of the wire
+    key!(outbox_bytes_max, Bytes, 512 * KIB, GIB), // at least what one turn can queue for a listener that reads
+    key!(outbox_messages_max, Count, 1, 100_000_000),
+    key!(replies_bytes_max, Bytes, 8 * KIB, 16 * MIB), // one reply has up to 4 KiB
+    key!(held_bytes_max, Bytes, HELD_ROOM_BYTES, 16 * GIB),
+    key!(observers_max, Count, 0, 1024),
+    key!(wildcards_max, Count, 0, 1024),
+    key!(handshake_timeout, Time, 10 * MILLISECOND, 60 * SECOND),
+    key!(frame_timeout, Time, 100 * MILLISECOND, 3600 * SECOND),
+    key!(stalled_timeout, Time, 100 * MILLISECOND, 3600 * SECOND),
+    // An orderly stop takes up to twice that, for listeners and then for observers. A service manager waits longer.
+    key!(goodbye_timeout, Time, 10 * MILLISECOND, 2 * SECOND),
 ];
 
 /// The memory beyond the largest payload, so that small messages pass while it is in transit.
@@ -213,22 +167,9 @@ impl Unit {
                 }
                 Some(number.parse::<u64>().map_or(u64::MAX, |number| number.saturating_mul(unit)))
             }
-            Self::Time => humantime::parse_duration(text).ok().map(nanoseconds),
+            Self::Time => humantime::parse_duration(text).ok().map(|time| time.number()),
         }
     }
-}
-
-fn number(size: usize) -> u64 {
-    u64::try_from(size).unwrap_or(u64::MAX)
-}
-
-/// Saturates where the machine cannot address as much.
-fn size(number: u64) -> usize {
-    usize::try_from(number).unwrap_or(usize::MAX)
-}
-
-fn nanoseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -115,7 +115,7 @@ pub(crate) struct Connection {
     /// Name of the process, if known.
     pub(crate) process: Option<String>,
     pub(crate) phase: Phase,
-    /// What the client says the connection is for.
+    /// The purpose of the connection, as the client states it.
     pub(crate) purpose: String,
     /// Channels that it has opened for sending.
     pub(crate) publications: u64,

@@ -1,6 +1,6 @@
 //! One finding: its check, its level, what was found and the remedy. Control characters are escaped.
 
-use crate::output::is_active;
+use crate::output::escaped_line;
 use serde::Serialize;
 
 /// What is checked, in the order of the report.
@@ -88,25 +88,13 @@ pub(crate) struct Finding {
 
 impl Finding {
     pub(crate) fn ok(check: Check, finding: impl AsRef<str>) -> Self {
-        Self { check, level: Level::Ok, finding: clean(finding.as_ref()), remedy: None }
+        Self { check, level: Level::Ok, finding: escaped_line(finding.as_ref()).into_owned(), remedy: None }
     }
 
     pub(crate) fn new(check: Check, level: Level, finding: impl AsRef<str>, remedy: impl AsRef<str>) -> Self {
-        Self { check, level, finding: clean(finding.as_ref()), remedy: Some(clean(remedy.as_ref())) }
+        let [finding, remedy] = [finding.as_ref(), remedy.as_ref()].map(|text| escaped_line(text).into_owned());
+        Self { check, level, finding, remedy: Some(remedy) }
     }
-}
-
-/// Text from outside, with every character escaped that would move the cursor, or hide or reorder the rest of the line.
-pub(super) fn clean(text: &str) -> String {
-    let mut cleaned = String::with_capacity(text.len());
-    for character in text.chars() {
-        if is_active(character) {
-            cleaned.extend(character.escape_unicode());
-        } else {
-            cleaned.push(character);
-        }
-    }
-    cleaned
 }
 
 #[cfg(test)]
@@ -115,8 +103,8 @@ mod tests {
 
     #[test]
     fn control_characters_are_escaped() {
-        assert_eq!(clean("a\x1b[2J\nb\u{202e}c\u{9b}\u{feff}"), r"a\u{1b}[2J\u{a}b\u{202e}c\u{9b}\u{feff}");
-        assert_eq!(clean("/home/ü/日本"), "/home/ü/日本");
+        let text = Finding::ok(Check::Lock, "/home/ü/日本 a\x1b[2J\nb\u{202e}c\u{9b}\u{feff}").finding;
+        assert_eq!(text, r"/home/ü/日本 a\u{1b}[2J\u{a}b\u{202e}c\u{9b}\u{feff}");
         let finding = Finding::new(Check::Lock, Level::Note, "\r", "\u{7}");
         assert_eq!((finding.finding.as_str(), finding.remedy.as_deref()), (r"\u{d}", Some(r"\u{7}")));
     }

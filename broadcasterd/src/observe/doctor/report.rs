@@ -1,6 +1,7 @@
 //! All findings as text and as JSON. It checks nothing itself.
 
-use super::finding::{Finding, Level, clean};
+use super::finding::{Finding, Level};
+use crate::output::escaped_line;
 use serde::Serialize;
 use std::fmt::Write;
 
@@ -26,7 +27,7 @@ impl Report {
     pub(super) fn new(verdict: &str, mut findings: Vec<Finding>) -> Self {
         findings.sort_by_key(|finding| finding.check);
         let level = findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Ok);
-        Self { schema: SCHEMA, verdict: clean(verdict), level, findings }
+        Self { schema: SCHEMA, verdict: escaped_line(verdict).into_owned(), level, findings }
     }
 
     #[cfg(all(test, unix))]

@@ -377,8 +377,10 @@ mod tests {
         let _idle: Vec<_> = (0..http::CONNECTIONS_MAX)
             .map(|_| std::os::unix::net::UnixStream::connect(&stats).expect("connected"))
             .collect();
-        let message = sentence(client(&bus).fetch());
-        assert!(message.contains("is busy") && message.contains("16 connections"), "{message}");
+        let failure = client(&bus).fetch().expect_err("it is busy");
+        assert_eq!(failure.code(), Code::Failed);
+        let message = failure.to_string();
+        assert!(message.contains("is busy") && message.contains("all 16 connections"), "{message}");
         assert!(message.contains("close one"), "{message}");
     }
 

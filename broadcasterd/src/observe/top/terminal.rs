@@ -6,6 +6,7 @@ use super::sampler::{Missing, Sampler};
 use super::view::{Theme, draw};
 use crate::daemon::stats::model::Stats;
 use crate::os::{self, TerminalSignal, TerminalSignals};
+use crate::output::permits_colours;
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 use ratatui::crossterm::cursor::Show;
@@ -52,7 +53,7 @@ pub(crate) fn watch(choice: &Choice, sampler: Sampler) -> io::Result<()> {
     let mut screen = Screen::take()?;
     start_reader(events)?;
 
-    let theme = Theme { colours: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) };
+    let theme = Theme { colours: permits_colours() };
     let mut app = App::showing(choice);
     loop {
         app.tick(began.elapsed());

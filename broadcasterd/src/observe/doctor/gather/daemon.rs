@@ -3,6 +3,7 @@
 use super::bounded::{GRACE, Pending};
 use super::place::node;
 use crate::daemon::stats::model::Connection;
+use crate::exit::with_causes;
 use crate::observe::doctor::facts::{
     ANSWER_TIMEOUT, Cause, Client, Lock, Node, Place, Service, Stats, Status, starts_at_connect,
 };
@@ -88,7 +89,7 @@ fn status(options: &Options, until: Instant) -> Status {
                     ConnectError::Refused { .. } => Cause::Refused,
                     _ => Cause::Other,
                 };
-                return Status::Failed { cause, sentence: with_sources(&error) };
+                return Status::Failed { cause, sentence: with_causes(&error) };
             }
         }
     }
@@ -104,14 +105,4 @@ fn clients(socket: &Path) -> Result<Vec<Client>, String> {
     let mut clients: Vec<_> = clients.into_values().collect();
     clients.sort_by_key(|client| Reverse(client.connections));
     Ok(clients)
-}
-
-fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut sentence = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        sentence = format!("{sentence}: {error}");
-        source = error.source();
-    }
-    sentence
 }
