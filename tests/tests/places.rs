@@ -139,8 +139,8 @@ fn path_of_a_directory_gets_no_lock_file_beside_it() {
     let directory = bus.directory().join("directory");
     std::fs::create_dir(&directory).expect("made");
     let output = bus.run(&["run", "--socket", directory.to_str().expect("text")]);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("not a socket"), "{said}");
+    let printed = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && printed.contains("not a socket"), "{printed}");
     assert!(!bus.directory().join("directory.lock").exists());
 }
 
@@ -151,8 +151,8 @@ fn lock_that_is_a_pipe_is_named() {
     let lock = bus.directory().join("bus.lock");
     rustix::fs::mkfifoat(rustix::fs::CWD, &lock, rustix::fs::Mode::RWXU).expect("made");
     let output = bus.run(&["start"]);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("bus.lock is not a file"), "{said}");
+    let printed = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && printed.contains("bus.lock is not a file"), "{printed}");
     let error = bus.options().autostart(true).program(program()).sender("news").expect_err("no daemon");
     let ConnectError::Start { source, .. } = &error else { panic!("{error}") };
     assert!(source.to_string().contains("bus.lock is not a file"), "{source}");
@@ -223,12 +223,12 @@ fn hosting_without_descriptors_is_one_clear_error() {
         let mut command = bus.command("/bin/sh", &["-c", &script]);
         let command = command.env_remove("BROADCASTERD").env("PATH", "/nonexistent").stdin(Stdio::null());
         let output = command.stderr(Stdio::piped()).output().expect("it runs");
-        let said = String::from_utf8_lossy(&output.stdout);
+        let printed = String::from_utf8_lossy(&output.stdout);
         let complaint = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.code().is_some(), "{descriptors}: a signal ended it: {complaint}");
         assert!(!complaint.contains("panicked"), "{descriptors}: {complaint}");
-        let is_clear = said.contains("could not host the daemon") || said.contains("open files");
-        assert!(said == "ready\n" || is_clear, "{descriptors}: {said}{complaint}");
+        let is_clear = printed.contains("could not host the daemon") || printed.contains("open files");
+        assert!(printed == "ready\n" || is_clear, "{descriptors}: {printed}{complaint}");
     }
 }
 

@@ -81,9 +81,9 @@ fn program_that_another_user_can_replace_is_not_run() {
         chown(trap(&shared, &sprung), Some(owner), None).expect("given away");
         set_mode(&shared, mode);
         let mut command = bus.command(&probe, &[]);
-        let said = first(command.env_remove("BROADCASTERD").env("PATH", &shared));
-        assert!(!sprung.exists(), "the program of another user was run: {said}");
-        assert_eq!(said, "ready\n", "the probe hosts the bus instead");
+        let printed = first(command.env_remove("BROADCASTERD").env("PATH", &shared));
+        assert!(!sprung.exists(), "the program of another user was run: {printed}");
+        assert_eq!(printed, "ready\n", "the probe hosts the bus instead");
     }
 }
 
@@ -100,11 +100,12 @@ fn set_user_id_program_starts_nothing_and_ignores_the_environment() {
     set_mode(&probe, 0o4755);
     let socket = place.path().join("bus.sock");
     let mut command = as_other(&probe);
-    let said = first(command.env("BROADCASTERD", trap).env("BROADCASTER_SOCKET", &socket).env("HOME", "/nonexistent"));
-    assert!(!sprung.exists(), "the caller's program was run with root's rights: {said}");
+    let printed =
+        first(command.env("BROADCASTERD", trap).env("BROADCASTER_SOCKET", &socket).env("HOME", "/nonexistent"));
+    assert!(!sprung.exists(), "the caller's program was run with root's rights: {printed}");
     // Root may have a bus of its own, and then that is the one.
-    assert!(said.contains("more rights than its caller") || said == "ready\n", "{said}");
-    assert!(!said.contains(place.path().to_str().expect("text")), "the caller's path is not used: {said}");
+    assert!(printed.contains("more rights than its caller") || printed == "ready\n", "{printed}");
+    assert!(!printed.contains(place.path().to_str().expect("text")), "the caller's path is not used: {printed}");
     assert!(!socket.exists());
 }
 
@@ -144,8 +145,8 @@ fn root_makes_no_directory_for_a_given_path_in_the_directory_of_a_user() {
     let home = directory_of(OTHER, place.path().join("home"));
     let socket = home.join("a/b/bus.sock");
     let output = bus.run(&["run", "--socket", socket.to_str().expect("text")]);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("belongs to uid 65534, not to uid 0"), "{said}");
+    let printed = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && printed.contains("belongs to uid 65534, not to uid 0"), "{printed}");
     assert!(entries(&home).is_empty());
 }
 
@@ -172,11 +173,11 @@ fn squatter_of_the_short_place_is_named() {
     let directory = socket.parent().expect("a directory");
     chown(directory, Some(OTHER), None).expect("squatted");
     let output = command(&["start"]).output().expect("it runs");
-    let said = String::from_utf8_lossy(&output.stderr);
+    let printed = String::from_utf8_lossy(&output.stderr);
     std::fs::remove_dir_all(directory).expect("removed");
-    assert!(!output.status.success(), "{said}");
+    assert!(!output.status.success(), "{printed}");
     for part in [directory.to_str().expect("text"), "belongs to uid 65534", "set BROADCASTER_SOCKET"] {
-        assert!(said.contains(part), "{part:?} is not in {said:?}");
+        assert!(printed.contains(part), "{part:?} is not in {printed:?}");
     }
 }
 

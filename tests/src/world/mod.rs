@@ -196,7 +196,7 @@ impl World {
     pub fn kill(&mut self, client: Client) {
         self.note(format!("{client:?} is killed"));
         self.participants[client.0].gone = true;
-        self.settle(client);
+        self.disconnect(client);
     }
 
     /// The connection breaks; the client finds its way back.
@@ -449,7 +449,7 @@ impl World {
     }
 
     /// Adds what the client has received on its present connection to its totals, and ends the connection.
-    fn settle(&mut self, client: Client) {
+    fn disconnect(&mut self, client: Client) {
         let tally = self.tally(client);
         let participant = &mut self.participants[client.0];
         (participant.received, participant.lost) = (tally.received, tally.lost);
