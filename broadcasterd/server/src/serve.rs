@@ -94,22 +94,17 @@ impl ServerHandle {
     /// The current state of every connection and channel; `None` if the server has ended. It takes a few hundred nanoseconds for each of
     /// them.
     pub fn snapshot(&self) -> Option<Snapshot> {
-        let server = self.server.upgrade()?;
-        let server = server.borrow();
-        Some(server.driver.snapshot(server.now()))
+        self.read(|server| server.driver.snapshot(server.now()))
     }
 
     /// The current totals alone; `None` if the server has ended.
     pub fn report(&self) -> Option<Report> {
-        let server = self.server.upgrade()?;
-        let server = server.borrow();
-        Some(server.driver.report(server.now()))
+        self.read(|server| server.driver.report(server.now()))
     }
 
     /// Waits until the server has begun to stop, for whatever reason. One task may wait at a time.
     pub async fn stopping(&self) {
-        let signals = self.server.upgrade().map(|server| Rc::clone(&server.borrow().signals));
-        if let Some(signals) = signals {
+        if let Some(signals) = self.read(|server| Rc::clone(&server.signals)) {
             signals.stopping.notified().await;
         }
     }
@@ -117,11 +112,15 @@ impl ServerHandle {
     /// Waits until the memory held for messages has fallen to a quarter of a peak of at least 16 MiB; `false` if the server has ended. One
     /// task may wait at a time. If the memory falls between two calls, the second returns at once.
     pub async fn released(&self) -> bool {
-        let Some(signals) = self.server.upgrade().map(|server| Rc::clone(&server.borrow().signals)) else {
-            return false;
-        };
+        let Some(signals) = self.read(|server| Rc::clone(&server.signals)) else { return false };
         signals.released.notified().await;
         true
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&Server) -> T) -> Option<T> {
+        let server = self.server.upgrade()?;
+        let server = server.borrow();
+        Some(read(&server))
     }
 }
 

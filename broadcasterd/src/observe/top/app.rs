@@ -63,8 +63,8 @@ pub(crate) struct App {
     paused: bool,
     help: bool,
     table: Table,
-    channels: Cursor,
-    peers: Cursor,
+    /// One for each [`Table`], in their order.
+    cursors: [Cursor; 2],
     filter: String,
     editing: bool,
     /// The rows of the table that match the filter, sorted.
@@ -83,8 +83,7 @@ impl App {
             paused: false,
             help: false,
             table,
-            channels: Cursor::default(),
-            peers: Cursor::default(),
+            cursors: Default::default(),
             filter: String::new(),
             editing: false,
             order: Vec::new(),
@@ -226,10 +225,7 @@ impl App {
     /// Sorts and filters the rows, keeping the selection.
     fn arrange(&mut self) {
         let Some(shown) = &self.shown else { return };
-        let cursor = match self.table {
-            Table::Channels => &mut self.channels,
-            Table::Peers => &mut self.peers,
-        };
+        let cursor = &mut self.cursors[self.table as usize];
         let (sort, reversed) = cursor.sort();
         self.order = ordered(self.table, shown, &self.filter, sort, reversed);
         cursor.follow(self.table, shown, &self.order);
@@ -240,10 +236,7 @@ impl App {
     }
 
     fn select(&mut self, index: usize) {
-        let cursor = match self.table {
-            Table::Channels => &mut self.channels,
-            Table::Peers => &mut self.peers,
-        };
+        let cursor = &mut self.cursors[self.table as usize];
         cursor.select(index, self.table, self.shown.as_ref(), &self.order);
     }
 
@@ -254,17 +247,11 @@ impl App {
     }
 
     fn cursor(&self) -> &Cursor {
-        match self.table {
-            Table::Channels => &self.channels,
-            Table::Peers => &self.peers,
-        }
+        &self.cursors[self.table as usize]
     }
 
     fn cursor_mut(&mut self) -> &mut Cursor {
-        match self.table {
-            Table::Channels => &mut self.channels,
-            Table::Peers => &mut self.peers,
-        }
+        &mut self.cursors[self.table as usize]
     }
 
     pub(crate) fn interval(&self) -> Duration {
