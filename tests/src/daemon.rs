@@ -18,10 +18,6 @@ const WATCHDOG: Duration = Duration::from_secs(240);
 /// The `broadcasterd` of this build. It is built if necessary.
 ///
 /// `BROADCASTER_TEST_PROGRAM` names another one, for environments in which a test cannot build anything.
-///
-/// # Panics
-///
-/// If it cannot be built.
 pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
@@ -58,10 +54,6 @@ impl Default for Bus {
 
 impl Bus {
     /// Creates a bus without a daemon.
-    ///
-    /// # Panics
-    ///
-    /// If no temporary directory can be created.
     pub fn new() -> Self {
         let directory = tempfile::Builder::new().prefix("bus-").tempdir().expect("a temporary directory");
         Self { directory, _watchdog: Watchdog::new() }
@@ -73,10 +65,6 @@ impl Bus {
     }
 
     /// The socket; on Windows, the pipe, which is named after the directory.
-    ///
-    /// # Panics
-    ///
-    /// If the name of the directory is not UTF-8.
     pub fn socket(&self) -> PathBuf {
         if cfg!(windows) {
             let name = self
@@ -116,10 +104,6 @@ impl Bus {
     }
 
     /// Starts a daemon in the foreground, and waits until it is ready.
-    ///
-    /// # Panics
-    ///
-    /// If it does not become ready.
     pub fn start(&self) -> Process {
         let mut daemon = Process::spawn(&mut self.command(program(), &["run", "--log", "warn"]));
         let line = daemon.line();
@@ -128,10 +112,6 @@ impl Bus {
     }
 
     /// Runs `broadcasterd` with `arguments`, and waits for it to exit.
-    ///
-    /// # Panics
-    ///
-    /// If it cannot be run.
     pub fn run(&self, arguments: &[&str]) -> std::process::Output {
         let mut command = self.command(program(), arguments);
         command.stdin(Stdio::null()).stderr(Stdio::piped());
@@ -156,10 +136,6 @@ pub struct Process {
 
 impl Process {
     /// Starts `command`, whose standard output must be a pipe.
-    ///
-    /// # Panics
-    ///
-    /// If it cannot be started.
     pub fn spawn(command: &mut Command) -> Self {
         let mut child = command.spawn().expect("the program starts");
         let stdin = child.stdin.take();
@@ -168,10 +144,6 @@ impl Process {
     }
 
     /// The next line of its output, without the line break. Empty at the end.
-    ///
-    /// # Panics
-    ///
-    /// If the output cannot be read.
     pub fn line(&mut self) -> String {
         let mut line = String::new();
         self.stdout.read_line(&mut line).expect("the output can be read");
@@ -179,10 +151,6 @@ impl Process {
     }
 
     /// Expects that its first line of diagnostics starts with `prefix`. The rest is discarded.
-    ///
-    /// # Panics
-    ///
-    /// If standard error is not a pipe, or if the line is a different one.
     pub fn expect_error_line(&mut self, prefix: &str) {
         let mut stderr = BufReader::new(self.child.stderr.take().expect("standard error is a pipe"));
         let mut line = String::new();
@@ -192,10 +160,6 @@ impl Process {
     }
 
     /// All remaining output.
-    ///
-    /// # Panics
-    ///
-    /// If the output cannot be read.
     pub fn rest(&mut self) -> String {
         let mut rest = String::new();
         self.stdout.read_to_string(&mut rest).expect("the output can be read");
@@ -203,10 +167,6 @@ impl Process {
     }
 
     /// Writes a line to its standard input.
-    ///
-    /// # Panics
-    ///
-    /// If standard input is closed or is not a pipe.
     pub fn write_line(&mut self, line: &str) {
         writeln!(self.stdin.as_mut().expect("standard input is an open pipe"), "{line}").expect("the line is written");
     }
@@ -222,20 +182,12 @@ impl Process {
     }
 
     /// Kills it, and waits until it has exited.
-    ///
-    /// # Panics
-    ///
-    /// If it cannot be waited for.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         self.child.wait().expect("a child can be waited for");
     }
 
     /// Sends it a signal.
-    ///
-    /// # Panics
-    ///
-    /// If it no longer exists.
     #[cfg(unix)]
     pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = i32::try_from(self.pid()).ok().and_then(rustix::process::Pid::from_raw).expect("a process id");
@@ -243,10 +195,6 @@ impl Process {
     }
 
     /// Closes its standard input, waits until it exits, and returns its exit code. `None` if a signal ended it.
-    ///
-    /// # Panics
-    ///
-    /// If it cannot be waited for.
     pub fn wait(&mut self) -> Option<i32> {
         self.stdin = None;
         self.child.wait().expect("a child can be waited for").code()
