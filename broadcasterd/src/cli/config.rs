@@ -97,14 +97,7 @@ fn show(source: &Source, environment: &Environment, as_json: bool) -> Result<(),
 
 /// Key, value and origin of each setting.
 fn rows(settings: &Settings) -> Vec<[String; 3]> {
-    let log = match settings.log.origin {
-        Origin::Default => by_start(|started| started.log().to_owned()),
-        _ => settings.log.value.clone(),
-    };
-    let idle_exit = match settings.idle_exit.origin {
-        Origin::Default => by_start(|started| started.idle_exit().to_string()),
-        _ => settings.idle_exit.value.to_string(),
-    };
+    let [(log, _), (idle_exit, _)] = by_start(settings);
     let mut rows = vec![
         ["log".to_owned(), log, settings.log.origin.to_string()],
         ["idle_exit".to_owned(), idle_exit, settings.idle_exit.origin.to_string()],
@@ -117,26 +110,26 @@ fn rows(settings: &Settings) -> Vec<[String; 3]> {
     rows
 }
 
-/// A default that depends on how the daemon is started.
-fn by_start(value: impl Fn(Started) -> String) -> String {
-    Started::ALL.map(|started| format!("{} {started}", value(started))).join(", ")
+/// `log` and `idle_exit`, as text and as JSON. Their defaults depend on how the daemon is started, and have no single value.
+fn by_start(settings: &Settings) -> [(String, Value); 2] {
+    let shown = |value: String, origin: &Origin, default: fn(Started) -> String| match origin {
+        Origin::Default => {
+            let text = Started::ALL.map(|started| format!("{} {started}", default(started))).join(", ");
+            let [foreground, on_demand, activated] = Started::ALL.map(default);
+            let defaults = json!({ "foreground": foreground, "on_demand": on_demand, "activated": activated });
+            (text, json!({ "value": null, "origin": "default", "defaults": defaults }))
+        }
+        origin => (value.clone(), setting(&value.into(), origin)),
+    };
+    let Settings { log, idle_exit, .. } = settings;
+    [
+        shown(log.value.clone(), &log.origin, |started| started.log().to_owned()),
+        shown(idle_exit.value.to_string(), &idle_exit.origin, |started| started.idle_exit().to_string()),
+    ]
 }
 
 fn as_object(source: &Source, exists: bool, settings: &Settings) -> Value {
-    // A default that depends on how the daemon is started has no single value.
-    let by_start = |value: fn(Started) -> String| {
-        let [foreground, on_demand, activated] = Started::ALL.map(value);
-        let defaults = json!({ "foreground": foreground, "on_demand": on_demand, "activated": activated });
-        json!({ "value": null, "origin": "default", "defaults": defaults })
-    };
-    let log = match &settings.log.origin {
-        Origin::Default => by_start(|started| started.log().to_owned()),
-        origin => setting(&settings.log.value.clone().into(), origin),
-    };
-    let idle_exit = match &settings.idle_exit.origin {
-        Origin::Default => by_start(|started| started.idle_exit().to_string()),
-        origin => setting(&settings.idle_exit.value.to_string().into(), origin),
-    };
+    let [(_, log), (_, idle_exit)] = by_start(settings);
     let limits: Map<String, Value> = settings
         .each_limit()
         .map(|(name, unit, value, origin)| {

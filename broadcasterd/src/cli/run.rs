@@ -1,4 +1,4 @@
-//! `broadcasterd run`: the daemon in the foreground.
+//! `broadcasterd run`: the daemon in the foreground. Here are only its arguments.
 
 use super::bus::Bus;
 use crate::daemon::config::{Flags, IdleExit};

@@ -1,4 +1,4 @@
-//! Times on the command line.
+//! Times on the command line. No clock is read here.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! How the daemon was started, and the defaults that depend on it.
+//! How the daemon was started, and the defaults that depend on it. It never inspects the process itself.
 
 use super::idle_exit::IdleExit;
 use std::fmt;

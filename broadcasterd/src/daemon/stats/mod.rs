@@ -1,4 +1,4 @@
-//! The daemon's statistics: the service on the stats socket, and the schema that the command reads.
+//! The daemon's statistics: the service on the stats socket, and the schema that the command reads. No request changes anything.
 
 pub(crate) mod http;
 pub(crate) mod metrics;

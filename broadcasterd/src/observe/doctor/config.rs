@@ -1,4 +1,4 @@
-//! Whether the daemon can start with the current settings. It reads them as the daemon does.
+//! Whether the daemon can start with the current settings. It reads them as the daemon does, and changes none.
 
 use super::finding::{Check, Finding, Level};
 use crate::daemon::config::{Flags, Settings, Started};

@@ -1,5 +1,5 @@
-//! The position in a table: sort order, selected row and visible part. Rows are identified by identity, so that the selection survives
-//! a new order.
+//! The position in a table: sort order, selected row and visible part. It remembers what is selected and not where, so that the
+//! selection survives a new order.
 
 use super::columns::{Column, Table};
 use super::rates::Measured;

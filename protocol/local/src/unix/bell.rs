@@ -1,4 +1,4 @@
-//! A descriptor that another thread makes readable. It carries no data.
+//! A descriptor that another thread makes readable. It never carries data.
 
 use super::socket::Socket;
 use std::io;

@@ -1,4 +1,4 @@
-//! The answers of the daemons at all places where a process holds the lock.
+//! The answers of the daemons at all places where a process holds the lock. A request never starts a daemon.
 
 use super::bounded::{GRACE, Pending};
 use super::place::node;

@@ -1,4 +1,4 @@
-//! The files at a place: directory, disk, socket and lock.
+//! The files at a place: directory, disk, socket and lock. It never connects to the socket.
 
 use crate::observe::doctor::facts::{Disk, FileId, Kind, Lock, Node, PlaceFiles};
 use crate::observe::doctor::system;

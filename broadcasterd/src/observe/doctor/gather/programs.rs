@@ -1,4 +1,4 @@
-//! The programs that a client would start as the daemon, and which of them is this one.
+//! The programs that a client would start as the daemon, and which of them is this one. They are run only for their version.
 
 use super::bounded::{GRACE, Pending, tool};
 use super::environment::variable;

@@ -1,4 +1,4 @@
-//! What the service manager knows about the daemon, and its unit files.
+//! What the service manager knows about the daemon, and its unit files. It never changes a unit.
 
 use super::bounded::tool;
 use super::environment::variable;
