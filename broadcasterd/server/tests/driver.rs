@@ -250,7 +250,7 @@ fn a_turn_for_thousands_of_listeners_is_bounded_and_only_those_that_do_not_read_
     }
     let frames = (0..FRAMES).flat_map(|n| sender.frame(channels[(n % 2) as usize], n / 2, b"x"));
     sender.send(&frames.collect::<Vec<_>>());
-    let deliveries = FRAMES as usize * LISTENERS;
+    let deliveries = usize::try_from(FRAMES).unwrap() * LISTENERS;
     let turns = bus.read_all(sender.conn);
     assert!(turns >= deliveries / (TURN_WORK_MAX + LISTENERS), "{deliveries} deliveries were made in {turns} turns");
     assert_eq!(bus.requests.len(), LISTENERS / 4, "each of them is waited for once");
