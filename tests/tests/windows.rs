@@ -94,6 +94,8 @@ fn listener_reports_one_gap_after_the_daemon_is_killed() {
     let mut sender = bus.options().sender("news").unwrap();
     sender.send(b"before").unwrap();
     assert_eq!(listener.recv().unwrap().payload(), b"before");
+    // The daemon answers in a later turn than the one in which it has written to both listeners.
+    assert_eq!(bus.options().daemon().status().unwrap().messages_delivered, 2);
     daemon.kill();
     let _next = bus.start();
     assert!(matches!(listener.recv(), Err(RecvError::Lagged(lag)) if lag.count.is_none()));
