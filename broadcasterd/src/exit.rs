@@ -29,7 +29,7 @@ impl Code {
         (Self::Ok, "success"),
         (Self::Failed, "failure: a system error, a message lost in the demo, or an error found by doctor"),
         (Self::Usage, "usage: an argument, a variable or a setting is invalid"),
-        (Self::TimedOut, "timeout: nothing arrived, or the daemon did not confirm what was sent, in time"),
+        (Self::TimedOut, "timeout: nothing arrived in time, or the daemon did not confirm what was sent"),
         (Self::NotRunning, "not running: there is no daemon (status, stop, monitor, stats, ...)"),
         (Self::Unreachable, "unreachable: the daemon does not answer, or cannot be started"),
         (Self::Refused, "refused or disconnected by the daemon"),
