@@ -2,13 +2,16 @@
 
 #![allow(clippy::unwrap_used)]
 
-use broadcaster_broker::{Broker, ConnId, ConnPhase, ConnSnapshot, Effect, Event, Incomplete, Limits, Moment};
+use broadcaster_broker::{
+    Broker, ConnId, ConnPhase, ConnSnapshot, Effect, Event, Incomplete, Limits, Moment, TURN_WORK_MAX,
+};
 use broadcaster_protocol::control::{
-    Control, Inspect, Open, Overflow, Refused, RefusedCode, Selector, Stop, Subscribe, Welcome,
+    Control, Inspect, Open, Overflow, Refused, RefusedCode, Selector, Stop, Subscribe, Welcome, kind,
 };
 use broadcaster_protocol::limits::PAYLOAD_BYTES_MAX;
 use broadcaster_protocol::{ChannelId, ChannelName, Decoder, Header, Item, Run, SenderId, handshake};
 use bytes::{BufMut, BytesMut};
+use std::error::Error;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -158,6 +161,11 @@ impl Bus {
         conn
     }
 
+    fn listen_to_all(&mut self) {
+        let conn = self.connect(90);
+        self.send(conn, subscribe_all(1));
+    }
+
     fn publish(&mut self, sender: Sender, sequences: Range<u64>, payload: &[u8]) {
         let run = run(sender.channel, sender.id, sequences, payload);
         self.happen(Event::Run { conn: sender.conn, run });
@@ -274,8 +282,126 @@ fn a_lying_sender_is_refused_and_no_listener_receives_it() {
         bus.is_refused(conn, RefusedCode::Protocol);
         assert!(bus.refusal(conn).reason.contains(reason), "{}", bus.refusal(conn).reason);
         assert_eq!(bus.messages(listener), 0);
-        assert_eq!(bus.broker.stats().messages_accepted, 0);
+        let stats = bus.broker.stats();
+        assert_eq!((stats.messages_accepted, stats.connections_refused), (0, 1));
     }
+}
+
+#[test]
+fn what_is_not_a_frame_is_refused_with_the_cause() {
+    let mut bus = Bus::new(Limits::default());
+    let conn = bus.connect(60);
+    let (mut decoder, mut chunk) = (Decoder::lender(PAYLOAD_BYTES_MAX), BytesMut::new());
+    let header = Header::control(kind::GOODBYE, 0, 2);
+    decoder.target(&mut chunk).put_slice(&[header.as_bytes(), &[251, 9]].concat());
+    let error = decoder.next(&mut chunk).unwrap_err();
+    let cause = error.source().unwrap().to_string();
+    bus.happen(Event::Malformed { conn, error });
+    bus.is_refused(conn, RefusedCode::Protocol);
+    assert!(bus.refusal(conn).reason.ends_with(&cause), "{}", bus.refusal(conn).reason);
+}
+
+#[test]
+fn bytes_and_messages_are_counted_wherever_they_pass() {
+    let mut bus = Bus::new(Limits::default());
+    let (listener, observer) = (bus.listener("news"), bus.observer(Selector::All));
+    let (sender, other) = (bus.sender("news"), bus.sender("news"));
+    bus.publish(sender, 0..3, b"four");
+    bus.publish(sender, 3..5, b"four");
+    bus.publish(other, 0..1, b"four");
+    let frame = 32;
+    let stats = bus.broker.stats();
+    assert_eq!((stats.messages_accepted, stats.bytes_accepted, stats.messages_delivered), (6, 6 * frame, 6));
+    for (conn, messages) in [(sender.conn, 5), (other.conn, 1), (listener, 6), (observer, 6)] {
+        let snapshot = bus.snapshot_of(conn);
+        assert_eq!((snapshot.messages, snapshot.bytes), (messages, messages * frame), "{conn:?}");
+    }
+    let channel = &bus.broker.snapshot(bus.now).channels[0];
+    assert_eq!((channel.senders, channel.listeners, channel.bytes_accepted), (2, 1, 6 * frame));
+}
+
+#[test]
+fn what_was_written_counts_as_delivered_once_what_follows_is_lost() {
+    let mut limits = Limits::default();
+    limits.outbox_messages_max = 5;
+    let mut bus = Bus::new(limits);
+    let (observer, listener) = (bus.observer(named("news")), bus.listener("news"));
+    let sender = bus.sender("news");
+    bus.stalled = true;
+    bus.publish(sender, 0..5, &[7; 100]);
+    for conn in [observer, listener] {
+        bus.take(conn, 128 * 2 + 50);
+    }
+    bus.publish(sender, 5..10, &[7; 100]);
+    assert_eq!(bus.broker.stats().messages_delivered, 2, "to the listener");
+    let lost = bus.broker.stats().messages_lost;
+    for conn in [observer, listener] {
+        let snapshot = bus.snapshot_of(conn);
+        assert_eq!((snapshot.messages, snapshot.messages_lost, lost), (2, lost, 3), "{conn:?}");
+    }
+    bus.effects.clear();
+    bus.publish(sender, 10..11, b"");
+    assert_eq!(bus.effects, [], "a write that was not answered is not requested again");
+}
+
+/// How often an event can be played until the turn is full.
+fn events_in_a_turn(bus: &mut Bus, mut event: impl FnMut(usize) -> Event) -> usize {
+    bus.apply(Event::Flushed);
+    let mut events = 0;
+    while !bus.broker.turn_is_full() {
+        assert!(events < TURN_WORK_MAX, "the events cost nothing");
+        bus.apply(event(events));
+        events += 1;
+    }
+    bus.broker.invariants();
+    bus.apply(Event::Flushed);
+    assert!(!bus.broker.turn_is_full());
+    events
+}
+
+#[test]
+fn a_turn_is_full_when_its_share_of_the_work_is_done() {
+    let mut limits = Limits::default();
+    (limits.wildcards_max, limits.channels_per_connection_max) = (1000, 10_000);
+    let mut bus = Bus::new(limits);
+    let sender = bus.sender("news");
+    (0..128).for_each(|_| bus.listen_to_all());
+    let Sender { conn, id, channel } = sender;
+    let runs = events_in_a_turn(&mut bus, |at| {
+        let run = run(channel, id, at as u64..at as u64 + 1, b"");
+        Event::Run { conn, run }
+    });
+    assert_eq!(runs, TURN_WORK_MAX / 128, "one unit for each subscriber");
+    let opened = events_in_a_turn(&mut bus, |at| Event::Control { conn, control: open(&format!("o{at}")).into() });
+    assert_eq!(opened, TURN_WORK_MAX / 128, "one unit for each subscription to all channels");
+    let listener = bus.connect(60);
+    let subscribed = events_in_a_turn(&mut bus, |at| {
+        // Every other channel exists, which costs nothing.
+        let name = if at % 2 == 0 { format!("o{}", at / 2) } else { format!("s{at}") };
+        Event::Control { conn: listener, control: subscribe(u32::try_from(at).unwrap(), &name).into() }
+    });
+    assert_eq!(subscribed, 2 * TURN_WORK_MAX / 128);
+    let channels = bus.broker.snapshot(bus.now).channels.len();
+    let conns: Vec<_> = (0..TURN_WORK_MAX / channels + 1).map(|_| bus.connect(60)).collect();
+    let wildcards =
+        events_in_a_turn(&mut bus, |at| Event::Control { conn: conns[at], control: subscribe_all(1).into() });
+    assert_eq!(wildcards, TURN_WORK_MAX.div_ceil(channels), "one unit for each channel");
+}
+
+#[test]
+fn a_snapshot_names_the_first_channels_of_a_connection_once() {
+    let mut bus = Bus::new(Limits::default());
+    let conn = bus.connect(60);
+    for name in ["a", "b", "c"] {
+        bus.open(conn, name);
+    }
+    bus.send(conn, subscribe_all(0));
+    for (number, name) in (1..).zip(["a", "b", "c", "d", "e"]) {
+        bus.send(conn, subscribe(number, name));
+    }
+    let snapshot = bus.snapshot_of(conn);
+    assert_eq!(snapshot.channels.iter().map(ChannelName::as_str).collect::<Vec<_>>(), ["a", "b", "c", "d"]);
+    assert_eq!((snapshot.publications, snapshot.subscriptions, snapshot.channels_total), (3, 6, 8));
 }
 
 #[test]
@@ -583,14 +709,12 @@ fn connections_are_limited_in_total_and_for_each_process() {
     let mut limits = Limits::default();
     (limits.connections_max, limits.connections_per_process_max) = (4, 2);
     let mut bus = Bus::new(limits);
-    let first = bus.connect(60);
-    bus.connect(60);
+    let (first, second) = (bus.connect(60), bus.connect(60));
     let third = bus.connect_as(60, UID);
     bus.is_refused(third, RefusedCode::Connections);
     bus.close(first);
-    bus.connect(60);
-    bus.connect(61);
-    bus.connect(62);
+    let others = [60, 61, 62].map(|pid| bus.connect(pid));
+    assert!(!bus.ended[second.0] && others.iter().all(|conn| !bus.ended[conn.0]), "four are served");
     let fifth = bus.connect_as(63, UID);
     bus.is_refused(fifth, RefusedCode::Connections);
     assert!(bus.refusal(fifth).reason.contains('4'));
@@ -760,12 +884,50 @@ fn half_written_frames_of_stalled_listeners_are_given_up_when_the_budget_needs_t
     }
     assert!(bus.ended[stalled[1].0], "the largest holder without progress is disconnected");
     assert!(!bus.ended[stalled[0].0] && !bus.ended[stalled[2].0], "no more than needed");
+    assert_eq!(bus.broker.stats().connections_refused, 1);
     bus.stalled = false;
     for (listener, sender) in healthy {
         bus.read(listener);
         assert_eq!((bus.messages(listener), bus.ended[sender.conn.0]), (1, false));
     }
     assert_eq!(bus.broker.stats().messages_lost, 0);
+}
+
+#[test]
+fn a_stalled_connection_loses_what_waits_for_it_before_it_is_ended() {
+    let mut limits = Limits::default();
+    (limits.held_bytes_max, limits.outbox_bytes_max) = (80_000, 1_000_000);
+    let mut bus = Bus::new(limits);
+    let (slow, news) = (bus.listener("slow"), bus.listener("news"));
+    let (to_slow, to_news) = (bus.sender("slow"), bus.sender("news"));
+    bus.stalled = true;
+    bus.publish(to_slow, 0..3, &[7; 1000]);
+    for number in 3..60 {
+        bus.publish(to_slow, number..number + 1, &[7; 1000]);
+    }
+    bus.take(slow, 2 * 1028 + 10);
+    bus.now = seconds(60);
+    // More than half of what waits has to go.
+    bus.publish(to_news, 0..1, &[7; 60_000]);
+    assert!(bus.broker.held_bytes() <= 80_000);
+    let lost = bus.snapshot_of(slow).messages_lost;
+    assert!(lost > 30 && !bus.ended[slow.0] && bus.snapshot_of(news).messages_lost == 0, "{lost} were lost");
+    assert_eq!(bus.broker.stats().messages_delivered, 2, "what was written before the loss");
+}
+
+#[test]
+fn a_connection_without_subscriptions_is_no_observer() {
+    let mut limits = Limits::default();
+    (limits.held_bytes_max, limits.outbox_bytes_max) = (20_000, 100_000);
+    let mut bus = Bus::new(limits);
+    let listener = bus.listener("news");
+    let sender = bus.sender("news");
+    bus.stalled = true;
+    (0..40).for_each(|_| bus.send(sender.conn, Inspect::default()));
+    for number in 0..3 {
+        bus.publish(sender, number..number + 1, &[7; 6000]);
+    }
+    assert!(bus.snapshot_of(listener).messages_lost > 0 && !bus.ended[sender.conn.0]);
 }
 
 #[test]
@@ -910,6 +1072,24 @@ fn observers_get_their_goodbye_when_the_lock_is_free() {
     bus.read(observer);
     assert!(bus.ended[listener.0] && bus.ended[observer.0]);
     assert_eq!(bus.effects.iter().filter(|&effect| *effect == Effect::Release).count(), 1);
+    assert_eq!(bus.effects.last(), Some(&Effect::Exit));
+}
+
+#[test]
+fn all_but_those_that_only_look_get_their_goodbye_before_the_lock_is_free() {
+    let mut bus = Bus::new(Limits::default());
+    let listener = bus.listener("news");
+    let sender = bus.sender("news");
+    let greeting = bus.connect_as(80, UID);
+    bus.stalled = true;
+    bus.publish(sender, 0..1, b"x");
+    bus.happen(Event::Stop);
+    bus.happen(Event::Drained);
+    bus.read(sender.conn);
+    bus.read(greeting);
+    assert_eq!([listener, sender.conn, greeting].map(|conn| bus.ended[conn.0]), [false, true, true]);
+    bus.read(listener);
+    assert!(!bus.effects.contains(&Effect::Release), "nothing is left that only looks");
     assert_eq!(bus.effects.last(), Some(&Effect::Exit));
 }
 
