@@ -300,20 +300,18 @@ impl Waiter {
     /// Another call may succeed at once.
     #[inline]
     fn report_ready(&mut self) {
-        #[cfg(feature = "tokio")]
-        self.registrations.release_lost();
         #[cfg(unix)]
         if let Some(readiness) = self.readiness.get() {
             // If the system is out of memory, the descriptor stays as it is, and the next call tries again.
             let _ = readiness.set(&[], None, true);
         }
+        #[cfg(feature = "tokio")]
+        self.registrations.release_lost();
     }
 
     /// Another call may succeed after `wait`.
     #[cfg_attr(not(unix), allow(clippy::unnecessary_wraps))]
     fn report_waiting(&mut self, wait: &Wait) -> Result<(), ConnectError> {
-        #[cfg(feature = "tokio")]
-        self.registrations.release_lost();
         #[cfg(unix)]
         if let Some(readiness) = self.readiness.get() {
             let bell = self.closing.as_ref().map(|closing| closing.bell.readable());
@@ -322,6 +320,8 @@ impl Waiter {
         }
         #[cfg(not(unix))]
         let _ = wait;
+        #[cfg(feature = "tokio")]
+        self.registrations.release_lost();
         Ok(())
     }
 }

@@ -129,7 +129,7 @@ fn ready_now_lasts_until_it_is_withdrawn() {
 }
 
 #[test]
-fn closed_sockets_are_dropped_even_if_their_number_is_used_again() {
+fn sockets_are_replaced_even_if_a_number_is_used_again() {
     let readiness = Readiness::new().unwrap();
     let mut reused = false;
     for _ in 0..100 {
@@ -139,6 +139,7 @@ fn closed_sockets_are_dropped_even_if_their_number_is_used_again() {
         write(&peer);
         assert!(is_readable(&readiness));
         drop(socket);
+        readiness.set(&[], None, false).unwrap();
         assert!(!is_readable(&readiness), "a closed socket is not ready");
         let (socket, peer) = pair();
         reused |= socket.as_raw_fd() == number;
@@ -151,12 +152,30 @@ fn closed_sockets_are_dropped_even_if_their_number_is_used_again() {
 }
 
 #[test]
-fn it_keeps_no_socket_open() {
+fn a_socket_that_another_process_holds_as_well_can_be_replaced() {
+    let readiness = Readiness::new().unwrap();
+    let (socket, peer) = pair();
+    let copy = socket.try_clone().unwrap(); // a forked child has one
+    readiness.set(&[Interest::readable(&socket)], None, false).unwrap();
+    write(&peer);
+    assert!(is_readable(&readiness));
+    drop(socket);
+    let (next, next_peer) = pair();
+    readiness.set(&[Interest::readable(&next)], None, false).unwrap();
+    assert!(!is_readable(&readiness), "the copy is not of interest");
+    write(&next_peer);
+    assert!(is_readable(&readiness), "the next socket is");
+    drop(copy);
+}
+
+#[test]
+fn it_keeps_a_socket_open_until_it_is_replaced() {
     let readiness = Readiness::new().unwrap();
     let (socket, peer) = pair();
     readiness.set(&[Interest::readable(&socket)], None, false).unwrap();
     drop(socket);
+    write(&peer);
+    readiness.set(&[], None, false).unwrap();
     let error = broadcaster_local::write(&peer, b"x").unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe);
-    readiness.set(&[], None, false).unwrap();
 }

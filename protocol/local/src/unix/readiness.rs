@@ -20,8 +20,8 @@ use std::time::Instant;
 /// [`set`](Self::set). Readiness is a level: it lasts until `set` is called with something else, or the sockets are no longer ready, which
 /// kqueue notices at the next call of `set`. An event loop only waits for the descriptor; it must not read from it.
 ///
-/// A socket that is dropped is removed. It must not have been duplicated: epoll keeps reporting a socket as long as another descriptor
-/// refers to it.
+/// It keeps a socket open until `set` is called without it. Closing the socket would not remove it: epoll reports it as long as another
+/// descriptor refers to it, such as that of a forked child.
 #[derive(Debug)]
 pub struct Readiness {
     queue: OwnedFd,

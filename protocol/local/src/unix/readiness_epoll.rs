@@ -1,4 +1,4 @@
-//! Readiness through epoll. It never keeps a socket open.
+//! Readiness through epoll. It never reads or writes a socket.
 
 use crate::{Interest, Socket};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
@@ -6,8 +6,8 @@ use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::{Arc, Weak};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 #[derive(Debug, Default)]
@@ -21,11 +21,10 @@ pub(super) struct State {
     ready: bool,
 }
 
-/// A socket in the epoll instance. The weak reference distinguishes it from a later socket with the same number.
+/// A socket in the epoll instance. It stays open until it is taken out.
 #[derive(Debug)]
 struct Registered {
-    socket: Weak<Socket>,
-    descriptor: RawFd,
+    socket: Arc<Socket>,
     flags: EventFlags,
 }
 
@@ -44,9 +43,9 @@ impl State {
         // Unwanted sockets are removed first: a new socket may have the number of an old one.
         self.sockets.retain(|registered| {
             let wanted = interests.iter().any(|interest| registered.is(interest.socket));
-            if !wanted && let Some(socket) = registered.socket.upgrade() {
+            if !wanted {
                 // This fails only for a socket that is not in the instance.
-                let _ = epoll::delete(epoll, &*socket);
+                let _ = epoll::delete(epoll, &*registered.socket);
             }
             wanted
         });
@@ -60,8 +59,7 @@ impl State {
                 }
                 None => {
                     add(epoll, interest.socket.as_fd(), flags)?;
-                    let (socket, descriptor) = (Arc::downgrade(interest.socket), interest.socket.as_raw_fd());
-                    self.sockets.push(Registered { socket, descriptor, flags });
+                    self.sockets.push(Registered { socket: Arc::clone(interest.socket), flags });
                 }
             }
         }
@@ -111,9 +109,8 @@ impl State {
 }
 
 impl Registered {
-    /// Whether this is the same open socket. While a weak reference lives, no other socket has its address.
     fn is(&self, socket: &Arc<Socket>) -> bool {
-        std::ptr::eq(self.socket.as_ptr(), Arc::as_ptr(socket)) && self.descriptor == socket.as_raw_fd()
+        Arc::ptr_eq(&self.socket, socket)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Readiness through kqueue. It never keeps a socket open.
+//! Readiness through kqueue. It never reads or writes a socket.
 
 use crate::{Interest, Socket};
 use rustix::event::Timespec;
@@ -6,7 +6,7 @@ use rustix::event::kqueue::{Event, EventFilter, EventFlags, UserDefinedFlags, Us
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Instant;
 
 #[derive(Debug, Default)]
@@ -17,10 +17,10 @@ pub(super) struct State {
     ready: bool,
 }
 
-/// A socket in the queue, in one direction. The weak reference distinguishes it from a later socket with the same number.
+/// A socket in the queue, in one direction. It stays open until it is taken out.
 #[derive(Debug)]
 struct Registered {
-    socket: Weak<Socket>,
+    socket: Arc<Socket>,
     writable: bool,
 }
 
@@ -51,17 +51,16 @@ impl State {
         // Unwanted sockets are removed first: a new socket may have the number of an old one.
         self.sockets.retain(|registered| {
             let wanted = interests.iter().any(|interest| registered.is(interest));
-            if !wanted && let Some(socket) = registered.socket.upgrade() {
+            if !wanted {
                 // This fails only for a socket that is not in the queue.
-                let _ = change(queue, filter(socket.as_fd(), registered.writable), EventFlags::DELETE);
+                let _ = change(queue, filter(registered.socket.as_fd(), registered.writable), EventFlags::DELETE);
             }
             wanted
         });
         for interest in interests {
             if !self.sockets.iter().any(|registered| registered.is(interest)) {
                 change(queue, filter(interest.socket.as_fd(), interest.writable), EventFlags::ADD)?;
-                let socket = Arc::downgrade(interest.socket);
-                self.sockets.push(Registered { socket, writable: interest.writable });
+                self.sockets.push(Registered { socket: Arc::clone(interest.socket), writable: interest.writable });
             }
         }
         Ok(())
@@ -100,9 +99,8 @@ impl State {
 }
 
 impl Registered {
-    /// Whether this is the same open socket in the same direction. While a weak reference lives, no other socket has its address.
     fn is(&self, interest: &Interest<'_>) -> bool {
-        std::ptr::eq(self.socket.as_ptr(), Arc::as_ptr(interest.socket)) && self.writable == interest.writable
+        Arc::ptr_eq(&self.socket, interest.socket) && self.writable == interest.writable
     }
 }
 
