@@ -445,10 +445,10 @@ fn outcome(waited: &Waited<()>, begun: bool, after: Duration) -> Result<(), Send
     }
 }
 
-/// Writes what was fed, or written in part, as far as that is possible without waiting.
+/// Writes what was fed, or written in part, as far as that is possible without waiting. A forked child leaves that to its parent.
 impl Drop for Sender {
     fn drop(&mut self) {
-        while self.publisher.is_ready() && !self.publisher.is_flushed() {
+        while self.publisher.is_ready() && !self.publisher.is_flushed() && self.path.is_own() {
             match self.path.write(self.publisher.outgoing(), &[]) {
                 Transfer::Bytes(bytes @ 1..) => self.publisher.sent(bytes),
                 Transfer::Bytes(_) | Transfer::Wait(_) | Transfer::Broken => return,

@@ -96,6 +96,11 @@ impl Path {
         }
     }
 
+    /// Whether there is a connection to a daemon, and this process has made it rather than a process that it was forked from.
+    pub(crate) fn is_own(&self) -> bool {
+        self.socket().is_own()
+    }
+
     /// Whether every frame that arrives is new, and nothing but frames arrives.
     #[inline]
     pub(crate) fn is_direct(&self) -> bool {

@@ -62,8 +62,36 @@ enum State {
     Down,
     Paused(Instant),
     Launching(Launch, LaunchLock),
-    Greeting(Arc<Socket>, PathBuf),
-    Up(Arc<Socket>, PathBuf),
+    Greeting(Connection),
+    Up(Connection),
+}
+
+/// A connected socket, which is shut down when the connection is dropped: a child that was forked may hold a copy of the socket, and
+/// closing this one would not end the connection.
+#[derive(Debug)]
+struct Connection {
+    socket: Arc<Socket>,
+    place: PathBuf,
+    /// The process that made it. A forked child that drops its copy leaves the connection to its parent.
+    pid: u32,
+}
+
+impl Connection {
+    fn new(socket: Socket, place: PathBuf) -> Self {
+        Self { socket: Arc::new(socket), place, pid: local::pid() }
+    }
+
+    fn is_own(&self) -> bool {
+        self.pid == local::pid()
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if self.is_own() {
+            local::shutdown(&self.socket);
+        }
+    }
 }
 
 /// One attempt to get connected.
@@ -120,11 +148,16 @@ impl SocketPath {
 
     #[inline]
     pub(crate) fn is_up(&self) -> bool {
-        matches!(self.state, State::Up(..))
+        matches!(self.state, State::Up(_))
+    }
+
+    /// Whether this process has made the connection, rather than a process that it was forked from.
+    pub(crate) fn is_own(&self) -> bool {
+        matches!(&self.state, State::Up(connection) if connection.is_own())
     }
 
     pub(crate) fn is_greeting(&self) -> bool {
-        matches!(self.state, State::Greeting(..))
+        matches!(self.state, State::Greeting(_))
     }
 
     #[cold]
@@ -191,7 +224,7 @@ impl SocketPath {
         loop {
             let now = self.now();
             match &mut self.state {
-                State::Up(..) => return Ok(None),
+                State::Up(_) => return Ok(None),
                 State::Down => self.find(machine)?,
                 State::Paused(until) if now < *until => return Ok(Some(Wait::until(*until))),
                 State::Paused(_) => self.state = State::Down,
@@ -204,9 +237,9 @@ impl SocketPath {
                         self.state = State::Down;
                     }
                 },
-                State::Greeting(socket, path) => {
-                    let (socket, path) = (Arc::clone(socket), path.clone());
-                    if let Some(wait) = self.greet(machine, socket, &path)? {
+                State::Greeting(connection) => {
+                    let socket = Arc::clone(&connection.socket);
+                    if let Some(wait) = self.greet(machine, &socket)? {
                         return Ok(Some(wait));
                     }
                 }
@@ -229,7 +262,7 @@ impl SocketPath {
             match local::connect(socket) {
                 Ok(Connected::Yes(connection)) => {
                     machine.connected();
-                    self.state = State::Greeting(Arc::new(connection), socket.clone());
+                    self.state = State::Greeting(Connection::new(connection, socket.clone()));
                     return Ok(());
                 }
                 Ok(Connected::NotListening) => {}
@@ -327,30 +360,28 @@ impl SocketPath {
     }
 
     /// Continues the handshake.
-    fn greet(
-        &mut self,
-        machine: &mut impl Machine,
-        socket: Arc<Socket>,
-        path: &Path,
-    ) -> Result<Option<Wait>, ConnectError> {
+    fn greet(&mut self, machine: &mut impl Machine, socket: &Arc<Socket>) -> Result<Option<Wait>, ConnectError> {
         while !machine.is_ready() && !machine.outgoing().is_empty() {
-            match local::write(&socket, machine.outgoing()) {
+            match local::write(socket, machine.outgoing()) {
                 Ok(bytes) => machine.sent(bytes),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Some(Wait::writable(&socket))),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Some(Wait::writable(socket))),
                 Err(_) => break, // what the daemon sent before it closed the connection can still be read
             }
         }
         if machine.is_ready() {
-            self.state = State::Up(socket, path.to_owned());
+            self.state = match std::mem::replace(&mut self.state, State::Down) {
+                State::Greeting(connection) => State::Up(connection),
+                other => other,
+            };
             return Ok(None);
         }
-        match local::read(&socket, &mut machine.target()) {
+        match local::read(socket, &mut machine.target()) {
             Ok(1..) => match machine.received() {
                 Ok(()) => {}
                 Err(Ended::Goodbye) => self.try_again(machine),
                 Err(ended) => return Err(self.describe(ended)),
             },
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Some(Wait::readable(&socket))),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Some(Wait::readable(socket))),
             Ok(0) | Err(_) => self.try_again(machine),
         }
         Ok(None)
@@ -400,7 +431,7 @@ impl SocketPath {
     /// What an ended connection means for the caller.
     fn describe(&self, ended: Ended) -> ConnectError {
         let socket = match &self.state {
-            State::Greeting(_, socket) | State::Up(_, socket) => socket.clone(),
+            State::Greeting(connection) | State::Up(connection) => connection.place.clone(),
             State::Down | State::Paused(_) | State::Launching(..) => self.place.clone(),
         };
         let reason = match ended {
@@ -428,15 +459,15 @@ impl SocketPath {
         let started = attempt.is_some_and(|attempt| attempt.started);
         let awaits_launch = attempt.is_some_and(|attempt| attempt.awaits_launch_until.is_some());
         let (socket, stage) = match &self.state {
-            State::Greeting(_, path) => (path, Stage::Handshake),
+            State::Greeting(connection) => (&connection.place, Stage::Handshake),
             _ if locked => (&self.place, Stage::Locked),
             _ if started => (&self.place, Stage::Started),
             State::Launching(..) => (&self.place, Stage::Start),
             _ if awaits_launch => (&self.place, Stage::Start),
-            State::Down | State::Paused(_) | State::Up(..) => (&self.place, Stage::Connect),
+            State::Down | State::Paused(_) | State::Up(_) => (&self.place, Stage::Connect),
         };
         let holder = match &self.state {
-            State::Greeting(..) => holder(socket),
+            State::Greeting(_) => holder(socket),
             _ => self.config.candidates().ok().and_then(|places| places.iter().find_map(|place| holder(&place.socket))),
         };
         ConnectError::TimedOut { socket: socket.clone(), after: self.config.timeout, stage, holder }
@@ -457,7 +488,7 @@ impl Link for SocketPath {
 
     #[inline]
     fn read(&mut self, subscriber: &mut Subscriber, patient: bool) -> Result<Step<(), Wait>, ConnectError> {
-        let State::Up(socket, _) = &self.state else { return Ok(Step::Done(())) };
+        let State::Up(Connection { socket, .. }) = &self.state else { return Ok(Step::Done(())) };
         let result = if patient && subscriber.is_drained() {
             if !subscriber.has_drained() {
                 return Ok(Step::Wait(Wait::readable(socket)));
@@ -484,7 +515,7 @@ impl Link for SocketPath {
     }
 
     fn read_answer(&mut self, machine: &mut impl Machine) -> Transfer<Wait> {
-        let State::Up(socket, _) = &self.state else { return Transfer::Broken };
+        let State::Up(Connection { socket, .. }) = &self.state else { return Transfer::Broken };
         match local::read(socket, &mut machine.target()) {
             Ok(bytes @ 1..) => Transfer::Bytes(bytes),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Transfer::Wait(Wait::readable(socket)),
@@ -494,7 +525,7 @@ impl Link for SocketPath {
 
     #[inline]
     fn write(&mut self, head: &[u8], body: &[u8]) -> Transfer<Wait> {
-        let State::Up(socket, _) = &self.state else { return Transfer::Broken };
+        let State::Up(Connection { socket, .. }) = &self.state else { return Transfer::Broken };
         let written = match body {
             [] => local::write(socket, head),
             body => local::write_vectored(socket, &[IoSlice::new(head), IoSlice::new(body)]),
@@ -528,7 +559,7 @@ impl Link for SocketPath {
 impl SocketPath {
     /// Waits until the daemon closes the connection, whatever it sends until then.
     pub(crate) fn end(&self, machine: &mut impl Machine) -> Step<(), Wait> {
-        let State::Up(socket, _) = &self.state else { return Step::Done(()) };
+        let State::Up(Connection { socket, .. }) = &self.state else { return Step::Done(()) };
         match local::read(socket, &mut machine.target()) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Step::Wait(Wait::readable(socket)),
             Ok(_) | Err(_) => Step::Done(()),
@@ -537,7 +568,7 @@ impl SocketPath {
 
     /// What the daemon sent before it closed the connection.
     fn last_words(&mut self, machine: &mut impl Machine) -> Option<Ended> {
-        let State::Up(socket, _) = &self.state else { return None };
+        let State::Up(Connection { socket, .. }) = &self.state else { return None };
         match local::read(socket, &mut machine.target()) {
             Ok(1..) => machine.received().err(),
             Ok(0) | Err(_) => None,
@@ -562,4 +593,40 @@ fn holder(socket: &Path) -> Option<u32> {
 fn random_below(limit: Duration) -> Duration {
     let nanos = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX).max(1);
     Duration::from_nanos(crate::random() % nanos)
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    fn connection() -> (Connection, UnixStream) {
+        let (one, peer) = UnixStream::pair().expect("a pair");
+        peer.set_nonblocking(true).expect("set");
+        (Connection::new(one.into(), PathBuf::new()), peer)
+    }
+
+    #[test]
+    fn a_connection_that_is_dropped_ends_though_another_process_holds_its_socket() {
+        let (connection, mut peer) = connection();
+        let copy = connection.socket.try_clone().expect("cloned"); // a forked child has one
+        local::write(&connection.socket, b"written before").expect("written");
+        drop(connection);
+        let mut received = Vec::new();
+        peer.read_to_end(&mut received).expect("the connection has ended");
+        assert_eq!(received, b"written before");
+        assert!(peer.write(b"x").is_err());
+        drop(copy);
+    }
+
+    #[test]
+    fn a_forked_child_that_drops_its_copy_leaves_the_connection_alone() {
+        let (mut connection, mut peer) = connection();
+        let copy = connection.socket.try_clone().expect("cloned"); // the parent has one
+        connection.pid = 1;
+        drop(connection);
+        assert_eq!(peer.read(&mut [0]).expect_err("it is open").kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(local::write(&copy, b"x").expect("it is open"), 1);
+    }
 }

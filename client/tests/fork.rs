@@ -1,0 +1,145 @@
+//! Handles of a process that forks. The child keeps copies of the sockets, and of the handles.
+
+#![cfg(all(unix, feature = "embedded", feature = "tokio"))]
+#![allow(clippy::unwrap_used, unsafe_code)]
+
+mod common;
+
+use common::{bus, socket};
+use std::os::fd::{AsFd, AsRawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use system_broadcaster::{Options, RecvError};
+
+/// Longer than any step takes.
+const WATCHDOG: Duration = Duration::from_secs(30);
+
+/// One test at a time: a child must not be born while a thread of another test holds a lock.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A forked child. It ends with this value.
+struct Child(libc::pid_t);
+
+impl Child {
+    /// A child that only lives.
+    fn idle() -> Self {
+        Self::running(|| {
+            loop {
+                // SAFETY: it only waits.
+                unsafe { libc::pause() };
+            }
+        })
+    }
+
+    /// A child that runs `body` and ends without running further destructors.
+    fn running(body: impl FnOnce()) -> Self {
+        // SAFETY: no thread of this program holds a lock that the child takes; see `alone`. The child ends at the end of the block.
+        match unsafe { libc::fork() } {
+            0 => {
+                let outcome = catch_unwind(AssertUnwindSafe(body));
+                // SAFETY: it only ends the process.
+                unsafe { libc::_exit(i32::from(outcome.is_err())) }
+            }
+            child => {
+                assert!(child > 0);
+                Self(child)
+            }
+        }
+    }
+
+    /// Waits for its end; whether `body` has returned.
+    fn succeeds(self) -> bool {
+        let mut status = 0;
+        // SAFETY: it is a child of this process, and there is room for its status.
+        assert_eq!(unsafe { libc::waitpid(self.0, &raw mut status, 0) }, self.0);
+        std::mem::forget(self);
+        status == 0
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // SAFETY: it is a child of this process that was not waited for.
+        unsafe {
+            libc::kill(self.0, libc::SIGKILL);
+            libc::waitpid(self.0, std::ptr::null_mut(), 0);
+        }
+    }
+}
+
+/// Drops the child's copy of a value of the parent.
+fn drop_copy<T>(value: &T) {
+    // SAFETY: the child ends without dropping or using the value itself.
+    drop(unsafe { std::ptr::read(value) });
+}
+
+fn is_readable(handle: &impl AsFd, wait: Duration) -> bool {
+    let mut poll = libc::pollfd { fd: handle.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let millis = i32::try_from(wait.as_millis()).unwrap();
+    // SAFETY: it is one descriptor, which is open.
+    unsafe { libc::poll(&raw mut poll, 1, millis) > 0 }
+}
+
+#[test]
+fn handles_that_are_dropped_are_gone_while_a_forked_child_lives() {
+    let _alone = alone();
+    let (_host, bus) = bus();
+    let listener = bus.listener("news").unwrap();
+    let mut sender = bus.sender("news").unwrap();
+    let mut witness = bus.listener("news").unwrap();
+    let _child = Child::idle();
+    sender.feed(b"last words").unwrap();
+    drop((listener, sender));
+    assert_eq!(witness.recv_timeout(WATCHDOG).unwrap().payload(), b"last words");
+    let begun = Instant::now();
+    loop {
+        let status = bus.daemon().status().unwrap();
+        if (status.senders, status.listeners) == (0, 1) {
+            break;
+        }
+        assert!(begun.elapsed() < WATCHDOG, "{status:?}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_descriptor_is_at_rest_after_a_restart_of_the_daemon_while_a_forked_child_lives() {
+    let _alone = alone();
+    let directory = tempfile::tempdir().unwrap();
+    let bus = Options::new().socket(socket(&directory)).autostart(false);
+    let mut listener = bus.listener("news").unwrap();
+    assert!(is_readable(&listener, Duration::ZERO));
+    assert!(matches!(listener.try_recv(), Err(RecvError::Empty)));
+    let _child = Child::idle();
+    bus.daemon().stop().unwrap();
+    while listener.gaps() == 0 {
+        assert!(is_readable(&listener, WATCHDOG));
+        assert!(!matches!(listener.try_recv(), Ok(_) | Err(RecvError::Connect(_))));
+    }
+    assert!(matches!(listener.try_recv(), Err(RecvError::Empty)));
+    assert!(!is_readable(&listener, Duration::from_millis(1)), "nothing has happened since");
+}
+
+#[test]
+fn a_forked_child_that_drops_its_copies_leaves_the_handles_alone() {
+    let _alone = alone();
+    let (_host, bus) = bus();
+    let mut listener = bus.listener("news").unwrap();
+    let mut sender = bus.sender("news").unwrap();
+    sender.feed(b"fed").unwrap();
+    let child = Child::running(|| {
+        drop_copy(&sender);
+        drop_copy(&listener);
+    });
+    assert!(child.succeeds());
+    sender.flush().unwrap();
+    sender.send(b"sent").unwrap();
+    for due in [&b"fed"[..], b"sent"] {
+        assert_eq!(listener.recv_timeout(WATCHDOG).unwrap().payload(), due);
+    }
+    assert_eq!(listener.gaps(), 0);
+}
