@@ -2,7 +2,7 @@
 //! started.
 
 use crate::error::ConnectError;
-use broadcaster_local::{check_descriptors, connections_of_host, descriptors_max};
+use broadcaster_local::{check_descriptors, connections_of_host, descriptors_max, without_signals};
 use broadcaster_protocol::endpoint::Candidate;
 use broadcaster_server::{BindError, Limits, ServerHandle, bind, serve};
 use std::collections::VecDeque;
@@ -134,7 +134,8 @@ pub(crate) fn host(candidates: &[Candidate]) -> Result<bool, ConnectError> {
             }
         }
     };
-    std::thread::Builder::new().name("broadcaster-host".to_owned()).spawn(run).map_err(failed)?;
+    let thread = std::thread::Builder::new().name("broadcaster-host".to_owned());
+    without_signals(|| thread.spawn(run)).map_err(failed)?;
     match reported.recv() {
         Ok(serving) => serving.map_err(failed)?,
         Err(mpsc::RecvError) => return Err(failed("the host thread ended before it served")),

@@ -143,3 +143,24 @@ fn a_forked_child_that_drops_its_copies_leaves_the_handles_alone() {
     }
     assert_eq!(listener.gaps(), 0);
 }
+
+#[test]
+fn the_signals_of_a_host_are_left_to_the_program() {
+    let _alone = alone();
+    let directory = tempfile::tempdir().unwrap();
+    let bus = Options::new().socket(socket(&directory)).autostart(false);
+    let child = Child::running(|| {
+        let _host = bus.listener("news").unwrap();
+        let (mut set, mut taken) = (std::mem::MaybeUninit::uninit(), 0);
+        // SAFETY: the set is filled before it is used, and there is room for the signal.
+        unsafe {
+            libc::sigemptyset(set.as_mut_ptr());
+            libc::sigaddset(set.as_mut_ptr(), libc::SIGTERM);
+            libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
+            libc::kill(libc::getpid(), libc::SIGTERM);
+            libc::sigwait(set.as_ptr(), &raw mut taken);
+        }
+        assert_eq!(taken, libc::SIGTERM);
+    });
+    assert!(child.succeeds(), "the signal reached the thread of the host");
+}

@@ -16,6 +16,7 @@
 //! | wake a thread or a task that waits | [`Bell`] |
 //! | notice that a directory changes | `Watch` (feature `tokio`) |
 //! | run a child process | [`output_pipe`], [`read_output`], [`prepare`], [`abandon`] |
+//! | start a thread that takes no signals | [`without_signals`] |
 //! | choose a program to run | [`programs`], [`check_program`], [`is_elevated`], [`LaunchLock`] |
 //! | describe this process | [`euid`], [`pid`], [`descriptors_max`], [`raise_descriptor_limit`], [`connections_within`], [`connections_of_host`], [`descriptors_for`], [`check_descriptors`], and on Unix `user_directory`, `home_directory`, `is_own`, `machine_id` |
 
@@ -57,7 +58,7 @@ pub use system::{
     Bell, CONNECT_ACTIVATES, Directory, Entry, Listener, LockFile, PipeWriter, STOPPED_SOCKET_KEEPS_BYTES, Socket,
     SocketFile, abandon, check_descriptors, connect, descriptors_max, euid, is_accepting, is_unlocked, lock_state,
     output_pipe, pid, prepare, raise_descriptor_limit, read, read_blocking, read_output, shutdown, stop_reading, wait,
-    widen, write, write_vectored,
+    widen, without_signals, write, write_vectored,
 };
 #[cfg(unix)]
 pub use unix::{Readiness, home_directory, is_or_would_be_own, is_own, machine_id, user_directory};

@@ -20,6 +20,7 @@ mod program;
 mod readiness;
 #[cfg(feature = "tokio")]
 mod registration;
+mod signals;
 mod socket;
 mod stream;
 mod user_directory;
@@ -44,6 +45,7 @@ pub(crate) use program::{check_program, is_elevated};
 pub use readiness::Readiness;
 #[cfg(feature = "tokio")]
 pub use registration::{Registration, Shared, register, register_again};
+pub use signals::without_signals;
 #[cfg(feature = "tokio")]
 pub use socket::AuxiliaryListener;
 pub use socket::{Listener, Socket};

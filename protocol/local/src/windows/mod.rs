@@ -27,6 +27,7 @@ mod program;
 mod registration;
 mod security;
 mod server;
+mod signals;
 mod socket;
 mod stream;
 mod text;
@@ -54,6 +55,7 @@ pub(crate) use program::{check_program, is_elevated};
 #[cfg(feature = "tokio")]
 pub use registration::{Ready, Registration, Shared, register, register_again};
 pub use server::Server;
+pub use signals::without_signals;
 pub use socket::{Listener, Socket};
 pub use stream::{
     STOPPED_SOCKET_KEEPS_BYTES, read, read_blocking, shutdown, stop_reading, widen, write, write_vectored,
