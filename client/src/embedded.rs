@@ -2,7 +2,7 @@
 //! started.
 
 use crate::error::ConnectError;
-use broadcaster_local::{check_descriptors, connections_of_host, descriptors_max, without_signals};
+use broadcaster_local::{check_descriptors, connections_of_host, descriptors_max, pid, without_signals};
 use broadcaster_protocol::endpoint::Candidate;
 use broadcaster_server::{BindError, Limits, ServerHandle, bind, serve};
 use std::collections::VecDeque;
@@ -23,10 +23,18 @@ const DELIVERY_TIMEOUT: Duration = Duration::from_secs(1);
 const CHECK_EVERY: Duration = Duration::from_micros(200);
 
 /// The host thread of this process, if there is one.
-static HOST: Mutex<Option<Arc<Orders>>> = Mutex::new(None);
+static HOST: Mutex<Option<Host>> = Mutex::new(None);
 
 /// The senders of this process.
 static SENDERS: AtomicUsize = AtomicUsize::new(0);
+
+/// A host thread.
+#[derive(Debug)]
+struct Host {
+    /// The process that it runs in. A forked child inherits everything but the thread.
+    pid: u32,
+    orders: Arc<Orders>,
+}
 
 /// What other threads want of the host thread.
 #[derive(Debug, Default)]
@@ -92,7 +100,7 @@ async fn attend(orders: Arc<Orders>, server: ServerHandle) -> mpsc::SyncSender<u
             Order::Stop(done) => return done,
             Order::Count(answer) => {
                 let connections = server.snapshot().map(|snapshot| snapshot.connections).unwrap_or_default();
-                let own = std::process::id();
+                let own = pid();
                 let publish = connections.iter().filter(|conn| conn.pid == own && conn.publications > 0);
                 let _ = answer.try_send(publish.count());
             }
@@ -140,7 +148,7 @@ pub(crate) fn host(candidates: &[Candidate]) -> Result<bool, ConnectError> {
         Ok(serving) => serving.map_err(failed)?,
         Err(mpsc::RecvError) => return Err(failed("the host thread ended before it served")),
     }
-    *present() = Some(orders);
+    *host_mut() = Some(Host { pid: pid(), orders });
     Ok(true)
 }
 
@@ -153,8 +161,14 @@ fn failed(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Connec
     ConnectError::Host { source: source.into() }
 }
 
-fn present() -> MutexGuard<'static, Option<Arc<Orders>>> {
+fn host_mut() -> MutexGuard<'static, Option<Host>> {
     HOST.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The orders of the host thread of this process.
+fn present() -> Option<Arc<Orders>> {
+    let host = host_mut();
+    host.as_ref().filter(|host| host.pid == pid()).map(|host| Arc::clone(&host.orders))
 }
 
 /// That a sender of this process exists.
@@ -174,7 +188,7 @@ impl SenderCount {
 impl Drop for SenderCount {
     fn drop(&mut self) {
         SENDERS.fetch_sub(1, Ordering::Relaxed);
-        let Some(orders) = present().clone() else { return };
+        let Some(orders) = present() else { return };
         let begun = Instant::now();
         while let Ok(publishing) = orders.order(Order::Count).recv_timeout(DELIVERY_TIMEOUT) {
             if publishing <= SENDERS.load(Ordering::Relaxed) || begun.elapsed() >= DELIVERY_TIMEOUT {
@@ -213,8 +227,7 @@ impl HostGuard {
 
 impl Drop for HostGuard {
     fn drop(&mut self) {
-        let orders = present().take();
-        if let Some(orders) = orders {
+        if let Some(orders) = present() {
             // It answers by closing the channel. An orderly stop has a time limit of its own.
             let _ = orders.order(Order::Stop).recv_timeout(2 * DELIVERY_TIMEOUT);
         }

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use system_broadcaster::{Options, RecvError};
+use system_broadcaster::{HostGuard, Options, RecvError};
 
 /// Longer than any step takes.
 const WATCHDOG: Duration = Duration::from_secs(30);
@@ -163,4 +163,23 @@ fn the_signals_of_a_host_are_left_to_the_program() {
         assert_eq!(taken, libc::SIGTERM);
     });
     assert!(child.succeeds(), "the signal reached the thread of the host");
+}
+
+#[test]
+fn a_forked_child_does_not_wait_for_the_host_of_its_parent() {
+    let _alone = alone();
+    let directory = tempfile::tempdir().unwrap();
+    let bus = Options::new().socket(socket(&directory)).autostart(false);
+    let inherited = bus.sender("news").unwrap();
+    let child = Child::running(|| {
+        let begun = Instant::now();
+        let mut sender = bus.sender("news").unwrap();
+        sender.send(b"from the child").unwrap();
+        drop(sender);
+        drop_copy(&inherited);
+        drop(HostGuard::new());
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    });
+    assert!(child.succeeds());
+    assert!(bus.daemon().status().is_ok(), "the host goes on");
 }
