@@ -3,12 +3,12 @@
 
 use crate::error::ConnectError;
 use broadcaster_local::{check_descriptors, connections_of_host, descriptors_max, pid, without_signals};
+use broadcaster_protocol::SenderId;
 use broadcaster_protocol::endpoint::Candidate;
 use broadcaster_server::{BindError, Limits, ServerHandle, bind, serve};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -22,11 +22,8 @@ const DELIVERY_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often to check whether the host has read what this process has sent.
 const CHECK_EVERY: Duration = Duration::from_micros(200);
 
-/// The host thread of this process, if there is one.
-static HOST: Mutex<Option<Host>> = Mutex::new(None);
-
-/// The senders of this process.
-static SENDERS: AtomicUsize = AtomicUsize::new(0);
+/// The host threads of this process, one for each bus, and of those that it was forked from.
+static HOSTS: Mutex<Vec<Host>> = Mutex::new(Vec::new());
 
 /// A host thread.
 #[derive(Debug)]
@@ -51,10 +48,10 @@ struct State {
 
 #[derive(Debug)]
 enum Order {
-    /// Report how many connections of this process publish.
-    Count(mpsc::SyncSender<usize>),
+    /// Report whether this sender is still connected.
+    IsConnected(SenderId, mpsc::SyncSender<bool>),
     /// Stop in an orderly way. The channel is closed when that is complete.
-    Stop(mpsc::SyncSender<usize>),
+    Stop(mpsc::SyncSender<bool>),
 }
 
 impl Orders {
@@ -63,7 +60,7 @@ impl Orders {
     }
 
     /// Passes an order on. The answer's channel is closed at once if the host has ended.
-    fn order(&self, order: impl FnOnce(mpsc::SyncSender<usize>) -> Order) -> mpsc::Receiver<usize> {
+    fn order(&self, order: impl FnOnce(mpsc::SyncSender<bool>) -> Order) -> mpsc::Receiver<bool> {
         let (answer, answered) = mpsc::sync_channel(1);
         let mut state = self.lock();
         if !state.ended {
@@ -94,15 +91,13 @@ impl Orders {
 }
 
 /// Carries orders out until one of them is to stop. What is returned lasts until the stop is complete.
-async fn attend(orders: Arc<Orders>, server: ServerHandle) -> mpsc::SyncSender<usize> {
+async fn attend(orders: Arc<Orders>, server: ServerHandle) -> mpsc::SyncSender<bool> {
     loop {
         match poll_fn(|cx| orders.poll_next(cx)).await {
             Order::Stop(done) => return done,
-            Order::Count(answer) => {
+            Order::IsConnected(sender, answer) => {
                 let connections = server.snapshot().map(|snapshot| snapshot.connections).unwrap_or_default();
-                let own = pid();
-                let publish = connections.iter().filter(|conn| conn.pid == own && conn.publications > 0);
-                let _ = answer.try_send(publish.count());
+                let _ = answer.try_send(connections.iter().any(|conn| conn.sender == Some(sender)));
             }
         }
     }
@@ -148,7 +143,11 @@ pub(crate) fn host(candidates: &[Candidate]) -> Result<bool, ConnectError> {
         Ok(serving) => serving.map_err(failed)?,
         Err(mpsc::RecvError) => return Err(failed("the host thread ended before it served")),
     }
-    *host_mut() = Some(Host { pid: pid(), orders });
+    let mut hosts = HOSTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let own = pid();
+    // Nothing of an inherited host is touched: a thread of the parent may have held its lock.
+    hosts.retain(|host| host.pid != own || !host.orders.lock().ended);
+    hosts.push(Host { pid: own, orders });
     Ok(true)
 }
 
@@ -161,46 +160,40 @@ fn failed(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Connec
     ConnectError::Host { source: source.into() }
 }
 
-fn host_mut() -> MutexGuard<'static, Option<Host>> {
-    HOST.lock().unwrap_or_else(PoisonError::into_inner)
+/// The orders of the host threads of this process.
+fn present() -> Vec<Arc<Orders>> {
+    let hosts = HOSTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let own = pid();
+    hosts.iter().filter(|host| host.pid == own).map(|host| Arc::clone(&host.orders)).collect()
 }
 
-/// The orders of the host thread of this process.
-fn present() -> Option<Arc<Orders>> {
-    let host = host_mut();
-    host.as_ref().filter(|host| host.pid == pid()).map(|host| Arc::clone(&host.orders))
+/// Waits, when it is dropped, for what a sender has sent.
+///
+/// By then the sender is gone, and its connection is closed. If this process hosts the broker, it waits until the broker has taken what
+/// was sent and has passed it on, for at most a second: a process that ends now takes the broker with it. It does not wait for listeners
+/// that do not read.
+#[derive(Debug, Default)]
+pub(crate) struct Delivery {
+    /// The sender, once it is gone.
+    pub(crate) sender: Option<SenderId>,
 }
 
-/// That a sender of this process exists.
-#[derive(Debug)]
-pub(crate) struct SenderCount(());
-
-impl SenderCount {
-    pub(crate) fn new() -> Self {
-        SENDERS.fetch_add(1, Ordering::Relaxed);
-        Self(())
-    }
-}
-
-/// A sender is gone, and its connection is closed. If this process hosts the broker, it waits until the broker has taken what was sent and
-/// has passed it on, for at most a second: a process that ends now takes the broker with it. It does not wait for listeners that do not
-/// read.
-impl Drop for SenderCount {
+impl Drop for Delivery {
     fn drop(&mut self) {
-        SENDERS.fetch_sub(1, Ordering::Relaxed);
-        let Some(orders) = present() else { return };
+        let Some(sender) = self.sender else { return };
         let begun = Instant::now();
-        while let Ok(publishing) = orders.order(Order::Count).recv_timeout(DELIVERY_TIMEOUT) {
-            if publishing <= SENDERS.load(Ordering::Relaxed) || begun.elapsed() >= DELIVERY_TIMEOUT {
-                return;
+        let remaining = || DELIVERY_TIMEOUT.saturating_sub(begun.elapsed());
+        for orders in present() {
+            let is_connected = || orders.order(|answer| Order::IsConnected(sender, answer)).recv_timeout(remaining());
+            while let Ok(true) = is_connected() {
+                std::thread::sleep(CHECK_EVERY);
             }
-            std::thread::sleep(CHECK_EVERY);
         }
     }
 }
 
-/// Ends the broker that this process hosts, if it does, when it is dropped: in an orderly way, so that everything that was sent is
-/// delivered to every listener that reads it within a second. Other processes find or host the next daemon.
+/// Ends the broker that this process hosts, on each bus where it does, when it is dropped: in an orderly way, so that everything that was
+/// sent is delivered to every listener that reads it within a second. Other processes find or host the next daemon.
 ///
 /// Create it first in `main`, so that it is dropped last. Without it, a process that hosts and exits takes what waits for slow listeners
 /// with it. What its own senders have sent is passed on in any case, when they are dropped.
@@ -227,9 +220,11 @@ impl HostGuard {
 
 impl Drop for HostGuard {
     fn drop(&mut self) {
-        if let Some(orders) = present() {
+        let deadline = Instant::now() + 2 * DELIVERY_TIMEOUT;
+        let stopping: Vec<_> = present().iter().map(|orders| orders.order(Order::Stop)).collect();
+        for stopped in stopping {
             // It answers by closing the channel. An orderly stop has a time limit of its own.
-            let _ = orders.order(Order::Stop).recv_timeout(2 * DELIVERY_TIMEOUT);
+            let _ = stopped.recv_timeout(deadline.saturating_duration_since(Instant::now()));
         }
     }
 }

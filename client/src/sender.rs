@@ -63,7 +63,7 @@ pub struct Sender {
     waiter: Waiter,
     /// Dropped last: it waits for a broker in this process.
     #[cfg(feature = "embedded")]
-    _count: crate::embedded::SenderCount,
+    delivery: crate::embedded::Delivery,
 }
 
 impl Sender {
@@ -101,7 +101,7 @@ impl Sender {
             path: Path::of_sender(config, channel),
             waiter: Waiter::default(),
             #[cfg(feature = "embedded")]
-            _count: crate::embedded::SenderCount::new(),
+            delivery: crate::embedded::Delivery::default(),
         }
     }
 
@@ -453,6 +453,10 @@ impl Drop for Sender {
                 Transfer::Bytes(bytes @ 1..) => self.publisher.sent(bytes),
                 Transfer::Bytes(_) | Transfer::Wait(_) | Transfer::Broken => return,
             }
+        }
+        #[cfg(feature = "embedded")]
+        if self.publisher.is_ready() {
+            self.delivery.sender = Some(self.publisher.id());
         }
     }
 }

@@ -6,11 +6,12 @@
 mod common;
 
 use common::{bus, socket};
+use std::io::{Read, Write, pipe};
 use std::os::fd::{AsFd, AsRawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use system_broadcaster::{HostGuard, Options, RecvError};
+use system_broadcaster::{ConnectError, HostGuard, Options, RecvError};
 
 /// Longer than any step takes.
 const WATCHDOG: Duration = Duration::from_secs(30);
@@ -182,4 +183,49 @@ fn a_forked_child_does_not_wait_for_the_host_of_its_parent() {
     });
     assert!(child.succeeds());
     assert!(bus.daemon().status().is_ok(), "the host goes on");
+}
+
+#[test]
+fn a_guard_ends_every_host_of_the_process() {
+    let _alone = alone();
+    let directories = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let child = Child::running(|| {
+        let buses = directories.each_ref().map(|directory| Options::new().socket(socket(directory)).autostart(false));
+        let guard = HostGuard::new();
+        let _hosted = buses.each_ref().map(|bus| bus.listener("news").unwrap());
+        drop(guard);
+        for bus in buses {
+            assert!(matches!(bus.daemon().status(), Err(ConnectError::NotRunning { .. })));
+        }
+    });
+    assert!(child.succeeds());
+}
+
+#[test]
+fn what_was_sent_through_any_host_of_a_process_outlives_it() {
+    const COUNT: u64 = 100;
+    let _alone = alone();
+    for round in 0..20 {
+        let directories = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let [one, two] = directories.each_ref().map(|place| Options::new().socket(socket(place)).autostart(false));
+        let ((mut hosting, mut hosts), (mut proceeding, mut proceeds)) = (pipe().unwrap(), pipe().unwrap());
+        let child = Child::running(|| {
+            let mut sender = one.sender("news").unwrap();
+            let _other = two.sender("other").unwrap();
+            hosts.write_all(b"x").unwrap();
+            proceeding.read_exact(&mut [0]).unwrap();
+            for _ in 0..COUNT {
+                sender.send(&[7; 1000]).unwrap();
+            }
+            drop(sender);
+        });
+        hosting.read_exact(&mut [0]).unwrap();
+        let mut listener = one.embedded(false).listener("news").unwrap();
+        proceeds.write_all(b"x").unwrap();
+        for due in 0..COUNT {
+            let message = listener.recv_timeout(WATCHDOG).unwrap_or_else(|error| panic!("round {round}: {error}"));
+            assert_eq!(message.sequence(), due);
+        }
+        assert!(child.succeeds());
+    }
 }

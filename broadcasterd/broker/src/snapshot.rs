@@ -4,8 +4,8 @@ use crate::broker::{Broker, Stats};
 use crate::connection::{ConnPhase, Connection};
 use crate::event::{ConnId, Moment};
 use crate::registry::{Channel, Selector};
-use broadcaster_protocol::ChannelName;
 use broadcaster_protocol::control::Report;
+use broadcaster_protocol::{ChannelName, SenderId};
 use std::time::Duration;
 
 /// Most channels that are named for one connection in a [`Snapshot`].
@@ -53,6 +53,8 @@ pub struct ConnSnapshot {
     pub conn: ConnId,
     /// Process at the other end, from the kernel; 0 where the kernel does not report it.
     pub pid: u32,
+    /// The sender of what it publishes; `None` before its Hello.
+    pub sender: Option<SenderId>,
     /// The life of the connection.
     pub phase: ConnPhase,
     /// What it is for, as the client declared.
@@ -124,6 +126,7 @@ impl Broker {
         ConnSnapshot {
             conn,
             pid: connection.pid,
+            sender: connection.sender,
             phase: connection.phase,
             purpose: connection.purpose.clone(),
             age: now.since(connection.opened),
