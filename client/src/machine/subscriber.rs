@@ -3,8 +3,9 @@
 
 use super::session::{Ended, Machine, Phase, Session, unexpected};
 use crate::ChannelName;
-use broadcaster_protocol::control::{self, Control, Overflow, Refused, RefusedCode, Subscribe, Welcome};
+use broadcaster_protocol::control::{self, Control, Lagged, Overflow, Refused, RefusedCode, Subscribe, Welcome};
 use broadcaster_protocol::frame::KIND_PUBLISH;
+use broadcaster_protocol::limits::PAYLOAD_BYTES_MAX;
 use broadcaster_protocol::meta::MetadataRef;
 use broadcaster_protocol::{ChannelId, Frame, Item, Run, SenderId};
 use bytes::Bytes;
@@ -13,9 +14,15 @@ use std::collections::{BTreeMap, VecDeque};
 /// Names that are remembered at most. A daemon has no more channels.
 const NAMES_MAX: usize = 1 << 20;
 
-/// Items of confirmed subscriptions that wait until the last subscription is confirmed. The daemon confirms all of them in
-/// one turn or a few.
-const HELD_ITEMS_MAX: usize = 1024;
+/// Bytes of frames that wait until the last subscription is confirmed: one message of any size, or many. The daemon confirms a thousand
+/// subscriptions in a few turns, and traffic does not wait for that.
+const HELD_BYTES_MAX: usize = PAYLOAD_BYTES_MAX as usize + (1 << 20);
+
+/// What a run takes in addition to its bytes while it waits.
+const HELD_RUN_BYTES: usize = 128;
+
+/// Items that wait until the last subscription is confirmed, gaps and names included.
+const HELD_ITEMS_MAX: usize = NAMES_MAX;
 
 /// Which channels a subscription covers.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,6 +80,8 @@ pub struct Subscriber {
     names: BTreeMap<ChannelId, ChannelName>,
     /// What arrived before every subscription was confirmed.
     held: VecDeque<Item>,
+    /// Bytes of the runs in `held`.
+    held_bytes: usize,
     /// What arrived without a daemon.
     external: VecDeque<External>,
     run: Option<Run>,
@@ -126,6 +135,7 @@ impl Subscriber {
             subscriptions: subscriptions.into_iter().map(entry).collect(),
             names: BTreeMap::new(),
             held: VecDeque::new(),
+            held_bytes: 0,
             external: VecDeque::new(),
             run: None,
             used: false,
@@ -322,6 +332,7 @@ impl Machine for Subscriber {
         }
         self.session.disconnected();
         self.held.clear();
+        self.held_bytes = 0;
         self.subscriptions.iter_mut().for_each(|entry| entry.confirmed = false);
     }
 
@@ -340,7 +351,7 @@ impl Machine for Subscriber {
                     Phase::Joining,
                     Some(item @ (Item::Run(_) | Item::Control(Control::Named(_) | Control::Lagged(_)))),
                 ) if self.held.len() < HELD_ITEMS_MAX => {
-                    self.held.push_back(item);
+                    self.hold(item);
                 }
                 (_, Some(item)) => return Err(unexpected(&item)),
             }
@@ -382,6 +393,30 @@ impl Subscriber {
         self.session.phase = Phase::Joining;
     }
 
+    /// Keeps what arrives for one subscription until all are confirmed. Frames for which there is no room are lost: a gap takes their place.
+    fn hold(&mut self, mut item: Item) {
+        if let Item::Run(run) = &item {
+            let bytes = self.held_bytes + run.bytes().len() + HELD_RUN_BYTES;
+            if bytes <= HELD_BYTES_MAX {
+                self.held_bytes = bytes;
+            } else {
+                let (id, count) = (run.channel().0, run.messages());
+                item = Item::Control(Control::Lagged(Lagged { id, count, extensions: Vec::new() }));
+            }
+        }
+        if let Item::Control(Control::Lagged(lagged)) = &item {
+            let gaps = self.held.iter_mut().rev().map_while(|held| match held {
+                Item::Control(Control::Lagged(gap)) => Some(gap),
+                _ => None,
+            });
+            if let Some(gap) = gaps.into_iter().find(|gap| gap.id == lagged.id) {
+                gap.count = gap.count.saturating_add(lagged.count);
+                return;
+            }
+        }
+        self.held.push_back(item);
+    }
+
     fn confirm(&mut self, subscription: u32) -> Result<(), Ended> {
         let at = usize::try_from(subscription).ok();
         match at.and_then(|at| self.subscriptions.get_mut(at)) {
@@ -389,6 +424,7 @@ impl Subscriber {
             Some(_) | None => return Err(Ended::Unexpected(control::kind::SUBSCRIBED)),
         }
         if self.subscriptions.iter().all(|entry| entry.confirmed) {
+            self.held_bytes = 0; // nothing more is added
             self.session.phase = Phase::Ready;
             self.detached = false;
             self.subscriptions.iter_mut().for_each(Entry::join);
@@ -402,7 +438,6 @@ mod tests {
     use super::super::session::tests::{accept, feed, feed_bytes, named, subscribed, welcome};
     use super::*;
     use broadcaster_protocol::Header;
-    use broadcaster_protocol::control::Lagged;
 
     fn on(names: &[&str]) -> Subscriber {
         let subscription = |name: &&str| Subscription {
@@ -453,6 +488,67 @@ mod tests {
             assert_eq!(next(&mut subscriber).0, Received::Frame);
             assert_eq!(subscriber.frame().expect("found").payload, payload);
         }
+    }
+
+    /// Reads and handles `wire`, as a link does before the handshake is complete.
+    fn receive_early(subscriber: &mut Subscriber, mut wire: &[u8]) {
+        while !wire.is_empty() {
+            let mut target = subscriber.target();
+            let size = bytes::BufMut::remaining_mut(&target).min(wire.len());
+            bytes::BufMut::put_slice(&mut target, &wire[..size]);
+            wire = &wire[size..];
+            subscriber.received().expect("the stream is well formed");
+        }
+    }
+
+    #[test]
+    fn many_subscriptions_are_confirmed_under_traffic() {
+        let names: Vec<String> = (0..1000).map(|n| format!("{n:0>200}")).collect();
+        let mut subscriber = on(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        accept(&mut subscriber, &[welcome()]).expect("ok");
+        let mut wire = Vec::new();
+        for (n, name) in (0..).zip(&names) {
+            subscribed(n).encode(&mut wire).expect("encoded");
+            named(n, name).encode(&mut wire).expect("encoded");
+            for channel in [0, n / 2, n] {
+                wire.extend(frame(channel, 0, name.as_bytes()));
+            }
+        }
+        receive_early(&mut subscriber, &wire);
+        assert!(subscriber.is_ready());
+        for n in 0..1000 {
+            for channel in [0, n / 2, n] {
+                assert_eq!(next(&mut subscriber), (Received::Frame, Some(names[channel].clone())));
+            }
+        }
+        assert_eq!(next(&mut subscriber).0, Received::Nothing);
+    }
+
+    #[test]
+    fn frames_that_cannot_be_kept_until_the_last_confirmation_are_counted() {
+        let mut subscriber = on(&["a", "b", "c"]);
+        let begin = [welcome(), subscribed(0), named(1, "a"), subscribed(1), named(2, "b")];
+        accept(&mut subscriber, &begin).expect("ok");
+        let payload = vec![7; 1 << 20];
+        let round = [frame(1, 0, &payload), frame(2, 0, b""), frame(2, 0, b"")].concat();
+        let kept = HELD_BYTES_MAX / (payload.len() + 1000);
+        for _ in 0..kept + 10 {
+            receive_early(&mut subscriber, &round);
+        }
+        feed(&mut subscriber, &[subscribed(2), named(3, "c")]).expect("ok");
+        let (mut received, mut lost) = ([0; 2], [0; 2]);
+        loop {
+            let (found, channel) = next(&mut subscriber);
+            let at = usize::from(channel.as_deref() == Some("b"));
+            match found {
+                Received::Frame => received[at] += 1,
+                Received::Lagged(count) => lost[at] += count.expect("counted"),
+                Received::Nothing => break,
+            }
+        }
+        let rounds = u64::try_from(kept).expect("small") + 10;
+        assert!(lost[0] > 0);
+        assert_eq!([received[0] + lost[0], received[1] + lost[1]], [rounds, 2 * rounds]);
     }
 
     #[test]
