@@ -433,7 +433,7 @@ impl Sender {
     /// The sender as a sink that owns it, for combinators such as `forward`. Items are payloads: anything that is `AsRef<[u8]>`.
     #[cfg(feature = "tokio")]
     pub fn into_sink(self) -> SenderSink {
-        SenderSink { sender: self, until: None }
+        SenderSink { sender: self, flushing: None }
     }
 }
 
@@ -488,9 +488,23 @@ impl std::os::fd::AsFd for Sender {
 #[must_use = "a sink does nothing unless it is polled"]
 pub struct SenderSink {
     sender: Sender,
-    /// When the flush under way gives up.
-    until: Option<Until>,
+    /// The operation whose flush is under way, and when it gives up.
+    flushing: Option<(Operation, Until)>,
 }
+
+/// What a sink flushes for. A sink does not learn that an operation was dropped, only that another one has begun.
+#[cfg(feature = "tokio")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Operation {
+    /// To make room for an item.
+    Ready,
+    Flush,
+    Close,
+}
+
+/// A task that waits is polled when the deadline comes. A flush that is overdue by this was dropped, and another one has begun.
+#[cfg(feature = "tokio")]
+const DROPPED_AFTER: Duration = Duration::from_millis(100);
 
 #[cfg(feature = "tokio")]
 impl SenderSink {
@@ -499,11 +513,14 @@ impl SenderSink {
         self.sender
     }
 
-    fn poll_flush_all(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
-        let timeout = self.sender.path.config().timeout;
-        let until = *self.until.get_or_insert_with(|| Until::after_by(Clock::Runtime, timeout));
+    fn poll_flush_for(&mut self, cx: &mut Context<'_>, operation: Operation) -> Poll<Result<(), SendError>> {
+        let until = match self.flushing {
+            Some((begun, until)) if begun == operation && until.overdue(Clock::Runtime) < DROPPED_AFTER => until,
+            _ => Until::after_by(Clock::Runtime, self.sender.path.config().timeout),
+        };
+        self.flushing = Some((operation, until));
         let flushed = ready!(self.sender.poll_flush(cx, until));
-        self.until = None;
+        self.flushing = None;
         Poll::Ready(flushed)
     }
 }
@@ -521,18 +538,19 @@ impl<Item: AsRef<[u8]>> Sink<Item> for SenderSink {
                 Ok(())
             });
         }
-        self.poll_flush_all(cx)
+        self.poll_flush_for(cx, Operation::Ready)
     }
 
     fn start_send(mut self: Pin<&mut Self>, item: Item) -> Result<(), SendError> {
+        self.flushing = None;
         self.sender.append(item.as_ref())
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
-        self.poll_flush_all(cx)
+        self.poll_flush_for(cx, Operation::Flush)
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
-        self.poll_flush_all(cx)
+        self.poll_flush_for(cx, Operation::Close)
     }
 }

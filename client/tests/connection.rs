@@ -12,7 +12,7 @@ use broadcaster_protocol::limits::PROTOCOL_MAX;
 use broadcaster_protocol::{Decoder, Item};
 use bytes::{BufMut, BytesMut};
 use common::{runtime, socket};
-use futures_util::FutureExt;
+use futures_util::{FutureExt, SinkExt};
 use std::error::Error;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -83,10 +83,10 @@ impl Conversation {
         self.send(Named { id: 1, name: "news".to_owned(), extensions: Vec::new() });
     }
 
-    /// The handshake with a sender on one channel; returns the number of its next message.
-    fn open(&mut self) -> u64 {
+    /// The handshake with a sender, on a daemon that accepts payloads of so many bytes. Returns the number of its first frame.
+    fn open(&mut self, payload_bytes_max: u32) -> u64 {
         assert!(matches!(self.next(), Some(Control::Hello(_))));
-        self.send(welcome());
+        self.send(Welcome { payload_bytes_max, ..welcome() });
         let Some(Control::Open(open)) = self.next() else { panic!("it opens a channel") };
         self.send(Opened { channel: open.channel, id: 1, listeners: 0, extensions: Vec::new() });
         open.next_sequence
@@ -229,7 +229,7 @@ fn an_unfinished_message_is_sent_again_when_the_daemon_has_lost_patience() {
     let (report, received) = std::sync::mpsc::channel();
     let mut is_first = true;
     serve(&socket(&directory), move |mut conversation| {
-        let next = conversation.open();
+        let next = conversation.open(1 << 20);
         assert_eq!(next, 0, "no daemon has the whole message");
         if std::mem::take(&mut is_first) {
             begun.recv().unwrap();
@@ -349,7 +349,7 @@ fn messages_that_no_daemon_has_confirmed_are_in_doubt() {
     let mut count = 0;
     serve(&socket(&directory), move |mut conversation| {
         count += 1;
-        conversation.open();
+        conversation.open(1 << 20);
         match count {
             // The messages are read, and the question is not answered.
             1 => assert!(matches!(conversation.next(), Some(Control::Inspect(_)))),
@@ -398,7 +398,7 @@ fn a_confirmation_that_is_late_is_awaited_again() {
     let (directory, options) = absent();
     let (resume, resumed) = std::sync::mpsc::channel::<()>();
     serve(&socket(&directory), move |mut conversation| {
-        conversation.open();
+        conversation.open(1 << 20);
         while conversation.next().is_some() {
             let _ = resumed.recv();
             conversation.send(Report::default());
@@ -439,4 +439,35 @@ fn clients_that_need_a_daemon_at_the_same_time_start_one() {
     std::fs::write(path("proceed"), "\n").unwrap();
     clients.into_iter().for_each(|client| client.join().unwrap());
     assert_eq!(std::fs::read_to_string(path("starts")).unwrap(), "x\n", "one line for each start");
+}
+
+#[test]
+fn a_sink_gives_every_flush_its_own_timeout() {
+    const TIMEOUT: Duration = Duration::from_secs(2);
+    let (directory, options) = absent();
+    let mut conversations = Vec::new();
+    serve(&socket(&directory), move |mut conversation| {
+        conversation.open(1 << 20);
+        conversations.push(conversation); // and nothing further is read
+    });
+    let mut sink = options.timeout(TIMEOUT).sender("news").unwrap().into_sink();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let fill = async { while sink.feed([0; 60_000]).await.is_ok() {} };
+        assert!(tokio::time::timeout(TIMEOUT / 4, fill).await.is_err(), "the socket is full");
+        for pause in [Duration::ZERO, TIMEOUT * 2, TIMEOUT * 2] {
+            tokio::time::sleep(pause).await;
+            let begun = tokio::time::Instant::now();
+            let error = SinkExt::<[u8; 60_000]>::flush(&mut sink).await.unwrap_err();
+            assert!(matches!(error, SendError::TimedOut { after: TIMEOUT }), "{error}");
+            assert!(begun.elapsed() >= TIMEOUT, "after {:?}", begun.elapsed());
+            let flush = SinkExt::<[u8; 60_000]>::flush(&mut sink);
+            assert!(tokio::time::timeout(TIMEOUT / 4, flush).await.is_err(), "this one was given up");
+            let close = SinkExt::<[u8; 60_000]>::close(&mut sink);
+            let begun = tokio::time::Instant::now();
+            assert!(close.await.is_err() && begun.elapsed() >= TIMEOUT, "closing is another operation");
+            let flush = SinkExt::<[u8; 60_000]>::flush(&mut sink);
+            assert!(tokio::time::timeout(TIMEOUT / 4, flush).await.is_err());
+        }
+    });
 }

@@ -123,6 +123,15 @@ impl Until {
         }
     }
 
+    /// How long ago its time came.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn overdue(self, clock: Clock) -> Duration {
+        match self {
+            Self::Deadline(deadline, _) => clock.now().saturating_duration_since(deadline),
+            Self::Now | Self::Forever => Duration::ZERO,
+        }
+    }
+
     fn has_passed(self, clock: Clock) -> bool {
         match self {
             Self::Now => true,
