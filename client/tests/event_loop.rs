@@ -91,6 +91,19 @@ fn a_descriptor_is_readable_while_there_is_something_to_receive() {
 }
 
 #[test]
+fn a_descriptor_that_waits_learns_of_a_closer_that_is_made_later() {
+    let (_host, options) = bus();
+    let mut listener = options.listener("news").unwrap();
+    assert!(is_readable(&listener, Duration::ZERO));
+    assert!(matches!(listener.try_recv(), Err(RecvError::Empty)));
+    assert!(!is_readable(&listener, Duration::from_millis(1)));
+    let closer = listener.closer().unwrap();
+    closer.close();
+    assert!(is_readable(&listener, Duration::ZERO), "closing is something to receive");
+    assert!(matches!(listener.try_recv(), Err(RecvError::Closed)));
+}
+
+#[test]
 fn a_full_sender_is_readable_when_there_is_room() {
     let (host, options) = bus();
     let mut sender = options.sender("news").unwrap();

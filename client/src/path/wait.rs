@@ -197,6 +197,8 @@ impl Waiter {
     pub(crate) fn closing(&mut self) -> io::Result<&Arc<Closing>> {
         if self.closing.is_none() {
             self.closing = Some(Arc::new(Closing::new()?));
+            // What the descriptor for event loops waits for does not include it yet; the next call sees to that.
+            self.report_ready();
         }
         self.closing.as_ref().ok_or_else(|| io::ErrorKind::Other.into())
     }
