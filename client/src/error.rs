@@ -234,7 +234,8 @@ impl fmt::Display for Stage {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SendError {
-    /// The payload is larger than the path accepts. Nothing was sent.
+    /// The payload is larger than the path accepts, and was not sent. If the daemon was replaced by one with a lower limit, this can be the
+    /// payload of an earlier message that waited.
     #[error("the payload has {len} bytes; the limit is {max}")]
     TooLarge {
         /// Bytes of the payload.

@@ -255,7 +255,7 @@ impl Sender {
     ///
     /// # Errors
     ///
-    /// [`SendError`]; this message was not appended. What was fed before is kept.
+    /// [`SendError`]; this message was not appended. What was fed before is kept, except for what [`flush`](Self::flush) drops.
     pub fn feed(&mut self, payload: &[u8]) -> Result<(), SendError> {
         if self.must_flush_before(payload) {
             self.flush()?;
@@ -315,6 +315,8 @@ impl Sender {
     /// # Errors
     ///
     /// [`SendError::TimedOut`]: what was not written is kept for the next call. [`SendError::Connect`] with a refusal: it was dropped.
+    /// [`SendError::TooLarge`]: the daemon was replaced by one with a lower limit; a message that was fed before is larger than that and was
+    /// dropped, and the others were written.
     pub fn flush(&mut self) -> Result<(), SendError> {
         let timeout = self.path.config().timeout;
         let Self { publisher, path, waiter, .. } = self;

@@ -9,7 +9,7 @@ use broadcaster_protocol::control::{
     Control, Goodbye, Named, Opened, Refused, RefusedCode, Report, Subscribed, Welcome,
 };
 use broadcaster_protocol::limits::PROTOCOL_MAX;
-use broadcaster_protocol::{Decoder, Item};
+use broadcaster_protocol::{Decoder, Item, Run};
 use bytes::{BufMut, BytesMut};
 use common::{runtime, socket};
 use futures_util::{FutureExt, SinkExt};
@@ -20,7 +20,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
-use system_broadcaster::{ConnectError, Options, RecvError, RefusalCode, SendError, Stage};
+use system_broadcaster::{ConnectError, Options, RecvError, RefusalCode, SendError, Sender, Stage};
 use tempfile::TempDir;
 
 /// A bus that nothing serves, and that no handle starts.
@@ -81,6 +81,15 @@ impl Conversation {
         let Some(Control::Subscribe(subscribe)) = self.next() else { panic!("it subscribes") };
         self.send(Subscribed { subscription: subscribe.subscription, extensions: Vec::new() });
         self.send(Named { id: 1, name: "news".to_owned(), extensions: Vec::new() });
+    }
+
+    /// The next messages; `None` at the end of the stream.
+    fn run(&mut self) -> Option<Run> {
+        loop {
+            if let Item::Run(run) = self.next_item()? {
+                return Some(run);
+            }
+        }
     }
 
     /// The handshake with a sender, on a daemon that accepts payloads of so many bytes. Returns the number of its first frame.
@@ -470,4 +479,42 @@ fn a_sink_gives_every_flush_its_own_timeout() {
             assert!(tokio::time::timeout(TIMEOUT / 4, flush).await.is_err());
         }
     });
+}
+
+#[test]
+fn what_the_next_daemon_does_not_accept_is_reported_and_the_rest_is_sent() {
+    type Report = fn(&mut Sender) -> Result<(), SendError>;
+    let report: [Report; 3] =
+        [|sender| sender.flush(), |sender| sender.send(b"not sent"), |sender| sender.try_send(b"not sent")];
+    for report in report {
+        let (directory, options) = absent();
+        let (gone, is_gone) = std::sync::mpsc::channel();
+        let (accepted, is_accepted) = std::sync::mpsc::channel();
+        let mut limits = [1 << 20, 1000].into_iter();
+        serve(&socket(&directory), move |mut conversation| {
+            let is_first = limits.len() == 2;
+            conversation.open(limits.next().unwrap());
+            while !is_first && let Some(run) = conversation.run() {
+                run.iter().for_each(|(sequence, payload)| accepted.send((sequence, payload.len())).unwrap());
+            }
+            drop(conversation);
+            let _ = gone.send(());
+        });
+        let mut sender = options.sender("news").unwrap();
+        is_gone.recv().unwrap();
+        for len in [10, 50_000, 20] {
+            sender.feed(&vec![7; len]).unwrap();
+        }
+        let error = loop {
+            match report(&mut sender) {
+                Err(SendError::Connecting | SendError::Full) => {}
+                other => break other.unwrap_err(),
+            }
+        };
+        assert!(matches!(error, SendError::TooLarge { len: 50_000, max: 1000 }), "{error:?}");
+        sender.send(b"x").unwrap();
+        for due in [(0, 10), (1, 20), (2, 1)] {
+            assert_eq!(is_accepted.recv_timeout(Duration::from_secs(30)).unwrap(), due);
+        }
+    }
 }

@@ -59,8 +59,17 @@ pub struct Publisher {
     written: usize,
     /// Where the batch begins that the next small message may join.
     batch: Option<usize>,
+    /// The first of the messages that waited and were too large for the present daemon, until it is reported.
+    rejected: Option<TooLarge>,
     /// The frame being written, as far as it is copied.
     pub(super) scratch: Vec<u8>,
+}
+
+/// A message that waits.
+struct Waiting {
+    sequence: u64,
+    metadata: Bytes,
+    payload: Bytes,
 }
 
 impl Publisher {
@@ -81,6 +90,7 @@ impl Publisher {
             frames: Vec::new(),
             written: 0,
             batch: None,
+            rejected: None,
             scratch: Vec::new(),
         }
     }
@@ -139,14 +149,23 @@ impl Publisher {
     ///
     /// # Errors
     ///
-    /// [`TooLarge`]; nothing has changed.
+    /// [`TooLarge`]; nothing has changed, or it is an earlier message: see [`report_rejected`](Self::report_rejected).
     #[inline]
     pub fn feed(&mut self, payload: &[u8]) -> Result<(), TooLarge> {
+        self.report_rejected()?;
         let len = self.payload_bytes(payload.len())?;
-        if payload.len() + RECORD_HEADER_BYTES > BATCH_BYTES_MAX as usize {
+        self.append(&[], payload, len);
+        Ok(())
+    }
+
+    #[inline]
+    fn append(&mut self, metadata: &[u8], payload: &[u8], len: u32) {
+        if !metadata.is_empty() || payload.len() + RECORD_HEADER_BYTES > BATCH_BYTES_MAX as usize {
             self.batch = None;
-            let header = Header::publish(self.channel_id, self.id, self.next, len);
+            let meta_bytes = u16::try_from(metadata.len()).expect("metadata never exceeds its limit");
+            let header = Header::publish(self.channel_id, self.id, self.next, len).with_metadata(meta_bytes);
             self.frames.extend_from_slice(header.as_bytes());
+            self.frames.extend_from_slice(metadata);
         } else {
             let room = HEADER_BYTES + BATCH_BYTES_MAX as usize - RECORD_HEADER_BYTES - payload.len();
             let start = match self.batch {
@@ -160,7 +179,6 @@ impl Publisher {
         }
         self.frames.extend_from_slice(payload);
         self.commit();
-        Ok(())
     }
 
     fn begin_batch(&mut self) -> usize {
@@ -223,8 +241,35 @@ impl Publisher {
         self.batch = None;
     }
 
+    /// Reports, once, that messages were dropped because the daemon that serves now does not accept them.
+    ///
+    /// # Errors
+    ///
+    /// [`TooLarge`], for the first of them.
+    #[inline]
+    pub fn report_rejected(&mut self) -> Result<(), TooLarge> {
+        self.rejected.take().map_or(Ok(()), Err)
+    }
+
+    /// Drops the messages that wait and are larger than the daemon accepts. Those behind them move up: a daemon accepts no gap in the
+    /// numbers of a sender.
+    fn drop_too_large(&mut self) {
+        let messages = self.take_messages();
+        self.next = messages.first().map_or(self.next, |first| first.sequence);
+        for Waiting { metadata, payload, .. } in messages {
+            match self.payload_bytes(payload.len()) {
+                Ok(len) => self.append(&metadata, &payload, len),
+                Err(too_large) => _ = self.rejected.get_or_insert(too_large),
+            }
+        }
+    }
+
     /// Takes the messages that wait, in order, each with its sequence number. Metadata is left out.
     pub fn take_waiting(&mut self) -> Vec<(u64, Bytes)> {
+        self.take_messages().into_iter().map(|message| (message.sequence, message.payload)).collect()
+    }
+
+    fn take_messages(&mut self) -> Vec<Waiting> {
         let frames = Bytes::from(std::mem::take(&mut self.frames));
         let places: Vec<usize> = waiting_headers(&frames, self.written).collect();
         self.drop_waiting();
@@ -232,14 +277,15 @@ impl Publisher {
         for at in places {
             let Some(header) = Header::peek(&frames[at..]) else { break };
             let (mut sequence, mut body) = (header.sequence(), frames.slice(at..at + header.frame_bytes()));
-            body.advance(HEADER_BYTES + usize::from(header.meta_bytes()));
+            body.advance(HEADER_BYTES);
+            let metadata = body.split_to(usize::from(header.meta_bytes()));
             if header.kind() == KIND_PUBLISH {
-                messages.push((sequence, body));
+                messages.push(Waiting { sequence, metadata, payload: body });
                 continue;
             }
             while body.len() >= RECORD_HEADER_BYTES {
                 let len = usize::try_from(body.get_u32_le()).expect("a batch has a few kilobytes");
-                messages.push((sequence, body.split_to(len)));
+                messages.push(Waiting { sequence, metadata: Bytes::new(), payload: body.split_to(len) });
                 sequence += 1;
             }
         }
@@ -329,7 +375,11 @@ impl Machine for Publisher {
                 (Phase::Greeting, Item::Control(Control::Welcome(welcome))) => {
                     self.id = SenderId::from_raw(welcome.sender);
                     self.number = self.id.number();
+                    let before = self.payload_bytes_max;
                     self.payload_bytes_max = welcome.payload_bytes_max.min(PAYLOAD_BYTES_MAX);
+                    if self.payload_bytes_max < before {
+                        self.drop_too_large();
+                    }
                     self.first = self.first_waiting();
                     let channel = self.channel.as_str().to_owned();
                     self.session.push(&Open { channel, next_sequence: self.first, extensions: Vec::new() }.into());
@@ -356,7 +406,7 @@ impl Machine for Publisher {
 mod tests {
     use super::super::session::tests::{accept, feed, welcome};
     use super::*;
-    use broadcaster_protocol::control::{Goodbye, Opened, Report};
+    use broadcaster_protocol::control::{Goodbye, Opened, Report, Welcome};
 
     fn publisher() -> Publisher {
         Publisher::new(ChannelName::new("news").expect("a name"), "test", 7, 1)
@@ -424,6 +474,34 @@ mod tests {
         let large = vec![0; (1 << 20) + 1];
         assert_eq!(publisher.feed(&large), Err(TooLarge { len: large.len(), max: 1 << 20 }));
         assert_eq!((publisher.waiting_bytes(), publisher.committed()), (0, 0));
+    }
+
+    fn welcome_with_limit(payload_bytes_max: u32) -> Control {
+        match welcome() {
+            Control::Welcome(welcome) => Control::Welcome(Welcome { payload_bytes_max, ..welcome }),
+            other => other,
+        }
+    }
+
+    #[test]
+    fn messages_that_the_next_daemon_does_not_accept_are_dropped_alone() {
+        let mut publisher = publisher();
+        accept(&mut publisher, &[welcome(), opened(3)]).expect("ready");
+        let header = publisher.next_header(5).expect("small").with_metadata(2);
+        publisher.adopt(&header, b"mm", b"begun", 10);
+        for len in [10, 5000, 300, 20, 400] {
+            publisher.feed(&vec![7; len]).expect("fed");
+        }
+        publisher.disconnected();
+        accept(&mut publisher, &[welcome_with_limit(299), opened(4)]).expect("ready");
+        let first = Header::peek(publisher.outgoing()).expect("a header");
+        assert_eq!((first.channel(), first.sequence(), first.meta_bytes()), (ChannelId(4), 0, 2));
+        assert_eq!(publisher.committed(), 3);
+        assert_eq!(publisher.feed(b"x"), Err(TooLarge { len: 5000, max: 299 }), "reported once");
+        publisher.feed(b"x").expect("fed");
+        let taken = publisher.take_waiting();
+        let expected = [(0, &b"begun"[..]), (1, &[7; 10]), (2, &[7; 20]), (3, b"x")];
+        assert_eq!(taken, expected.map(|(sequence, payload)| (sequence, Bytes::copy_from_slice(payload))));
     }
 
     #[test]

@@ -93,6 +93,7 @@ impl<'a, L: Link> PendingSend<'a, L> {
 
     /// Lays the frame out for the present connection.
     fn begin(&mut self) -> Result<Header, TooLarge> {
+        self.publisher.report_rejected()?;
         let meta_bytes = u16::try_from(self.metadata.len()).expect("metadata never exceeds its limit");
         let header = self.publisher.next_header(self.payload.len())?.with_metadata(meta_bytes);
         let scratch = &mut self.publisher.scratch;
@@ -119,7 +120,8 @@ impl<L: Link> Drop for PendingSend<'_, L> {
 ///
 /// # Errors
 ///
-/// If there is no connection and will be none. What was not written still waits, unless the daemon refused it.
+/// If there is no connection and will be none. What was not written still waits, unless the daemon refused it. [`TooLarge`]: everything
+/// was written except what the daemon does not accept.
 pub fn flush<L: Link, E>(publisher: &mut Publisher, link: &mut L) -> Result<Step<(), L::Wait>, E>
 where
     E: From<TooLarge> + From<L::Error>,
@@ -136,6 +138,7 @@ where
             Transfer::Broken => lose::<L, E>(publisher, link, Loss::Write)?,
         }
     }
+    publisher.report_rejected()?;
     Ok(Step::Done(()))
 }
 
