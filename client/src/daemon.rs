@@ -121,9 +121,10 @@ impl Daemon {
     ///
     /// [`ConnectError::NotRunning`] if there is none; [`ConnectError::TimedOut`] if it does not stop.
     pub fn stop(&self) -> Result<(), ConnectError> {
+        let until = Until::after(self.config.timeout);
         let mut call = Call::new(self, Request::stop);
         match call.connect() {
-            Ok(()) => call.wait_for_end(),
+            Ok(()) => call.wait_for_end(until),
             Err(error) => call.stopped_or(error),
         }
     }
@@ -139,9 +140,10 @@ impl Daemon {
     /// Outside a tokio runtime with I/O and time enabled.
     #[cfg(feature = "tokio")]
     pub async fn stop_async(&self) -> Result<(), ConnectError> {
+        let until = Until::after_by(Clock::Runtime, self.config.timeout);
         let mut call = Call::new(self, Request::stop);
         match call.connect_async().await {
-            Ok(()) => call.wait_for_end_async().await,
+            Ok(()) => call.wait_for_end_async(until).await,
             Err(error) => call.stopped_or(error),
         }
     }
@@ -209,17 +211,15 @@ impl Call {
     }
 
     /// Goodbye is the daemon's last message. After it the daemon releases its lock and closes the connection.
-    fn wait_for_end(&mut self) -> Result<(), ConnectError> {
+    fn wait_for_end(&mut self, until: Until) -> Result<(), ConnectError> {
         let Self { request, path, waiter } = self;
-        let until = Until::after(path.config().timeout);
         let ended = waiter.block_on(until, || Ok::<_, ConnectError>(path.end(request)))?;
         self.ended(&ended)
     }
 
     #[cfg(feature = "tokio")]
-    async fn wait_for_end_async(&mut self) -> Result<(), ConnectError> {
+    async fn wait_for_end_async(&mut self, until: Until) -> Result<(), ConnectError> {
         let Self { request, path, waiter } = self;
-        let until = Until::after_by(Clock::Runtime, path.config().timeout);
         let ended =
             std::future::poll_fn(|cx| waiter.poll_on(cx, until, || Ok::<_, ConnectError>(path.end(request)))).await?;
         self.ended(&ended)

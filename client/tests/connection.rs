@@ -9,7 +9,7 @@ use broadcaster_protocol::control::{
     Control, Goodbye, Named, Opened, Refused, RefusedCode, Report, Subscribed, Welcome,
 };
 use broadcaster_protocol::limits::PROTOCOL_MAX;
-use broadcaster_protocol::{Decoder, Item, Run};
+use broadcaster_protocol::{Decoder, Header, Item, Run};
 use bytes::{BufMut, BytesMut};
 use common::{runtime, socket};
 use futures_util::{FutureExt, SinkExt};
@@ -143,6 +143,44 @@ fn a_timeout_is_the_total_whatever_progress_there_is() {
     let begun = Instant::now();
     let error = runtime().block_on(options.sender_async("news")).unwrap_err();
     assert!(error.is_timeout() && begun.elapsed() < Duration::from_millis(900), "{error} {:?}", begun.elapsed());
+}
+
+#[test]
+fn a_stop_has_one_timeout_in_total() {
+    let (directory, options) = absent();
+    let place = broadcaster_local::Directory::open(&socket(&directory)).unwrap();
+    let _lock = broadcaster_local::LockFile::take(&place, &socket(&directory)).unwrap();
+    let mut conversations = Vec::new();
+    serve(&socket(&directory), move |mut conversation| {
+        conversation.next();
+        conversation.send(welcome());
+        assert!(matches!(conversation.next(), Some(Control::Stop(_))));
+        std::thread::sleep(Duration::from_millis(400)); // it delivers what was sent
+        conversation.send(Goodbye { reason: String::new(), extensions: Vec::new() });
+        conversations.push(conversation); // and never ends
+    });
+    let daemon = options.timeout(Duration::from_millis(600)).daemon();
+    let stops: [&dyn Fn() -> Result<(), ConnectError>; 2] =
+        [&|| daemon.stop(), &|| runtime().block_on(daemon.stop_async())];
+    for stop in stops {
+        let begun = Instant::now();
+        let error = stop().unwrap_err();
+        assert!(error.is_timeout(), "{error}");
+        assert!((600..950).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
+    }
+}
+
+#[test]
+fn bytes_that_are_no_message_are_described() {
+    let (directory, options) = absent();
+    serve(&socket(&directory), |mut conversation| {
+        conversation.next();
+        let header = Header::control(Control::from(welcome()).kind(), 0, 1);
+        conversation.stream.write_all(&[header.as_bytes(), b"?"].concat()).unwrap();
+    });
+    let error = options.listener("news").unwrap_err();
+    let ConnectError::NotADaemon { reason, .. } = &error else { panic!("{error:?}") };
+    assert!(reason.contains("0x11") && reason.contains(": the body is not valid: "), "{reason}");
 }
 
 #[test]

@@ -414,7 +414,11 @@ mod tests {
 
     /// A daemon accepts the connection, and calls the channel `id`.
     fn open(publisher: &mut Publisher, id: u32) {
-        accept(publisher, &[welcome()]).expect("welcome");
+        open_with(publisher, id, welcome());
+    }
+
+    fn open_with(publisher: &mut Publisher, id: u32, welcome: Control) {
+        accept(publisher, &[welcome]).expect("welcome");
         write(publisher);
         let opened = Opened { channel: "news".to_owned(), id, listeners: 0, extensions: Vec::new() };
         feed(publisher, &[opened.into()]).expect("opened");
@@ -486,14 +490,14 @@ mod tests {
     #[test]
     fn messages_that_the_next_daemon_does_not_accept_are_dropped_alone() {
         let mut publisher = publisher();
-        accept(&mut publisher, &[welcome(), opened(3)]).expect("ready");
+        open(&mut publisher, 3);
         let header = publisher.next_header(5).expect("small").with_metadata(2);
         publisher.adopt(&header, b"mm", b"begun", 10);
         for len in [10, 5000, 300, 20, 400] {
             publisher.feed(&vec![7; len]).expect("fed");
         }
         publisher.disconnected();
-        accept(&mut publisher, &[welcome_with_limit(299), opened(4)]).expect("ready");
+        open_with(&mut publisher, 4, welcome_with_limit(299));
         let first = Header::peek(publisher.outgoing()).expect("a header");
         assert_eq!((first.channel(), first.sequence(), first.meta_bytes()), (ChannelId(4), 0, 2));
         assert_eq!(publisher.committed(), 3);

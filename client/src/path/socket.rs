@@ -440,7 +440,7 @@ impl SocketPath {
             }
             Ended::Unsupported { what, version } => return ConnectError::Unsupported { what, version },
             Ended::Goodbye => return ConnectError::NotRunning { socket },
-            Ended::Garbage(error) => error.to_string(),
+            Ended::Garbage(error) => with_sources(&error),
             Ended::NotOffered(version) => format!("it chose protocol {version}, which was not offered"),
             Ended::Unexpected(kind) => format!("it sent a frame of kind {kind:#04x} when none was expected"),
         };
@@ -574,6 +574,12 @@ impl SocketPath {
             Ok(0) | Err(_) => None,
         }
     }
+}
+
+/// An error and its causes, as one sentence.
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// Whether a process holds the lock of one of the places.
