@@ -269,8 +269,8 @@ pub enum SendError {
         /// The timeout.
         after: Duration,
     },
-    /// Only from [`confirm`](crate::Sender::confirm): so many messages may be lost, because the daemon that they were handed to is gone,
-    /// or ended the connection, before it confirmed them. Each message is counted once. Sending it again may deliver it twice.
+    /// Only from [`confirm`](crate::Sender::confirm): this many messages may be lost, because the daemon that they were handed to is gone,
+    /// or ended the connection, before it confirmed them. Each message is counted once. Sending one again may deliver it twice.
     #[error(
         "{} may be lost: the connection to the daemon ended before it confirmed {}",
         Messages(*count), if *count == 1 { "it" } else { "them" }

@@ -101,14 +101,15 @@ impl Options {
     /// Whether this process may host the broker, on one background thread, if no daemon answers and none can be started. On, unless
     /// `BROADCASTER_NO_AUTOSTART` is set; without the crate's feature `embedded` it is always off.
     ///
-    /// The host thread ends with the process, or after a minute without connections. What was sent and not delivered when the process ends is lost, as when a daemon is killed. A forked
-    /// child takes no part in hosting: its copies of the locks and the sockets are closed before `fork` returns.
+    /// The host thread ends with the process, or after a minute without connections. What was sent and not delivered when the process ends
+    /// is lost, as when a daemon is killed. A forked child takes no part in hosting: its copies of the locks and the sockets are closed
+    /// before `fork` returns.
     ///
     /// A host uses up to half of the process's descriptors: 348 connections with the usual limit of 1024, 1500 with 4096. A connection
     /// takes one descriptor, and a second one while its client does not read. Further handles are refused
-    /// ([`RefusalCode::Connections`](crate::RefusalCode::Connections)), and succeed when there is room again: to receive or to send again is
-    /// the next attempt. The limit is the program's to raise, before its first handle: the library never does, because children inherit it and
-    /// code that uses `select` fails with descriptors above 1023. An installed `broadcasterd` raises its own, to 4096 connections.
+    /// ([`RefusalCode::Connections`](crate::RefusalCode::Connections)); a later receive or send of theirs succeeds when there is room again.
+    /// A program can raise its limit before it creates its first handle. The library never does, because children inherit the limit, and
+    /// code that uses `select` fails with descriptors above 1023. An installed `broadcasterd` raises its own, for 4096 connections.
     #[must_use]
     pub fn embedded(mut self, embedded: bool) -> Self {
         self.config.embedded = embedded;

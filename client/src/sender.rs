@@ -360,17 +360,17 @@ impl Sender {
     /// `Ok`: the daemon has accepted every message that no earlier call reported as [in doubt](SendError::InDoubt). It does not mean that a
     /// listener has received them.
     ///
-    /// A message that was handed to a daemon which is gone is never sent again, and the next daemon cannot confirm it. That is reported,
-    /// however many reconnections ago it happened.
+    /// A message that was handed to a daemon which is gone is never sent again, and the next daemon cannot confirm it. It is reported,
+    /// however many reconnections ago that was.
     ///
     /// # Errors
     ///
-    /// - [`SendError::InDoubt`]: so many messages may be lost. Messages that the handle kept, or sent on a later connection, are not among
+    /// - [`SendError::InDoubt`]: this many messages may be lost. Messages that the handle kept, or sent on a later connection, are not among
     ///   them; the next `confirm` covers those.
     /// - [`SendError::Unconfirmed`]: the timeout has passed. The daemon may still accept what was sent, and the next `confirm` continues to
     ///   wait for that.
     /// - [`SendError::Connect`]: what was fed could not be written, as in [`flush`](Self::flush), or the daemon refused what was sent.
-    /// - [`SendError::NoConfirmation`]: messages travel as notifications ([`Options::fallback`]); nothing is known of what was posted.
+    /// - [`SendError::NoConfirmation`]: messages travel as notifications ([`Options::fallback`]), which are never confirmed.
     ///   [`Capabilities::confirmation`] reports it in advance.
     ///
     /// ```

@@ -100,8 +100,8 @@ fn within_limit(message: Vec<u8>, source: impl fmt::Display) -> Result<Vec<u8>, 
     }
 }
 
-/// Lines that have arrived go out together, and are confirmed together; a line that is typed goes out at once. Lines that may be lost,
-/// because the daemon was replaced, do not keep the following ones from being sent.
+/// Lines that have arrived are sent and confirmed together; a line that is typed is sent at once. If lines may be lost because the daemon
+/// was replaced, the following ones are still sent.
 fn send_lines(sender: &mut Sender) -> Result<(), Failure> {
     let mut stdin = io::BufReader::with_capacity(64 * 1024, io::stdin().lock());
     let (mut line, mut number, mut in_doubt) = (Vec::new(), 0_u64, 0_u64);

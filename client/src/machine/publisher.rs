@@ -207,8 +207,8 @@ impl Publisher {
         self.settled == self.next
     }
 
-    /// Asks the daemon for a confirmation, behind all frames, unless its answer is due; whether that is so. No frame waits, and the
-    /// connection is ready.
+    /// Requests a confirmation, behind all frames, unless one is already requested; returns whether it was requested now. No frame waits,
+    /// and the connection is ready.
     pub(super) fn ask(&mut self) -> bool {
         debug_assert!(self.is_ready() && self.is_flushed(), "the question would overtake frames");
         let asks = self.asked.is_none();
@@ -219,8 +219,8 @@ impl Publisher {
         asks
     }
 
-    /// How many messages were handed over and never confirmed, and can no longer be, because the connection that took them is gone or
-    /// because there was none. Each of them is counted once.
+    /// How many messages were handed over and can no longer be confirmed, because the connection that took them is gone or there was none.
+    /// Each message is counted once.
     pub(super) fn take_doubt(&mut self) -> u64 {
         let first = if self.is_ready() { self.first } else { self.first_waiting() };
         let doubtful = first.saturating_sub(self.settled);

@@ -97,7 +97,7 @@ pub struct Subscriber {
     detached: bool,
     /// The last read has taken everything that had arrived.
     drained: bool,
-    /// The daemon that serves, or that has ended the last connection without a word.
+    /// The process of the daemon that serves, or that has ended the last connection without a reason.
     daemon: Option<u32>,
 }
 
@@ -292,8 +292,8 @@ impl Subscriber {
         self.drained = bytes < self.session.room();
     }
 
-    /// Nothing is there to be read, or is likely to be: releases memory that only a busy connection needs. Returns whether the next
-    /// read may wait by itself; otherwise it would hold much memory for as long as it waits.
+    /// Nothing has arrived, or is likely to have arrived: releases memory that only a busy connection needs. Returns whether the next read
+    /// may wait by itself; otherwise it would hold much memory while it waits.
     pub fn has_drained(&mut self) -> bool {
         self.drained = !self.session.idle();
         self.drained
@@ -366,8 +366,8 @@ impl Machine for Subscriber {
 }
 
 impl Subscriber {
-    /// A daemon that serves on and has ended the connection of a subscriber that requested just that when it is too slow: the subscriber
-    /// was. The daemon waits for a second only until its reason is read.
+    /// If the same daemon serves again after it ended the connection, a subscriber with the policy *disconnect* was too slow. It may not have
+    /// received the reason, which the daemon keeps for a second only.
     fn check_whether_too_slow(&mut self, welcome: &Welcome) -> Result<(), Ended> {
         let before = self.daemon.take();
         let requested = self.subscriptions.iter().any(|entry| entry.subscription.overflow == Overflow::Disconnect);
