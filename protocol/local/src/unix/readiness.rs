@@ -1,4 +1,4 @@
-//! One descriptor that is readable whenever a handle has something to do. It never reads or writes a socket, and never keeps one open.
+//! One descriptor that is readable whenever a handle has something to do. It never reads or writes a socket.
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[path = "readiness_epoll.rs"]
