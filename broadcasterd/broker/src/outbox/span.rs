@@ -10,8 +10,8 @@ use std::cell::OnceCell;
 use std::ops::{AddAssign, SubAssign};
 use std::rc::Rc;
 
-/// Bytes of bookkeeping for each span.
-const SPAN_BYTES: usize = 128;
+/// Bytes of bookkeeping for each span: itself, and the counts of its owners.
+const SPAN_BYTES: usize = size_of::<Span>() + 2 * size_of::<usize>();
 
 /// Whole frames: their bytes, and how many messages they carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
