@@ -5,7 +5,6 @@ use crate::frame::Header;
 use crate::limits::{
     CHANNEL_NAME_BYTES_MAX, CONTROL_BYTES_MAX, PURPOSE_BYTES_MAX, REASON_BYTES_MAX, VERSION_BYTES_MAX,
 };
-use crate::name::{ChannelName, NameError};
 use serde::{Deserialize, Serialize};
 
 /// Kind numbers of control frames. Numbers that are not listed are free for later additions, in these blocks: `0x30` patterns,
@@ -507,16 +506,6 @@ impl Control {
     }
 }
 
-impl Selector {
-    /// The channel name of a [`Selector::Name`]; `None` for other selectors.
-    pub fn channel_name(&self) -> Option<Result<ChannelName, NameError>> {
-        match self {
-            Self::Name(name) => Some(ChannelName::new(name)),
-            Self::All | Self::Other { .. } => None,
-        }
-    }
-}
-
 /// `version`, truncated to what Hello and Welcome may carry.
 pub fn version_text(version: &str) -> String {
     truncated(version.to_owned(), VERSION_BYTES_MAX)
@@ -539,3 +528,27 @@ fn truncated(mut text: String, max: usize) -> String {
 const _: () = assert!(CHANNEL_NAME_BYTES_MAX + 64 < CONTROL_BYTES_MAX as usize);
 const _: () = assert!(REASON_BYTES_MAX + 64 < CONTROL_BYTES_MAX as usize);
 const _: () = assert!(VERSION_BYTES_MAX + PURPOSE_BYTES_MAX + 64 < CONTROL_BYTES_MAX as usize);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_texts_are_cut_at_a_character() {
+        assert_eq!(purpose_text("a purpose"), "a purpose");
+        let long = "ä".repeat(REASON_BYTES_MAX);
+        for (text, max) in [(purpose_text(&long), PURPOSE_BYTES_MAX), (version_text(&long), VERSION_BYTES_MAX)] {
+            assert!(long.starts_with(&text) && (max - 1..=max).contains(&text.len()), "{} of {max} bytes", text.len());
+        }
+        let odd = format!("x{long}");
+        assert_eq!(
+            Refused::new(RefusedCode::Protocol, odd.clone()).reason.len() % 2,
+            1,
+            "a whole number of characters"
+        );
+        assert_eq!(
+            Refused::new(RefusedCode::Protocol, &odd[..REASON_BYTES_MAX - 1]).reason.len(),
+            REASON_BYTES_MAX - 1
+        );
+    }
+}

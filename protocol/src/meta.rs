@@ -248,4 +248,15 @@ mod tests {
         let both = Metadata::new().header("", b"").and_then(|empty| empty.header("k", b"v")).expect("small");
         assert!(both.as_ref().entries().eq([Entry::Header("", b""), Entry::Header("k", b"v")]));
     }
+
+    #[test]
+    fn what_was_not_stated_is_not_found() {
+        let metadata = Metadata::new().header("a", b"1").and_then(|one| one.header("b", b"2")).expect("small");
+        let (metadata, none) = (metadata.as_ref(), MetadataRef::default());
+        assert_eq!(
+            (metadata.header("b"), metadata.header("c"), metadata.content_type()),
+            (Some(&b"2"[..]), None, None)
+        );
+        assert_eq!((metadata.is_empty(), none.is_empty(), none.header("")), (false, true, None));
+    }
 }

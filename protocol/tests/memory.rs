@@ -3,7 +3,7 @@
 #![allow(unsafe_code, clippy::unwrap_used)]
 
 use broadcaster_protocol::control::{Control, Extension, Report, kind};
-use broadcaster_protocol::decode::{CHUNK_BYTES, CONSUMER_CHUNK_BYTES};
+use broadcaster_protocol::decode::{CHUNK_BYTES, CONSUMER_CHUNK_BYTES, CONSUMER_CHUNK_BYTES_MIN};
 use broadcaster_protocol::limits::{CONTROL_BYTES_MAX, HEADER_BYTES};
 use broadcaster_protocol::{ChannelId, DecodeError, Decoder, Header, Item, SenderId};
 use bytes::{BufMut, BytesMut};
@@ -24,9 +24,11 @@ struct Counting;
 thread_local! {
     static LIVE: Cell<isize> = const { Cell::new(0) };
     static PEAK: Cell<isize> = const { Cell::new(0) };
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
 }
 
 fn count(bytes: isize) {
+    ALLOCATIONS.set(ALLOCATIONS.get() + usize::from(bytes > 0));
     let live = LIVE.get() + bytes;
     LIVE.set(live);
     PEAK.set(PEAK.get().max(live));
@@ -147,6 +149,55 @@ fn an_incomplete_frame_holds_what_has_arrived_and_reserves_its_size() {
 }
 
 #[test]
+fn a_frame_in_many_pieces_is_not_copied_with_each() {
+    for (name, mut decoder) in [("lender", Decoder::lender(u32::MAX)), ("consumer", Decoder::consumer(u32::MAX))] {
+        let wire = publish(0, MIB);
+        let mut chunk = BytesMut::new();
+        let before = ALLOCATIONS.get();
+        read_all(&mut decoder, &mut chunk, &wire, 2000);
+        let allocations = ALLOCATIONS.get() - before;
+        assert!(allocations < 20, "{name}: {allocations} allocations for one frame in {} pieces", wire.len() / 2000);
+    }
+}
+
+#[test]
+fn a_small_part_of_a_chunk_does_not_pin_it() {
+    for (len, is_copied) in [(CHUNK_BYTES / 3, false), (CHUNK_BYTES / 5, true), (100, true)] {
+        let (mut chunk, mut items) = (BytesMut::new(), Vec::new());
+        read(&mut Decoder::lender(u32::MAX), &mut chunk, &publish(0, len), usize::MAX, &mut items).unwrap();
+        let Some(Item::Run(run)) = items.first() else { panic!("{items:?}") };
+        assert_eq!(run.pinned_bytes(), if is_copied { HEADER_BYTES + len } else { CHUNK_BYTES });
+    }
+}
+
+#[test]
+fn a_consumer_reads_more_at_once_while_there_is_more_and_less_when_it_was_idle() {
+    let mut decoder = Decoder::consumer(u32::MAX);
+    let mut chunk = BytesMut::new();
+    let room = |decoder: &mut Decoder, chunk: &mut BytesMut| decoder.target(chunk).remaining_mut();
+    assert_eq!(room(&mut decoder, &mut chunk), CONSUMER_CHUNK_BYTES);
+    decoder.idle(&mut chunk);
+    assert_eq!((room(&mut decoder, &mut BytesMut::new()), chunk.capacity()), (CONSUMER_CHUNK_BYTES_MIN, 0));
+    let wire: Vec<u8> = (0..200).flat_map(|sequence| publish(sequence, 10_000)).collect();
+    let (mut at, mut rooms) = (0, Vec::new());
+    while at < wire.len() {
+        rooms.push(room(&mut decoder, &mut chunk));
+        let len = read(&mut decoder, &mut chunk, &wire[at..], usize::MAX, &mut Vec::new()).unwrap();
+        at += len;
+    }
+    // The start of an incomplete frame takes a part of the room.
+    for (step, most) in [(1, 4 * CONSUMER_CHUNK_BYTES_MIN), (2, CONSUMER_CHUNK_BYTES), (3, CONSUMER_CHUNK_BYTES)] {
+        assert!((most - 11_000..=most).contains(&rooms[step]), "{rooms:?}");
+    }
+    // A read that does not fill its room is not followed by a larger one.
+    decoder.idle(&mut chunk);
+    for sequence in 0..5 {
+        read(&mut decoder, &mut chunk, &publish(sequence, 10), usize::MAX, &mut Vec::new()).unwrap();
+        assert_eq!(room(&mut decoder, &mut chunk), CONSUMER_CHUNK_BYTES_MIN);
+    }
+}
+
+#[test]
 fn lent_runs_hold_the_memory_that_they_report() {
     let mut decoder = Decoder::lender(u32::MAX);
     for len in [0, 10, 1000, 20_000, CHUNK_BYTES, 300_000] {
@@ -248,6 +299,7 @@ fn parked_bytes_are_all_that_a_parked_decoder_holds() {
     decoder.park(&mut chunk);
     drop(chunk);
     assert_eq!(decoder.held_bytes(), wire.len());
+    assert!(decoder.incomplete_frame().is_none() && !decoder.discard_frame(), "both frames are complete");
     let held = live() - before;
     assert!((wire.len()..wire.len() + SLACK_BYTES).contains(&held), "{held} bytes are held");
     while decoder.next(&mut BytesMut::new()).unwrap().is_some() {}
