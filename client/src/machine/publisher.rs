@@ -407,6 +407,7 @@ mod tests {
     use super::super::session::tests::{accept, feed, welcome};
     use super::*;
     use broadcaster_protocol::control::{Goodbye, Opened, Report, Welcome};
+    use broadcaster_protocol::frame::KIND_BATCH;
 
     fn publisher() -> Publisher {
         Publisher::new(ChannelName::new("news").expect("a name"), "test", 7, 1)
@@ -469,6 +470,61 @@ mod tests {
         assert_eq!((again.channel(), again.sequence(), again.meta_bytes()), (ChannelId(4), 0, 2));
         assert!(publisher.outgoing().ends_with(b"mmhello"));
         assert_eq!(publisher.take_waiting(), [(0, Bytes::from_static(b"hello"))]);
+    }
+
+    /// Kind and bytes of the body of each frame that waits.
+    fn waiting(publisher: &Publisher) -> Vec<(u8, usize)> {
+        let mut rest = publisher.outgoing();
+        let mut frames = Vec::new();
+        while let Some(header) = Header::peek(rest) {
+            frames.push((header.kind(), header.body_bytes() as usize));
+            rest = &rest[header.frame_bytes()..];
+        }
+        frames
+    }
+
+    #[test]
+    fn small_messages_fill_a_batch_before_the_next_one_begins() {
+        let max = BATCH_BYTES_MAX as usize;
+        for (len, kind) in [(max - RECORD_HEADER_BYTES, KIND_BATCH), (max - RECORD_HEADER_BYTES + 1, KIND_PUBLISH)] {
+            let mut publisher = publisher();
+            open(&mut publisher, 3);
+            publisher.feed(&vec![7; len]).expect("fed");
+            let body = if kind == KIND_BATCH { max } else { len };
+            assert_eq!(waiting(&publisher), [(kind, body)]);
+            publisher.drop_waiting();
+            assert_eq!((publisher.waiting_bytes(), publisher.committed()), (0, 1));
+        }
+        let mut publisher = publisher();
+        open(&mut publisher, 3);
+        // The records of 1024 bytes fill a batch exactly.
+        let record = 1024;
+        let count = 2 * max / record + 1;
+        (0..count).for_each(|_| publisher.feed(&vec![7; record - RECORD_HEADER_BYTES]).expect("fed"));
+        assert_eq!(waiting(&publisher), [(KIND_BATCH, max), (KIND_BATCH, max), (KIND_BATCH, record)]);
+        let before = publisher.waiting_bytes();
+        publisher.sent(10);
+        assert_eq!((publisher.waiting_bytes(), publisher.outgoing().len()), (before - 10, before - 10));
+        publisher.feed(b"x").expect("fed");
+        assert_eq!(
+            publisher.waiting_bytes(),
+            before - 10 + HEADER_BYTES + RECORD_HEADER_BYTES + 1,
+            "a batch of its own"
+        );
+    }
+
+    #[test]
+    fn a_frame_written_completely_is_not_written_again() {
+        let mut publisher = publisher();
+        accept(&mut publisher, &[welcome()]).expect("joining");
+        assert!(publisher.is_opening());
+        publisher.disconnected();
+        open(&mut publisher, 3);
+        assert!(!publisher.is_opening());
+        (0..3).for_each(|_| publisher.feed(&[9; 5000]).expect("fed"));
+        publisher.sent(HEADER_BYTES + 5000);
+        publisher.disconnected();
+        assert_eq!(publisher.take_waiting().iter().map(|(sequence, _)| *sequence).collect::<Vec<_>>(), [1, 2]);
     }
 
     #[test]

@@ -321,6 +321,9 @@ pub(super) mod tests {
         bare.connected();
         let hello = bare.outgoing().to_vec();
         bare.sent(5);
+        assert_eq!(bare.outgoing(), &hello[5..]);
+        bare.sent(hello.len() - 5);
+        assert!(bare.outgoing().is_empty() && !bare.is_opening());
         bare.disconnected();
         assert!(bare.outgoing().is_empty());
         bare.connected();

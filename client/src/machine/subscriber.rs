@@ -552,6 +552,29 @@ mod tests {
     }
 
     #[test]
+    fn no_more_is_kept_before_the_last_confirmation_than_a_daemon_sends() {
+        let mut subscriber = on(&["a", "b"]);
+        accept(&mut subscriber, &[welcome(), subscribed(0)]).expect("ok");
+        for _ in 0..HELD_ITEMS_MAX {
+            feed(&mut subscriber, &[named(1, "a")]).expect("held");
+        }
+        assert_eq!(feed(&mut subscriber, &[named(1, "a")]), Err(Ended::Unexpected(control::kind::NAMED)));
+    }
+
+    #[test]
+    fn a_read_that_does_not_fill_its_room_has_taken_everything() {
+        let mut subscriber = on(&["a"]);
+        accept(&mut subscriber, &[welcome(), subscribed(0), named(1, "a")]).expect("ok");
+        let room = subscriber.target().limit();
+        for (bytes, is_drained) in [(room, false), (room - 1, true), (room, false)] {
+            subscriber.has_read(bytes);
+            assert_eq!(subscriber.is_drained(), is_drained, "{bytes} of {room}");
+        }
+        subscriber.has_drained();
+        assert!(subscriber.is_drained());
+    }
+
+    #[test]
     fn joining_again_leaves_one_gap_for_each_subscription() {
         let mut subscriber = on(&["a", "b"]);
         let all = [welcome(), subscribed(0), subscribed(1), named(1, "a"), named(2, "b")];
@@ -650,7 +673,7 @@ mod tests {
         assert_eq!(next(&mut subscriber), (Received::Frame, Some("a".into())));
         let found = subscriber.frame().expect("found");
         assert_eq!((found.sequence, found.payload), (4, &payload[..]));
-        assert_eq!(subscriber.own(found.payload), payload);
+        assert_eq!(subscriber.own(found.payload).as_ptr(), payload.as_ptr());
         assert_eq!(next(&mut subscriber), (Received::Lagged(None), Some("a".into())));
         assert_eq!(next(&mut subscriber).0, Received::Nothing);
         accept(&mut subscriber, &[welcome(), subscribed(0), named(1, "a")]).expect("ok");
@@ -667,6 +690,13 @@ mod tests {
         let own = subscriber.own(payload);
         assert_eq!(&own[..], b"small");
         assert_ne!(own.as_ptr(), payload.as_ptr(), "five bytes do not pin a chunk");
+        let sent = frame(1, 1, &[7; 300_000]);
+        assert_eq!(receive_in_pieces(&mut subscriber, &sent[..sent.len() - 1], &[usize::MAX]).len(), 0);
+        feed_bytes(&mut subscriber, &sent[sent.len() - 1..]);
+        assert_eq!(next(&mut subscriber).0, Received::Frame);
+        let payload = subscriber.frame().expect("found").payload;
+        assert_eq!(subscriber.own(payload).as_ptr(), payload.as_ptr(), "most of what it pins");
+        assert_ne!(subscriber.own(&payload[..100_000]).as_ptr(), payload.as_ptr());
     }
 
     /// Reads `wire` in pieces of these sizes, repeatedly, as a link does; a size of 0 is a read that finds nothing. Returns the
