@@ -1129,6 +1129,22 @@ fn outbox_is_limited_in_messages_too() {
 }
 
 #[test]
+fn each_channel_counts_its_own_losses() {
+    let mut limits = Limits::default();
+    limits.outbox_messages_max = 5;
+    let mut bus = Bus::new(limits);
+    let listener = bus.listener("a");
+    bus.send(listener, subscribe(2, "b"));
+    let (a, b) = (bus.sender("a"), bus.sender("b"));
+    bus.stalled = true;
+    bus.publish(a, 0..2, b"");
+    bus.publish(b, 0..3, b"");
+    bus.publish(a, 2..6, b"");
+    let lost: Vec<_> = bus.broker.snapshot(bus.now).channels.iter().map(|channel| channel.messages_lost).collect();
+    assert_eq!(lost, [2, 2], "the two oldest of each, in one step");
+}
+
+#[test]
 fn a_subscriber_that_chose_to_be_disconnected_is() {
     let mut limits = Limits::default();
     limits.outbox_messages_max = 10;
