@@ -3,7 +3,6 @@
 
 use broadcaster_broker::{Broker, ConnId, Effect, Effects, Event, Incomplete, Limits, Moment, Snapshot};
 use broadcaster_protocol::control::Report;
-use broadcaster_protocol::frame::KIND_PUBLISH;
 use broadcaster_protocol::{Decoder, Item};
 use bytes::buf::Limit;
 use bytes::{BufMut, BytesMut};
@@ -424,8 +423,8 @@ impl<S: Socket> Driver<S> {
         let decoder = &connection.decoder;
         let frame = match decoder.incomplete_frame() {
             _ if connection.parked || !decoder.is_mid_frame() => Incomplete::None,
-            Some(header) if header.kind() == KIND_PUBLISH => Incomplete::Discardable,
-            Some(_) | None => Incomplete::Kept,
+            Some(_) => Incomplete::Discardable,
+            None => Incomplete::Kept,
         };
         let bytes = decoder.held_bytes();
         let holding = bytes > 0 || frame != Incomplete::None;

@@ -23,6 +23,10 @@ struct Pipe {
     /// Bytes that may wait for the client.
     capacity: usize,
     short_of_memory: bool,
+    /// Reading fails.
+    broken: bool,
+    /// How often the daemon has written.
+    writes: usize,
     /// The client can write no more.
     stopped: bool,
     shut: bool,
@@ -36,6 +40,9 @@ impl Socket for End {
 
     fn read(&self, target: &mut Limit<&mut BytesMut>) -> io::Result<usize> {
         let pipe = &mut self.0.borrow_mut();
+        if pipe.broken {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
         let size = pipe.to_daemon.len().min(target.remaining_mut());
         if size == 0 && !pipe.stopped {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -50,6 +57,7 @@ impl Socket for End {
         if pipe.short_of_memory {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
+        pipe.writes += 1;
         let room = pipe.capacity - pipe.to_client.len();
         if room == 0 {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -294,22 +302,93 @@ fn input_that_waits_to_be_decoded_is_bounded_and_not_taken_for_a_stalled_frame()
 
 #[test]
 fn one_read_does_not_overflow_the_outbox_of_a_listener_that_takes_it() {
+    let (mut bytes, mut messages) = (Limits::default(), Limits::default());
+    bytes.outbox_bytes_max = 64 * 1024;
+    messages.outbox_messages_max = 500;
+    for (limits, writes_max) in [(Limits::default(), 50), (bytes, 100), (messages, 100)] {
+        let mut bus = Bus::new(limits);
+        let channels = ["a", "b"];
+        let mut listener = bus.listener(&channels, usize::MAX);
+        let sender = bus.sender(&channels);
+        let frames = (0..2240).flat_map(|n| sender.frame(channels[n % 2], n as u64 / 2, b"x"));
+        sender.send(&frames.collect::<Vec<_>>());
+        let before = listener.pipe.borrow().writes;
+        assert_eq!(bus.read_all(sender.conn), 1, "the frames fill 65,000 bytes: one read");
+        let writes = listener.pipe.borrow().writes - before;
+        assert!((35..writes_max).contains(&writes), "{writes} writes for 2240 runs");
+        listener.read();
+        assert_eq!((listener.messages, listener.lost), (2240, 0));
+    }
+}
+
+#[test]
+fn a_connection_ends_when_reading_fails_and_not_when_nothing_has_arrived() {
+    let mut bus = Bus::new(Limits::default());
+    let client = bus.connect(usize::MAX);
+    assert_eq!(bus.driver.next_deadline(), Some(Moment(bus.driver.broker().limits().handshake_timeout)));
+    bus.read_all(client.conn);
+    assert_eq!(bus.driver.next_deadline(), None);
+    assert_eq!(bus.turn(|driver, now| driver.read(now, client.conn)), Input::Empty);
+    let other = bus.sender(&["news"]);
+    let counts = (bus.driver.connections(), bus.driver.report(bus.now).connections);
+    assert_eq!((counts, bus.driver.socket(client.conn).is_some()), ((2, 2), true));
+    client.pipe.borrow_mut().broken = true;
+    assert_eq!(bus.turn(|driver, now| driver.read(now, client.conn)), Input::Ended);
+    assert!(client.pipe.borrow().shut && !other.pipe.borrow().shut);
+    assert_eq!((bus.driver.connections(), bus.driver.socket(client.conn).is_none()), (1, true));
+}
+
+#[test]
+fn a_client_without_a_publication_announces_nothing() {
+    let mut bus = Bus::new(Limits::default());
+    let client = bus.connect(usize::MAX);
+    bus.read_all(client.conn);
+    client.send(Header::publish(ChannelId(1), client.id, 0, 1).as_bytes());
+    bus.read_all(client.conn);
+    assert!(client.pipe.borrow().shut, "it need not send the payload to be refused");
+}
+
+#[test]
+fn input_is_charged_and_timed_only_while_a_frame_is_incomplete() {
+    let mut bus = Bus::new(Limits::default());
+    let sender = bus.sender(&["news"]);
+    let frame = sender.frame("news", 0, &[7; 1000]);
+    sender.send(&frame[..500]);
+    bus.read_all(sender.conn);
+    assert_eq!((bus.driver.broker().held_bytes(), bus.driver.next_deadline().is_some()), (500, true));
+    sender.send(&frame[500..]);
+    bus.read_all(sender.conn);
+    assert_eq!((bus.driver.broker().held_bytes(), bus.driver.next_deadline()), (0, None));
+    bus.now = Moment(Duration::from_secs(100));
+    bus.turn(Driver::tick);
+    assert!(!sender.pipe.borrow().shut);
+}
+
+#[test]
+fn the_rest_of_a_discarded_frame_must_make_progress() {
     let mut limits = Limits::default();
-    limits.outbox_bytes_max = 64 * 1024;
+    limits.held_bytes_max = 100_000;
     let mut bus = Bus::new(limits);
-    let channels = ["a", "b"];
-    let mut listener = bus.listener(&channels, usize::MAX);
-    let sender = bus.sender(&channels);
-    let frames = (0..2240).flat_map(|n| sender.frame(channels[n % 2], n as u64 / 2, b"x"));
-    sender.send(&frames.collect::<Vec<_>>());
-    assert_eq!(bus.read_all(sender.conn), 1, "the frames fill 65,000 bytes: one read");
-    listener.read();
-    assert_eq!((listener.messages, listener.lost), (2240, 0));
+    let sender = bus.sender(&["news"]);
+    let frame = sender.frame("news", 0, &[7; 400_000]);
+    sender.send(&frame[..200_000]);
+    bus.read_all(sender.conn);
+    assert_eq!(bus.driver.broker().held_bytes(), 0, "it is discarded");
+    for piece in frame[200_000..].chunks(1000).take(4) {
+        bus.now = bus.now.after(Duration::from_secs(20));
+        bus.turn(Driver::tick);
+        sender.send(piece);
+        bus.read_all(sender.conn);
+    }
+    assert!(!sender.pipe.borrow().shut);
+    bus.now = bus.now.after(Duration::from_secs(30));
+    bus.turn(Driver::tick);
+    assert!(sender.pipe.borrow().shut);
 }
 
 /// 44 messages of 4 KB in each of 60 sockets, and a listener whose socket takes a few of them at a time.
-fn before_the_stop() -> (Bus, Client, Vec<Client>) {
-    let mut bus = Bus::new(Limits::default());
+fn before_the_stop(limits: Limits) -> (Bus, Client, Vec<Client>) {
+    let mut bus = Bus::new(limits);
     let listener = bus.listener(&["news"], 64 * 1024);
     let senders: Vec<_> = (0..60).map(|_| bus.sender(&["news"])).collect();
     for sender in &senders {
@@ -320,7 +399,16 @@ fn before_the_stop() -> (Bus, Client, Vec<Client>) {
 
 #[test]
 fn an_orderly_stop_delivers_what_was_sent_while_the_listener_reads() {
-    let (mut bus, mut listener, senders) = before_the_stop();
+    let (mut messages, mut held) = (Limits::default(), Limits::default());
+    messages.outbox_messages_max = 50;
+    held.held_bytes_max = 1024 * 1024;
+    for limits in [Limits::default(), messages, held] {
+        delivers_at_the_stop(limits);
+    }
+}
+
+fn delivers_at_the_stop(limits: Limits) {
+    let (mut bus, mut listener, senders) = before_the_stop(limits);
     senders[0].request(Stop::default());
     bus.turn(Driver::stop);
     assert_eq!(bus.requests, [Request::Drain]);
@@ -339,8 +427,24 @@ fn an_orderly_stop_delivers_what_was_sent_while_the_listener_reads() {
 }
 
 #[test]
+fn a_client_that_goes_on_sending_does_not_hold_up_the_stop() {
+    let mut bus = Bus::new(Limits::default());
+    let sender = bus.sender(&["news"]);
+    bus.turn(Driver::stop);
+    let (mut number, mut steps) = (0, 0);
+    while bus.turn(Driver::drain) != Drain::Done {
+        // More than it could: the daemon has closed the connection for reading.
+        sender.pipe.borrow_mut().to_daemon.extend(sender.frame("news", number, b"x"));
+        number += 1;
+        steps += 1;
+        assert!(steps < 100, "it is read without an end");
+    }
+    assert!(bus.driver.broker().stats().messages_accepted > 50);
+}
+
+#[test]
 fn a_stalled_listener_does_not_hold_up_the_stop() {
-    let (mut bus, listener, senders) = before_the_stop();
+    let (mut bus, listener, senders) = before_the_stop(Limits::default());
     bus.turn(Driver::stop);
     let crowded = loop {
         match bus.turn(Driver::drain) {

@@ -297,6 +297,19 @@ fn listeners_that_were_full_once_keep_nothing() {
 }
 
 #[test]
+fn a_refused_connection_holds_nothing_of_what_it_goes_on_sending() {
+    let mut bus = Bus::new(Limits::default(), 1);
+    let client = bus.sender(1);
+    bus.rest();
+    bus.clients[client].pipe.borrow_mut().room = 0;
+    bus.request(client, handshake::hello("twice", "test", 1, 1));
+    assert!(!bus.has_ended(client), "it does not read why");
+    let frame = bus.frame(client, 0, 400_000);
+    bus.send(client, &frame[..300_000]);
+    assert!(bus.held() < 1000, "{} bytes are held", bus.held());
+}
+
+#[test]
 fn memory_stays_within_the_budget_whatever_the_clients_do() {
     for seed in 0..4 {
         let mut rng = Rng::with_seed(seed);
