@@ -242,7 +242,7 @@ fn healthy_listeners_lose_nothing_within_one_write() {
 #[test]
 fn a_turn_for_thousands_of_listeners_is_bounded_and_only_those_that_do_not_read_lose() {
     const LISTENERS: usize = 4000;
-    const FRAMES: u64 = 120;
+    const FRAMES: usize = 120;
     let mut limits = Limits::default();
     limits.outbox_messages_max = 50;
     let mut bus = Bus::new(limits);
@@ -256,9 +256,9 @@ fn a_turn_for_thousands_of_listeners_is_bounded_and_only_those_that_do_not_read_
     for (at, listener) in listeners.iter().enumerate().filter(|&(at, _)| stalled(at)) {
         listener.pipe.borrow_mut().capacity = if at == 1 { 10 } else { 0 };
     }
-    let frames = (0..FRAMES).flat_map(|n| sender.frame(channels[(n % 2) as usize], n / 2, b"x"));
+    let frames = (0..FRAMES).flat_map(|n| sender.frame(channels[n % 2], n as u64 / 2, b"x"));
     sender.send(&frames.collect::<Vec<_>>());
-    let deliveries = usize::try_from(FRAMES).unwrap() * LISTENERS;
+    let deliveries = FRAMES * LISTENERS;
     let turns = bus.read_all(sender.conn);
     assert!(turns >= deliveries / (TURN_WORK_MAX + LISTENERS), "{deliveries} deliveries were made in {turns} turns");
     assert_eq!(bus.requests.len(), LISTENERS / 4, "each of them is waited for once");
@@ -269,7 +269,7 @@ fn a_turn_for_thousands_of_listeners_is_bounded_and_only_those_that_do_not_read_
             assert_eq!(bus.write(listener), Output::Done);
         }
         listener.read();
-        assert_eq!(listener.messages + listener.lost, FRAMES);
+        assert_eq!(listener.messages + listener.lost, FRAMES as u64);
         assert_eq!(listener.lost > 0, stalled(at), "listener {at} has lost {}", listener.lost);
     }
     let stats = bus.driver.broker().stats();
