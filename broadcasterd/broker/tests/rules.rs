@@ -916,6 +916,22 @@ fn a_stalled_connection_loses_what_waits_for_it_before_it_is_ended() {
 }
 
 #[test]
+fn what_observers_give_up_may_not_suffice() {
+    let mut limits = Limits::default();
+    limits.held_bytes_max = 20_000;
+    let mut bus = Bus::new(limits);
+    let sender = bus.sender("news");
+    let (observer, listener) = (bus.observer(named("news")), bus.listener("news"));
+    bus.stalled = true;
+    for number in 0..5 {
+        // Both hold the same memory.
+        bus.publish(sender, number..number + 1, &[7; 6000]);
+    }
+    assert!(bus.broker.held_bytes() <= 20_000);
+    assert!([observer, listener].iter().all(|conn| bus.snapshot_of(*conn).messages_lost > 0));
+}
+
+#[test]
 fn a_connection_without_subscriptions_is_no_observer() {
     let mut limits = Limits::default();
     (limits.held_bytes_max, limits.outbox_bytes_max) = (20_000, 100_000);
