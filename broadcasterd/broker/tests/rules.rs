@@ -784,6 +784,17 @@ fn a_client_that_requests_and_never_reads_is_ended() {
 }
 
 #[test]
+fn a_stalled_listener_with_an_unread_reply_is_not_refused() {
+    let mut bus = Bus::new(Limits::default());
+    let (listener, sender) = (bus.listener("news"), bus.sender("news"));
+    bus.stalled = true;
+    bus.publish(sender, 0..1, b"x");
+    bus.now = seconds(3);
+    bus.send(listener, Inspect::default());
+    assert_eq!(bus.snapshot_of(listener).phase, ConnPhase::Active);
+}
+
+#[test]
 fn a_client_may_request_everything_before_it_reads() {
     let mut bus = Bus::new(Limits::default());
     let conn = bus.connect(60);
