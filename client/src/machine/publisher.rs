@@ -495,6 +495,12 @@ mod tests {
             publisher.drop_waiting();
             assert_eq!((publisher.waiting_bytes(), publisher.committed()), (0, 1));
         }
+        for len in 1..20 {
+            let mut publisher = publisher();
+            accept(&mut publisher, &[welcome(), opened(3)]).expect("ready");
+            (0..max).for_each(|_| publisher.feed(&[7; 20][..len]).expect("fed"));
+            assert!(waiting(&publisher).iter().all(|&(_, body)| body <= max), "messages of {len} bytes");
+        }
         let mut publisher = publisher();
         open(&mut publisher, 3);
         // The records of 1024 bytes fill a batch exactly.
