@@ -570,7 +570,7 @@ mod tests {
             subscriber.has_read(bytes);
             assert_eq!(subscriber.is_drained(), is_drained, "{bytes} of {room}");
         }
-        subscriber.has_drained();
+        while !subscriber.has_drained() {} // until the next read needs little memory
         assert!(subscriber.is_drained());
     }
 

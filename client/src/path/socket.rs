@@ -61,7 +61,11 @@ pub(crate) struct SocketPath {
 enum State {
     Down,
     Paused(Instant),
-    Launching(Launch, LaunchLock),
+    Launching {
+        launch: Launch,
+        /// Kept until it is clear whether the daemon answers.
+        _turn: LaunchLock,
+    },
     Greeting(Connection),
     Up(Connection),
 }
@@ -228,7 +232,7 @@ impl SocketPath {
                 State::Down => self.find(machine)?,
                 State::Paused(until) if now < *until => return Ok(Some(Wait::until(*until))),
                 State::Paused(_) => self.state = State::Down,
-                State::Launching(launch, _) => match launch.poll(now)? {
+                State::Launching { launch, .. } => match launch.poll(now)? {
                     Progress::Pending(wait) => return Ok(Some(wait)),
                     Progress::Started => {
                         if let Some(attempt) = self.attempt() {
@@ -325,7 +329,7 @@ impl SocketPath {
             false => Started::None(Vec::new()),
         };
         match started {
-            Started::Running(launch) => self.state = State::Launching(launch, turn),
+            Started::Running(launch) => self.state = State::Launching { launch, _turn: turn },
             #[cfg(feature = "embedded")]
             Started::None(_) if self.config.embedded => self.host(candidates)?,
             Started::None(skipped) => return Err(self.not_started(Some(skipped))),
@@ -432,7 +436,7 @@ impl SocketPath {
     fn describe(&self, ended: Ended) -> ConnectError {
         let socket = match &self.state {
             State::Greeting(connection) | State::Up(connection) => connection.place.clone(),
-            State::Down | State::Paused(_) | State::Launching(..) => self.place.clone(),
+            State::Down | State::Paused(_) | State::Launching { .. } => self.place.clone(),
         };
         let reason = match ended {
             Ended::Refused(refused) | Ended::Stalled(refused) => {
@@ -462,7 +466,7 @@ impl SocketPath {
             State::Greeting(connection) => (&connection.place, Stage::Handshake),
             _ if locked => (&self.place, Stage::Locked),
             _ if started => (&self.place, Stage::Started),
-            State::Launching(..) => (&self.place, Stage::Start),
+            State::Launching { .. } => (&self.place, Stage::Start),
             _ if awaits_launch => (&self.place, Stage::Start),
             State::Down | State::Paused(_) | State::Up(_) => (&self.place, Stage::Connect),
         };
