@@ -497,7 +497,7 @@ mod tests {
         }
         for len in 1..20 {
             let mut publisher = publisher();
-            accept(&mut publisher, &[welcome(), opened(3)]).expect("ready");
+            open(&mut publisher, 3);
             (0..max).for_each(|_| publisher.feed(&[7; 20][..len]).expect("fed"));
             assert!(waiting(&publisher).iter().all(|&(_, body)| body <= max), "messages of {len} bytes");
         }
