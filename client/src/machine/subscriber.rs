@@ -168,7 +168,7 @@ impl Subscriber {
         (self.run, self.found) = (None, None);
         match self.external.pop_front() {
             Some(External::Gap) => {
-                self.channel = self.subscriptions.first().and_then(Entry::name).cloned();
+                (self.channel, self.channel_id) = (self.subscriptions.first().and_then(Entry::name).cloned(), None);
                 return Ok(Received::Lagged(None));
             }
             message @ Some(External::Message { .. }) => {

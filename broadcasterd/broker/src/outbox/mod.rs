@@ -503,11 +503,10 @@ impl Outbox {
         }
     }
 
-    /// The first entry was written completely.
+    /// The first entry was written completely. If it is frames, they were parted.
     #[cold]
     fn finish(&mut self, delivered: &mut Delivered) {
         self.written = 0;
-        let bookkeeping = if self.begun.is_some() { 0 } else { ENTRY_BYTES };
         let entry = if self.begun.is_some() {
             self.begun.take()
         } else if self.head.is_empty() {
@@ -519,7 +518,6 @@ impl Outbox {
             Some(Entry::Control(frame)) => self.replies_bytes -= frame.len(),
             Some(Entry::Frames(piece)) => {
                 self.waiting -= piece.extent();
-                self.waiting.bytes -= bookkeeping;
                 delivered.add(piece.extent(), piece.observer());
             }
             Some(Entry::Gap { .. } | Entry::Vacant) | None => {}
