@@ -171,12 +171,30 @@ fn a_small_part_of_a_chunk_does_not_pin_it() {
 }
 
 #[test]
+fn memory_for_a_frame_follows_the_bytes_that_arrive() {
+    const AT_ONCE: usize = MIB + 8192;
+    for (name, mut decoder) in [("lender", Decoder::lender(u32::MAX)), ("consumer", Decoder::consumer(u32::MAX))] {
+        let wire = publish(0, 64 * MIB);
+        let (mut chunk, mut at, mut items) = (BytesMut::new(), 0, Vec::new());
+        let before = live();
+        while at < wire.len() {
+            let size = if at == 0 { HEADER_BYTES + 1 } else { 300_000 };
+            at += read(&mut decoder, &mut chunk, &wire[at..], size, &mut items).unwrap();
+            decoder.target(&mut chunk);
+            let allocated = live().saturating_sub(before + CONSUMER_CHUNK_BYTES);
+            assert!(allocated <= AT_ONCE.max(4 * at), "{name}: {allocated} bytes are allocated for {at}");
+        }
+        assert!(matches!(items[..], [Item::Run(_)]), "{name}");
+    }
+}
+
+#[test]
 fn a_consumer_reads_more_at_once_while_there_is_more_and_less_when_it_was_idle() {
     let mut decoder = Decoder::consumer(u32::MAX);
     let mut chunk = BytesMut::new();
     let room = |decoder: &mut Decoder, chunk: &mut BytesMut| decoder.target(chunk).remaining_mut();
     assert_eq!(room(&mut decoder, &mut chunk), CONSUMER_CHUNK_BYTES);
-    decoder.idle(&mut chunk);
+    while decoder.idle(&mut chunk) {} // until little is read at once
     assert_eq!((room(&mut decoder, &mut BytesMut::new()), chunk.capacity()), (CONSUMER_CHUNK_BYTES_MIN, 0));
     let wire: Vec<u8> = (0..200).flat_map(|sequence| publish(sequence, 10_000)).collect();
     let (mut at, mut rooms) = (0, Vec::new());
@@ -189,8 +207,11 @@ fn a_consumer_reads_more_at_once_while_there_is_more_and_less_when_it_was_idle()
     for (step, most) in [(1, 4 * CONSUMER_CHUNK_BYTES_MIN), (2, CONSUMER_CHUNK_BYTES), (3, CONSUMER_CHUNK_BYTES)] {
         assert!((most - 11_000..=most).contains(&rooms[step]), "{rooms:?}");
     }
+    // As much may arrive again, and no memory is kept until then.
+    assert!(decoder.idle(&mut chunk));
+    assert_eq!((chunk.capacity(), room(&mut decoder, &mut chunk)), (0, CONSUMER_CHUNK_BYTES - decoder.held_bytes()));
     // A read that does not fill its room is not followed by a larger one.
-    decoder.idle(&mut chunk);
+    while decoder.idle(&mut chunk) {}
     for sequence in 0..5 {
         read(&mut decoder, &mut chunk, &publish(sequence, 10), usize::MAX, &mut Vec::new()).unwrap();
         assert_eq!(room(&mut decoder, &mut chunk), CONSUMER_CHUNK_BYTES_MIN);
