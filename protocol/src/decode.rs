@@ -21,10 +21,10 @@ pub const CONSUMER_CHUNK_BYTES_MIN: usize = 16 * 1024;
 /// How much larger the chunk of a consumer becomes after a read that filled it, and how much smaller when it needs no more.
 const CHUNK_GROWTH: usize = 4;
 
-/// Bytes that are reserved at once for a frame that is larger than a chunk: enough for a message of 1 MiB.
-const FRAME_START_BYTES: usize = HEADER_BYTES + META_BYTES_MAX as usize + 1024 * 1024;
+/// Bytes that are reserved at once for a large frame after one of at least this size: enough for a message of 1 MiB.
+const LIKELY_BYTES_MAX: usize = HEADER_BYTES + META_BYTES_MAX as usize + 1024 * 1024;
 
-/// How many times as much as has arrived of such a frame is reserved at most: memory follows bytes, not announcements.
+/// How many times as much as has arrived of a large frame is reserved at most: memory follows bytes, not announcements.
 const FRAME_GROWTH: usize = 4;
 
 /// A run that shows less than one part in this many of the memory that it would pin is copied into memory of its own.
@@ -183,8 +183,8 @@ impl Decoder {
     }
 
     /// Where the next bytes of the stream must go: into `chunk`, or into the decoder's own buffer while a frame larger than a
-    /// chunk is incomplete. Reserves at most [`CHUNK_BYTES`] ([`CONSUMER_CHUNK_BYTES`]) in `chunk`, or the checked size of one
-    /// frame. Everything that was [parked](Self::park) must have been decoded before.
+    /// chunk is incomplete. Reserves at most [`CHUNK_BYTES`] ([`CONSUMER_CHUNK_BYTES`]) in `chunk`, or four times what has arrived
+    /// of the large frame, or 1 MiB if the one before it was as large. Everything that was [parked](Self::park) must have been decoded before.
     ///
     /// # Panics
     ///
@@ -198,14 +198,14 @@ impl Decoder {
         }
         if self.need > self.chunk_bytes {
             let arrived = self.partial.len();
-            let wanted = reserved_bytes(self.need, arrived);
-            if self.partial.capacity() < wanted {
-                // To reserve could take up to twice as much.
-                let mut larger = BytesMut::with_capacity(wanted);
+            if self.partial.capacity() == arrived {
+                // `reserve` could take up to twice as much.
+                let mut larger = BytesMut::with_capacity(self.reserved_bytes(arrived));
                 larger.extend_from_slice(&self.partial);
                 self.partial = larger;
             }
-            return (&mut self.partial).limit(wanted - arrived);
+            let room = self.partial.capacity().min(self.need) - arrived;
+            return (&mut self.partial).limit(room);
         }
         self.reserved = self.reserved.max(self.chunk_bytes);
         chunk.reserve(self.chunk_bytes - chunk.len());
@@ -260,7 +260,8 @@ impl Decoder {
                 }
                 Ok(Scan::Incomplete { need }) => {
                     if !(own && need == self.need) {
-                        let mut rest = BytesMut::with_capacity(reserved_bytes(need, source.len()));
+                        let reserved = need.min(CHUNK_BYTES.max(source.len()));
+                        let mut rest = BytesMut::with_capacity(reserved);
                         rest.extend_from_slice(source);
                         source.clear();
                         self.partial = rest;
@@ -377,6 +378,12 @@ impl Decoder {
         self.partial.len()
     }
 
+    /// Memory for a frame of which this many bytes have arrived.
+    fn reserved_bytes(&self, arrived: usize) -> usize {
+        let likely = self.expect.min(LIKELY_BYTES_MAX);
+        self.need.min(CHUNK_BYTES.max(FRAME_GROWTH * arrived).max(likely))
+    }
+
     /// Releases an empty buffer: an idle stream must not keep it.
     fn release_if_empty(&mut self) {
         if self.partial.is_empty() {
@@ -398,11 +405,6 @@ impl Decoder {
 /// How much to read at once after a frame of `frame_bytes`: as many such frames as fit into four chunks; 0 for the usual chunk.
 fn expected_bytes(frame_bytes: usize, chunk_bytes: usize) -> usize {
     if frame_bytes <= chunk_bytes { 0 } else { frame_bytes * (4 * chunk_bytes / frame_bytes).max(1) }
-}
-
-/// Memory for a frame of `need` bytes of which `arrived` bytes are there.
-fn reserved_bytes(need: usize, arrived: usize) -> usize {
-    need.min(FRAME_START_BYTES.max(FRAME_GROWTH * arrived))
 }
 
 enum Scan {

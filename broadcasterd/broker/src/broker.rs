@@ -48,7 +48,8 @@ const SLICES_MAX: usize = 64;
 ///    that does not suffice: a half-written frame cannot be dropped.
 /// 3. Observers are ended.
 /// 4. Listeners lose the oldest half of what waits for them. Senders lose the frame that they have sent a part of: it counts as accepted,
-///    and every listener receives a report of its loss.
+///    and every listener receives a report of its loss. Connections that bytes have waited for that long, however fast they read, are
+///    ended for their half-written frames.
 /// 5. Connections are ended, for their half-written frames and unread replies.
 ///
 /// [`Effect::Close`]: crate::Effect::Close

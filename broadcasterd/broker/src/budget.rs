@@ -41,17 +41,23 @@ impl Broker {
             |connection| if_so(connection.only_observes(), connection.pinned_bytes()),
             |broker, conn, _| broker.cut(now, conn, effects),
         );
-        // The most that any connection can do without: what waits for it, or the frame that it has sent a part of.
+        // The most that any connection can do without: what waits for it, or the frame that it has sent a part of; or the connection
+        // itself, if it takes its time for a frame that is larger than all of these.
         self.release_largest(
-            |connection| connection.outbox.droppable_bytes().max(connection.discardable_bytes()),
+            |connection| {
+                let droppable = connection.outbox.droppable_bytes().max(connection.discardable_bytes());
+                droppable.max(connection.long_pinned_bytes(now, timeout))
+            },
             |broker, conn, size| {
                 let Some(connection) = broker.connection(conn) else { return };
-                if connection.discardable_bytes() < size {
-                    broker.drop_oldest_half(conn);
-                } else {
+                if connection.discardable_bytes() >= size {
                     connection.incoming.set(0);
                     connection.incomplete = Incomplete::Kept;
                     effects.push(Effect::Discard(conn));
+                } else if connection.outbox.droppable_bytes() >= size {
+                    broker.drop_oldest_half(conn);
+                } else {
+                    broker.cut(now, conn, effects);
                 }
             },
         );

@@ -229,4 +229,10 @@ impl Connection {
     pub(crate) fn pinned_bytes(&self) -> usize {
         self.outbox.half_written_bytes() + self.outbox.replies_bytes()
     }
+
+    /// The same, if bytes have waited for it for `timeout` without a break. It may have made progress, however little.
+    pub(crate) fn long_pinned_bytes(&self, now: Moment, timeout: Duration) -> usize {
+        let is_long = self.blocked.is_some_and(|since| now.since(since) >= timeout);
+        if is_long { self.pinned_bytes() } else { 0 }
+    }
 }

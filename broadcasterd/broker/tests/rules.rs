@@ -985,6 +985,27 @@ fn a_listener_that_makes_progress_is_not_ended() {
 }
 
 #[test]
+fn a_large_frame_that_is_taken_bit_by_bit_gives_way_to_smaller_ones() {
+    let mut limits = Limits::default();
+    (limits.held_bytes_max, limits.outbox_bytes_max) = (30_000, 100_000);
+    let mut bus = Bus::new(limits);
+    let [slow, slower] = half_written(&mut bus, &[12_000, 9000])[..] else { panic!("two listeners") };
+    for seconds_later in [2, 4, 6] {
+        bus.now = seconds(seconds_later);
+        [slow, slower].into_iter().for_each(|conn| bus.take(conn, 1));
+    }
+    bus.stalled = false;
+    let (listener, sender) = (bus.listener("news"), bus.sender("news"));
+    bus.happen(Event::Holding { conn: sender.conn, bytes: 9500, frame: Incomplete::Discardable });
+    assert!(!bus.effects.contains(&Effect::Discard(sender.conn)), "the frame of a healthy sender is smaller");
+    assert_eq!((bus.ended[slow.0], bus.ended[slower.0]), (true, false), "one is enough");
+    bus.happen(Event::Holding { conn: sender.conn, bytes: 0, frame: Incomplete::None });
+    bus.publish(sender, 0..1, &[7; 9000]);
+    bus.read(listener);
+    assert_eq!((bus.messages(listener), bus.broker.stats().messages_lost), (1, 0));
+}
+
+#[test]
 fn the_budget_is_kept_even_if_half_written_frames_are_all_there_is() {
     let mut limits = Limits::default();
     (limits.held_bytes_max, limits.outbox_bytes_max) = (20_000, 100_000);

@@ -365,6 +365,10 @@ impl Machine for Publisher {
         }
     }
 
+    fn accepted(&mut self) {
+        self.settled = self.settled.max(self.first_waiting());
+    }
+
     fn is_opening(&self) -> bool {
         self.session.phase == Phase::Joining
     }

@@ -83,6 +83,9 @@ pub trait Machine {
         false
     }
 
+    /// The daemon has stopped, and has accepted everything that the connection took.
+    fn accepted(&mut self) {}
+
     /// Messages arrive without a daemon from now on.
     fn detached(&mut self) {}
 }

@@ -550,6 +550,9 @@ impl Link for SocketPath {
             Loss::Write => self.last_words(machine),
             Loss::Closed => None,
         };
+        if ended == Some(Ended::Goodbye) && local::STOPPED_SOCKET_KEEPS_BYTES {
+            machine.accepted();
+        }
         let error = match ended {
             None => None,
             Some(Ended::Goodbye | Ended::Stalled(_)) if self.config.reconnect => None,
