@@ -172,6 +172,69 @@ fn client_that_finds_the_lock_held_names_the_holder() {
     assert!(error.to_string().contains(&holder), "{error}");
 }
 
+#[test]
+fn second_daemon_fails_unless_the_first_one_answers() {
+    let bus = Bus::new();
+    let fails = |command: &str, words: &[&str]| {
+        let output = bus.run(&[command]);
+        let (printed, complaint) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.status.code(), Some(5), "{command}: {printed}{complaint}");
+        assert!(printed.is_empty(), "{command}: {printed}");
+        assert!(words.iter().all(|word| complaint.contains(word)), "{command}: {complaint}");
+    };
+    let daemon = bus.start();
+    daemon.signal(Signal::STOP);
+    let holder = format!("process {} holds its lock", daemon.pid());
+    for command in ["run", "start"] {
+        fails(command, &["does not answer", &holder]);
+    }
+    drop(daemon);
+    std::fs::remove_file(bus.socket()).expect("removed");
+    let lock = std::fs::File::create(bus.directory().join("bus.lock")).expect("made");
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).expect("locked");
+    writeln!(&lock, "serving 17").expect("written");
+    fails("start", &["process 17 holds its lock and does not listen"]);
+    drop(lock);
+    assert!(bus.run(&["start"]).status.success(), "the lock is free");
+}
+
+#[test]
+fn daemon_at_its_limit_of_connections_is_a_running_daemon() {
+    let bus = Bus::new();
+    let file = bus.directory().join("few.toml");
+    std::fs::write(&file, "[limits]\nconnections_max = 4\n").expect("written");
+    let mut daemon = bus.command(program(), &["run", "--config", file.to_str().expect("text")]);
+    let mut daemon = Process::spawn(&mut daemon);
+    assert!(daemon.line().starts_with("listening on"));
+    let _listeners: Vec<_> = (0..4).map(|_| bus.options().listener("news").expect("connected")).collect();
+    let output = bus.run(&["start"]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "already running\n");
+    assert!(output.status.success());
+}
+
+/// Writes a program, in another process: no thread of this one may have it open for writing when it runs.
+fn write_program(path: &Path, text: &str) {
+    let write = "printf %s \"$1\" > \"$0\" && chmod 700 \"$0\"";
+    let written = Command::new("sh").args(["-c", write]).arg(path).arg(text).status().expect("sh runs");
+    assert!(written.success());
+}
+
+#[test]
+fn client_whose_program_fails_waits_for_the_daemon_that_holds_the_lock() {
+    let bus = Bus::new();
+    let fails = bus.directory().join("fails");
+    let daemon = program().display();
+    let script = format!("#!/bin/sh\n{{ '{daemon}' run --log error & }} | read -r line\necho impatient >&2\nexit 5\n");
+    write_program(&fails, &script);
+    let options = bus.options().autostart(true).program(&fails);
+    options.sender("news").expect("the daemon answers").send(b"x").expect("sent");
+    bus.options().daemon().stop().expect("stopped");
+    write_program(&fails, "#!/bin/sh\necho impatient >&2\nexit 5\n");
+    let error = options.sender("news").expect_err("no process holds the lock");
+    let ConnectError::Start { source, .. } = &error else { panic!("{error}") };
+    assert!(source.to_string().starts_with("impatient"), "{source}");
+}
+
 /// A daemon with so many descriptors.
 fn start_with_descriptors(bus: &Bus, descriptors: u64) -> Process {
     let mut command = bus.command(

@@ -24,6 +24,8 @@ mod peak;
 mod serve;
 
 pub use broadcaster_broker::{ChannelSnapshot, ConnPhase, ConnSnapshot, Limits, Snapshot, Stats};
-pub use broadcaster_local::{AuxiliaryListener, connections_within, descriptors_for, raise_descriptor_limit};
+pub use broadcaster_local::{
+    AuxiliaryListener, LockState, connections_within, descriptors_for, lock_state, raise_descriptor_limit,
+};
 pub use lock::{BindError, Bound, adopt, bind};
 pub use serve::{ServerHandle, serve};

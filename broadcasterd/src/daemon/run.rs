@@ -10,7 +10,8 @@ use crate::exit::{Code, Failure};
 use crate::os;
 use broadcaster_protocol::endpoint::{Candidate, Origin, stats_socket};
 use broadcaster_server::{
-    AuxiliaryListener, BindError, Bound, ServerHandle, adopt, bind, connections_within, raise_descriptor_limit, serve,
+    AuxiliaryListener, BindError, Bound, LockState, ServerHandle, adopt, bind, connections_within, lock_state,
+    raise_descriptor_limit, serve,
 };
 use std::future::{Future, poll_fn};
 use std::io::{self, Write};
@@ -18,11 +19,15 @@ use std::path::PathBuf;
 use std::pin::pin;
 use std::task::Poll;
 use std::time::{Duration, Instant};
-use system_broadcaster::{ConnectError, Options};
+use system_broadcaster::{ConnectError, Options, Stage};
 use tokio::task::{JoinHandle, spawn_local};
 
-/// A daemon that holds the lock without answering is stopping and ends within this time, or it hangs.
-const OTHER_ENDS_WITHIN: Duration = Duration::from_secs(2);
+/// A process that holds the lock without listening is about to listen or to end within this time, or it hangs. By default, an orderly stop
+/// takes up to two seconds.
+const OTHER_ENDS_WITHIN: Duration = Duration::from_secs(3);
+
+/// A daemon that listens answers within this time, or it is stopped or hangs.
+const OTHER_ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
 /// A daemon whose socket a service manager has replaced notices that and ends within this time, or it hangs.
 const PREDECESSOR_ENDS_WITHIN: Duration = Duration::from_secs(10);
@@ -33,7 +38,7 @@ const ATTEMPT_PAUSE: Duration = Duration::from_millis(10);
 /// The outcome of an attempt to become the daemon.
 enum Claim {
     Ours(Bound),
-    /// Another daemon serves the bus; its process, if it answered.
+    /// Another daemon serves the bus and has answered; its process, unless it has refused the connection.
     Taken(Option<u32>),
 }
 
@@ -120,24 +125,45 @@ fn run_with(
     Ok(serve(bound, limits, env!("CARGO_PKG_VERSION"), until_stop)?)
 }
 
-/// Takes the right to serve, unless another daemon has it. A daemon that is stopping is waited for.
+/// Takes the right to serve, unless another daemon has it and answers. A daemon that is starting or stopping is waited for.
 fn claim(options: &Options) -> Result<Claim, Failure> {
     let candidates: Vec<_> = options.candidates()?.into_iter().map(|candidate| place(candidate.socket)).collect();
+    let other = options.clone().timeout(OTHER_ANSWERS_WITHIN).daemon();
     let give_up_at = Instant::now() + OTHER_ENDS_WITHIN;
     loop {
-        match bind(&candidates) {
+        let held = match bind(&candidates) {
             Ok(bound) => return Ok(Claim::Ours(bound)),
-            Err(error @ BindError::AlreadyRunning { .. }) => {
-                let pid = options.clone().timeout(OTHER_ENDS_WITHIN).daemon().status().ok().map(|status| status.pid);
-                if pid.is_some() || Instant::now() >= give_up_at {
-                    tracing::info!("{error}");
-                    return Ok(Claim::Taken(pid));
-                }
-                std::thread::sleep(ATTEMPT_PAUSE);
-            }
+            Err(error @ BindError::AlreadyRunning { .. }) => error,
             Err(error) => return Err(Failure::new(Code::Failed, error)),
+        };
+        match other.status() {
+            Ok(status) => {
+                tracing::info!("{held}");
+                return Ok(Claim::Taken(Some(status.pid)));
+            }
+            // That is an answer as well: the daemon may have all the connections that it accepts.
+            Err(ConnectError::Refused { .. } | ConnectError::Unsupported { .. }) => {
+                tracing::info!("{held}");
+                return Ok(Claim::Taken(None));
+            }
+            Err(error @ ConnectError::TimedOut { .. }) => return Err(error.into()),
+            Err(ConnectError::NotRunning { .. }) if Instant::now() >= give_up_at => {
+                return Err(not_listening(&candidates).into());
+            }
+            Err(error) if Instant::now() >= give_up_at => return Err(error.into()),
+            Err(_) => std::thread::sleep(ATTEMPT_PAUSE),
         }
     }
+}
+
+/// A process holds the lock of one of these places, and no process listens.
+fn not_listening(candidates: &[Candidate]) -> ConnectError {
+    let holder = candidates.iter().find_map(|candidate| match lock_state(&candidate.socket) {
+        LockState::Held { pid } | LockState::Leaving { pid } => pid,
+        LockState::Free | LockState::NotAFile => None,
+    });
+    let socket = candidates.first().map(|first| first.socket.clone()).unwrap_or_default();
+    ConnectError::TimedOut { socket, after: OTHER_ENDS_WITHIN, stage: Stage::Locked, holder }
 }
 
 /// A socket to serve on, whatever rule led to it.
@@ -178,7 +204,7 @@ fn take_over(socket: &AuxiliaryListener, options: &Options) -> Result<Bound, Fai
 fn stop_others(bound: &Bound, candidates: &[Candidate], options: &Options) {
     let is_other = |candidate: &&Candidate| bound.sockets().all(|socket| socket != candidate.socket);
     for candidate in candidates.iter().filter(is_other) {
-        let daemon = options.clone().socket(&candidate.socket).timeout(OTHER_ENDS_WITHIN).daemon();
+        let daemon = options.clone().socket(&candidate.socket).timeout(OTHER_ANSWERS_WITHIN).daemon();
         match daemon.stop() {
             Ok(()) => tracing::info!(socket = %candidate.socket.display(), "stopped the previous daemon"),
             Err(ConnectError::NotRunning { .. }) => {}

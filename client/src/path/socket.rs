@@ -232,14 +232,17 @@ impl SocketPath {
                 State::Down => self.find(machine)?,
                 State::Paused(until) if now < *until => return Ok(Some(Wait::until(*until))),
                 State::Paused(_) => self.state = State::Down,
-                State::Launching { launch, .. } => match launch.poll(now)? {
-                    Progress::Pending(wait) => return Ok(Some(wait)),
-                    Progress::Started => {
+                State::Launching { launch, .. } => match launch.poll(now) {
+                    Ok(Progress::Pending(wait)) => return Ok(Some(wait)),
+                    Ok(Progress::Started) => {
                         if let Some(attempt) = self.attempt() {
                             (attempt.launched, attempt.started) = (true, true);
                         }
                         self.state = State::Down;
                     }
+                    // Another process has taken the lock, and did not answer the program in time. It may still answer this client.
+                    Err(ConnectError::Start { .. }) if is_locked(&self.config.candidates()?) => self.pause(),
+                    Err(error) => return Err(error),
                 },
                 State::Greeting(connection) => {
                     let socket = Arc::clone(&connection.socket);
