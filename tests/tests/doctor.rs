@@ -279,7 +279,7 @@ fn daemon_at_its_connection_limit_is_not_blamed() {
 
 #[test]
 fn daemon_without_free_descriptors_is_not_blamed() {
-    const DESCRIPTORS: usize = 40;
+    const DESCRIPTORS: usize = 60;
     let bus = Bus::new();
     let limited = format!("ulimit -n {DESCRIPTORS} && exec \"$0\" run --log error");
     let mut daemon = bus.command("/bin/sh", &["-c", &limited, program().to_str().expect("text")]);

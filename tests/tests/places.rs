@@ -235,15 +235,39 @@ fn client_whose_program_fails_waits_for_the_daemon_that_holds_the_lock() {
     assert!(source.to_string().starts_with("impatient"), "{source}");
 }
 
+/// `broadcasterd` with so many descriptors.
+fn command_with_descriptors(bus: &Bus, descriptors: u64, command: &str) -> Command {
+    let script = format!("ulimit -n {descriptors}; exec \"$0\" {command}");
+    bus.command("sh", &["-c", &script, program().to_str().expect("text")])
+}
+
 /// A daemon with so many descriptors.
 fn start_with_descriptors(bus: &Bus, descriptors: u64) -> Process {
-    let mut command = bus.command(
-        "sh",
-        &["-c", &format!("ulimit -n {descriptors}; exec \"$0\" run"), program().to_str().expect("text")],
-    );
-    let mut daemon = Process::spawn(&mut command);
+    let mut daemon = Process::spawn(&mut command_with_descriptors(bus, descriptors, "run"));
     assert!(daemon.line().starts_with("listening on"));
     daemon
+}
+
+#[test]
+fn daemon_with_too_few_descriptors_does_not_start() {
+    const NEEDED: u64 = 53;
+    let bus = Bus::new();
+    for descriptors in [8, 11, 14, 48, NEEDED - 1] {
+        for (command, code) in [("run", 1), ("start", 5)] {
+            let mut command = command_with_descriptors(&bus, descriptors, command);
+            let output = command.stdin(Stdio::null()).stderr(Stdio::piped()).output().expect("it runs");
+            let complaint = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(code), "{descriptors}: {complaint}");
+            let sentence =
+                format!("the limit on open files is {descriptors}, and the daemon needs at least {NEEDED}: ");
+            assert!(complaint.starts_with(&format!("broadcasterd: {sentence}")), "{descriptors}: {complaint}");
+            assert!(!bus.socket().exists());
+        }
+    }
+    let _daemon = start_with_descriptors(&bus, NEEDED);
+    let _listeners: Vec<_> = (0..4).map(|_| bus.options().listener("news").expect("connected")).collect();
+    let error = bus.options().listener("news").expect_err("it has none to spare");
+    assert!(error.to_string().contains("the daemon has 4 connections, which is the limit"), "{error}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! nothing about messages.
 
 use super::activation;
+use super::config::keys::CONNECTIONS_MIN;
 use super::config::{Flags, Settings, Started};
 use super::log::Log;
 use super::memory;
@@ -10,8 +11,8 @@ use crate::exit::{Code, Failure};
 use crate::os;
 use broadcaster_protocol::endpoint::{Candidate, Origin, stats_socket};
 use broadcaster_server::{
-    AuxiliaryListener, BindError, Bound, LockState, ServerHandle, adopt, bind, connections_within, lock_state,
-    raise_descriptor_limit, serve,
+    AuxiliaryListener, BindError, Bound, LockState, ServerHandle, adopt, bind, connections_within, descriptors_for,
+    lock_state, raise_descriptor_limit, serve,
 };
 use std::future::{Future, poll_fn};
 use std::io::{self, Write};
@@ -45,18 +46,36 @@ enum Claim {
 /// Runs the daemon until it is asked to end. `detached`: leave the caller's session, directory and output.
 pub(crate) fn run(options: &Options, flags: &Flags, detached: bool) -> Result<(), Failure> {
     os::reset_signals()?;
+    let descriptors = raise_descriptor_limit();
+    check_descriptors(descriptors)?;
     let inherited = activation::socket().map_err(|error| Failure::new(Code::Failed, error))?;
     let activated = inherited.is_some();
     let settings = Settings::load(flags, Started::this(detached, activated))?;
     let log = Log::init(&settings.log.value)?;
-    let served = run_with(options, &settings, inherited, detached, &log);
+    let served = run_with(options, &settings, descriptors, inherited, detached, &log);
     log.flush();
     served
+}
+
+/// Checks the limit on open files before anything is opened: the runtime panics if it cannot open its own files.
+fn check_descriptors(descriptors: Option<u64>) -> Result<(), Failure> {
+    let needed = descriptors_for(CONNECTIONS_MIN);
+    match descriptors.filter(|&descriptors| descriptors < needed) {
+        None => Ok(()),
+        Some(descriptors) => Err(Failure::new(
+            Code::Failed,
+            format!(
+                "the limit on open files is {descriptors}, and the daemon needs at least {needed}: raise the hard limit \
+                 (`ulimit -Hn`, LimitNOFILE=)"
+            ),
+        )),
+    }
 }
 
 fn run_with(
     options: &Options,
     settings: &Settings,
+    descriptors: Option<u64>,
     inherited: Option<AuxiliaryListener>,
     detached: bool,
     log: &Log,
@@ -65,7 +84,6 @@ fn run_with(
     if detached {
         os::leave_caller()?;
     }
-    let descriptors = raise_descriptor_limit();
     let claim = match inherited {
         Some(socket) => Claim::Ours(take_over(&socket, options)?),
         None => claim(options)?,

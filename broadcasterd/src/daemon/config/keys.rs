@@ -97,7 +97,7 @@ macro_rules! key {
 /// The keys, in the order of the fields. The smallest values leave a daemon that can serve; the largest are far beyond use, and
 /// bounded.
 pub(crate) const KEYS: [Key; 15] = [
-    key!(connections_max, Count, 4, 1_000_000), // at least a sender, a listener, and requests for status or stop
+    key!(connections_max, Count, CONNECTIONS_MIN as u64, 1_000_000),
     key!(connections_per_process_max, Count, 1, 1_000_000),
     key!(channels_max, Count, 1, 1_000_000),
     key!(channels_per_connection_max, Count, 1, 1_000_000),
@@ -114,6 +114,9 @@ pub(crate) const KEYS: [Key; 15] = [
     // An orderly stop takes up to twice that, for listeners and then for observers. A service manager waits longer.
     key!(goodbye_timeout, Time, 10 * MILLISECOND, 2 * SECOND),
 ];
+
+/// The fewest connections that are of use: a sender, a listener, and requests for status or stop.
+pub(crate) const CONNECTIONS_MIN: usize = 4;
 
 /// The memory beyond the largest payload, so that small messages pass while it is in transit.
 pub(crate) const HELD_ROOM_BYTES: u64 = MIB;

@@ -2,6 +2,7 @@
 //! answers.
 
 use super::words::{connections_max, named, quoted, shown};
+use crate::daemon::config::keys::CONNECTIONS_MIN;
 use crate::observe::doctor::facts::{
     Facts, GATHER_TIMEOUT, InPath, Lock, Node, PROGRAM_NAME, Place, PlaceFiles, ProgramFile, Service,
 };
@@ -162,8 +163,13 @@ pub(super) fn limits(facts: &Facts) -> Vec<Finding> {
     for (who, files) in of_daemon.into_iter().chain(of_this) {
         if files < needed {
             let level = if files < DESCRIPTORS_FEW { Level::Warning } else { Level::Note };
-            let enough_for = connections_max(Some(files));
-            let finding = format!("{who} may open {files} files, enough for {enough_for} of {wanted} connections");
+            let finding = match descriptors_for(CONNECTIONS_MIN) {
+                least if files < least => format!("{who} may open {files} files, and needs at least {least}"),
+                _ => {
+                    let enough_for = connections_max(Some(files));
+                    format!("{who} may open {files} files, enough for {enough_for} of {wanted} connections")
+                }
+            };
             let remedy =
                 format!("raise the hard limit to {needed} (`ulimit -Hn`, LimitNOFILE=) and restart the daemon");
             findings.push(Finding::new(Check::Limits, level, finding, remedy));

@@ -487,6 +487,13 @@ fn too_few_descriptors_and_inotify_instances_are_reported_with_numbers() {
     let mut facts = healthy();
     facts.limits.open_files = Some((1024, 4096));
     assert_finds(&facts, Check::Limits, Level::Note, &["from here", "4096 files"]);
+    facts.limits.open_files = Some((52, 52));
+    assert_finds(
+        &facts,
+        Check::Limits,
+        Level::Warning,
+        &["from here may open 52 files, and needs at least 53", "5509"],
+    );
     facts.limits.inotify_instances_max = Some(1);
     assert_finds(&facts, Check::Limits, Level::Warning, &["max_user_instances is 1"]);
     facts.limits.no_thread = true;
