@@ -5,6 +5,7 @@ use crate::connection::{ConnPhase, Connection};
 use crate::delivery::ended;
 use crate::effect::{Effect, Effects};
 use crate::event::{ConnId, Incomplete, Moment};
+use crate::limits::counted;
 use crate::outbox::Outbox;
 use crate::registry::Ended;
 use broadcaster_protocol::control::{Control, Goodbye, Refused, RefusedCode};
@@ -29,11 +30,11 @@ impl Broker {
         } else if matches!(self.phase, Phase::Draining | Phase::Leaving | Phase::Over) {
             (RefusedCode::Stopping, "the daemon is stopping; connect again".to_owned())
         } else if self.counts.open > limits.connections_max {
-            let max = limits.connections_max;
-            (RefusedCode::Connections, format!("the daemon has {max} connections, which is the limit"))
+            let connections = counted(limits.connections_max, "connection");
+            (RefusedCode::Connections, format!("the daemon has {connections}, which is the limit"))
         } else if pid != 0 && of_process > limits.connections_per_process_max {
-            let max = limits.connections_per_process_max;
-            (RefusedCode::Connections, format!("process {pid} has {max} connections, which is the limit"))
+            let connections = counted(limits.connections_per_process_max, "connection");
+            (RefusedCode::Connections, format!("process {pid} has {connections}, which is the limit"))
         } else {
             return;
         };

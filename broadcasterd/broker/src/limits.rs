@@ -73,3 +73,11 @@ impl Default for Limits {
 /// Work after which a turn ends: one unit for each message run, or loss, and connection that it is queued for, and for each channel
 /// that a subscription to all channels is attached to. What is left of the input waits for the next turn.
 pub const TURN_WORK_MAX: usize = 32 * 1024;
+
+/// A number of things, for a reason: `1 connection`, `4 connections`.
+pub(crate) fn counted(number: usize, thing: &str) -> String {
+    match number {
+        1 => format!("1 {thing}"),
+        _ => format!("{number} {thing}s"),
+    }
+}

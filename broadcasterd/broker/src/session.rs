@@ -5,6 +5,7 @@ use crate::connection::ConnPhase;
 use crate::delivery::named;
 use crate::effect::Effects;
 use crate::event::{ConnId, Incomplete, Moment};
+use crate::limits::counted;
 use crate::outbox::Terms;
 use crate::registry::{Channel, Selector};
 use broadcaster_protocol::control::{
@@ -178,11 +179,13 @@ impl Broker {
             return Err((RefusedCode::Protocol, format!("this connection has a subscription to {what} already")));
         }
         if terms.observer && connection.subscriptions.observers() == 0 && observing >= observers_max {
-            let reason = format!("{observers_max} connections observe the bus, which is the limit");
+            let reason =
+                format!("the daemon has {}, which is the limit", counted(observers_max, "observing connection"));
             return Err((RefusedCode::Connections, reason));
         }
         if *selector == Selector::All && all >= wildcards_max {
-            let reason = format!("there are {wildcards_max} subscriptions to all channels, which is the limit");
+            let subscriptions = counted(wildcards_max, "subscription");
+            let reason = format!("the daemon has {subscriptions} to all channels, which is the limit");
             return Err((RefusedCode::Channels, reason));
         }
         let creates = match selector {
@@ -201,7 +204,8 @@ impl Broker {
             return Err((RefusedCode::Channels, reason));
         }
         if name.is_some_and(|name| self.registry.id_of(name).is_none()) && self.registry.len() >= max {
-            return Err((RefusedCode::Channels, format!("the daemon has {max} channels, which is the limit")));
+            let reason = format!("the daemon has {}, which is the limit", counted(max, "channel"));
+            return Err((RefusedCode::Channels, reason));
         }
         Ok(())
     }

@@ -721,6 +721,32 @@ fn connections_are_limited_in_total_and_for_each_process() {
 }
 
 #[test]
+fn reason_names_a_limit_of_one_in_the_singular() {
+    let mut limits = Limits::default();
+    (limits.connections_per_process_max, limits.channels_max) = (1, 1);
+    (limits.observers_max, limits.wildcards_max) = (1, 1);
+    let mut bus = Bus::new(limits);
+    bus.listener("a");
+    let same_process = bus.connect_as(60, UID);
+    let request = |bus: &mut Bus, pid, subscribe| {
+        let conn = bus.connect(pid);
+        bus.send(conn, subscribe);
+        conn
+    };
+    let listener = request(&mut bus, 61, subscribe(1, "b"));
+    let [_, observer] = [62, 63].map(|pid| request(&mut bus, pid, observe(1, named("a"))));
+    let [_, wildcard] = [64, 65].map(|pid| request(&mut bus, pid, subscribe_all(1)));
+    for (conn, reason) in [
+        (same_process, "process 60 has 1 connection, which is the limit"),
+        (listener, "the daemon has 1 channel, which is the limit"),
+        (observer, "the daemon has 1 observing connection, which is the limit"),
+        (wildcard, "the daemon has 1 subscription to all channels, which is the limit"),
+    ] {
+        assert_eq!(bus.refusal(conn).reason, reason);
+    }
+}
+
+#[test]
 fn channels_are_limited_in_total_and_for_each_connection() {
     let mut limits = Limits::default();
     (limits.channels_max, limits.channels_per_connection_max) = (3, 2);
