@@ -430,7 +430,7 @@ fn timeout_is_in_seconds_and_never_zero() {
     let _daemon = bus.start();
     let output = bus.run(&["listen", "news", "--timeout", "0.05"]);
     assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
-    for command in ["listen", "monitor"] {
+    for command in ["listen", "monitor", "send"] {
         let output = bus.run(&[command, "news", "--timeout", "0"]);
         assert_eq!(output.status.code(), Some(2));
         assert!(text(&output.stderr).contains("omit --timeout"), "{}", text(&output.stderr));

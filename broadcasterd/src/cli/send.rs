@@ -1,7 +1,7 @@
 //! `broadcasterd send`: one message, or one for each line. It ends with success only after the daemon has confirmed all of them.
 
 use super::bus::Bus;
-use super::time::duration;
+use super::time::answer_timeout;
 use crate::exit::{Code, Failure};
 use crate::output::notice;
 use broadcaster_protocol::limits::PAYLOAD_BYTES_MAX;
@@ -27,7 +27,7 @@ pub(super) struct Send {
     channel: String,
 
     /// Fail when the daemon does not answer for this long, such as 500ms or 5s; a plain number is in seconds [default: 5s]
-    #[arg(short, long, value_name = "TIME", value_parser = duration)]
+    #[arg(short, long, value_name = "TIME", value_parser = answer_timeout)]
     timeout: Option<Duration>,
 
     #[command(flatten)]

@@ -15,8 +15,17 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 
 /// How long to wait for a message. A timeout of zero would always expire.
 pub(super) fn timeout(text: &str) -> Result<Duration, String> {
+    longer_than_zero(text, "omit --timeout to wait without a limit")
+}
+
+/// How long to wait for an answer.
+pub(super) fn answer_timeout(text: &str) -> Result<Duration, String> {
+    longer_than_zero(text, "omit --timeout to wait for 5s")
+}
+
+fn longer_than_zero(text: &str, alternative: &str) -> Result<Duration, String> {
     match duration(text)? {
-        Duration::ZERO => Err("a timeout must be longer than zero; omit --timeout to wait without a limit".to_owned()),
+        Duration::ZERO => Err(format!("a timeout must be longer than zero; {alternative}")),
         time => Ok(time),
     }
 }
@@ -38,8 +47,10 @@ mod tests {
     #[test]
     fn timeout_of_zero_is_refused_with_the_alternative() {
         for zero in ["0", "0s", "0.0", "0ms"] {
-            assert!(timeout(zero).is_err_and(|error| error.contains("omit --timeout")), "{zero}");
+            assert!(timeout(zero).is_err_and(|error| error.contains("omit --timeout to wait without")), "{zero}");
+            assert!(answer_timeout(zero).is_err_and(|error| error.contains("omit --timeout to wait for 5s")), "{zero}");
         }
         assert_eq!(timeout("1"), Ok(Duration::from_secs(1)));
+        assert_eq!(answer_timeout("1ms"), Ok(Duration::from_millis(1)));
     }
 }
