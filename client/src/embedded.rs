@@ -196,7 +196,8 @@ impl Drop for Delivery {
 /// sent is delivered to every listener that reads it within a second. Other processes find or host the next daemon.
 ///
 /// Create it first in `main`, so that it is dropped last. Without it, a process that hosts and exits takes what waits for slow listeners
-/// with it. What its own senders have sent is passed on in any case, when they are dropped.
+/// with it. Each of its own senders waits, when it is dropped, until what it has sent is passed on, for at most a second. Neither happens in a
+/// process that ends without dropping them, as with [`process::exit`](std::process::exit).
 ///
 /// ```
 /// use system_broadcaster::{HostGuard, Options};
