@@ -21,8 +21,8 @@ pub const CONSUMER_CHUNK_BYTES_MIN: usize = 16 * 1024;
 /// How much larger the chunk of a consumer becomes after a read that filled it, and how much smaller when it needs no more.
 const CHUNK_GROWTH: usize = 4;
 
-/// Bytes that are reserved at once for a large frame after one of at least this size: enough for a message of 1 MiB.
-const LIKELY_BYTES_MAX: usize = HEADER_BYTES + META_BYTES_MAX as usize + 1024 * 1024;
+/// Bytes that are reserved at once for a large frame: enough for a message of 1 MiB.
+const FRAME_START_BYTES: usize = HEADER_BYTES + META_BYTES_MAX as usize + 1024 * 1024;
 
 /// How many times as much as has arrived of a large frame is reserved at most: memory follows bytes, not announcements.
 const FRAME_GROWTH: usize = 4;
@@ -183,8 +183,8 @@ impl Decoder {
     }
 
     /// Where the next bytes of the stream must go: into `chunk`, or into the decoder's own buffer while a frame larger than a
-    /// chunk is incomplete. Reserves at most [`CHUNK_BYTES`] ([`CONSUMER_CHUNK_BYTES`]) in `chunk`, or four times what has arrived
-    /// of the large frame, or 1 MiB if the one before it was as large. Everything that was [parked](Self::park) must have been decoded before.
+    /// chunk is incomplete. Reserves at most [`CHUNK_BYTES`] ([`CONSUMER_CHUNK_BYTES`]) in `chunk`, or for a large frame 1 MiB or
+    /// four times what has arrived of it. Everything that was [parked](Self::park) must have been decoded before.
     ///
     /// # Panics
     ///
@@ -260,8 +260,7 @@ impl Decoder {
                 }
                 Ok(Scan::Incomplete { need }) => {
                     if !(own && need == self.need) {
-                        let reserved = need.min(CHUNK_BYTES.max(source.len()));
-                        let mut rest = BytesMut::with_capacity(reserved);
+                        let mut rest = BytesMut::with_capacity(need.min(FRAME_START_BYTES.max(source.len())));
                         rest.extend_from_slice(source);
                         source.clear();
                         self.partial = rest;
@@ -380,8 +379,7 @@ impl Decoder {
 
     /// Memory for a frame of which this many bytes have arrived.
     fn reserved_bytes(&self, arrived: usize) -> usize {
-        let likely = self.expect.min(LIKELY_BYTES_MAX);
-        self.need.min(CHUNK_BYTES.max(FRAME_GROWTH * arrived).max(likely))
+        self.need.min(FRAME_START_BYTES.max(FRAME_GROWTH * arrived))
     }
 
     /// Releases an empty buffer: an idle stream must not keep it.

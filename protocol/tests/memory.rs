@@ -172,7 +172,7 @@ fn a_small_part_of_a_chunk_does_not_pin_it() {
 
 #[test]
 fn memory_for_a_frame_follows_the_bytes_that_arrive() {
-    const AT_ONCE: usize = CHUNK_BYTES + 8192;
+    const AT_ONCE: usize = MIB + 8192;
     for (name, mut decoder) in [("lender", Decoder::lender(u32::MAX)), ("consumer", Decoder::consumer(u32::MAX))] {
         let wire = publish(0, 64 * MIB);
         let (mut chunk, mut at, mut items) = (BytesMut::new(), 0, Vec::new());
