@@ -255,7 +255,7 @@ fn stopped_daemon_times_out_and_an_ended_one_leaves_no_socket() {
 
 #[test]
 fn other_user_gets_no_statistics() {
-    const NOBODY: u32 = 65_534;
+    const OTHER_UID: u32 = 65_534;
     let bus = Bus::new();
     let _daemon = bus.start();
     let mode = std::fs::metadata(stats_socket(&bus)).expect("listed").permissions().mode();
@@ -279,9 +279,9 @@ fn other_user_gets_no_statistics() {
     };
     assert!(ask(0).starts_with("answered HTTP/1.1 200 OK"));
     open(bus.directory().to_owned(), 0o755);
-    let answer = ask(NOBODY);
+    let answer = ask(OTHER_UID);
     assert!(answer.contains("Permission denied"), "{answer}");
     // Even if the modes admit it, the daemon checks the user.
     open(stats_socket(&bus), 0o666);
-    assert_eq!(ask(NOBODY), "answered \n");
+    assert_eq!(ask(OTHER_UID), "answered \n");
 }

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 const PROBE: &str = env!("CARGO_BIN_EXE_bus-probe");
 
-/// A user who is not root.
+/// A user other than root.
 const OTHER: u32 = 65534;
 
 fn is_root() -> bool {

@@ -15,7 +15,7 @@ pub enum ProgramProblem {
     NotAFile,
     /// The file is not executable for this user.
     NotExecutable,
-    /// The file, or a directory on the way to it, belongs to a user who is neither the effective user nor root.
+    /// The file, or a directory on the way to it, belongs neither to the effective user nor to root.
     OtherOwner {
         /// The file or directory.
         path: PathBuf,

@@ -19,7 +19,7 @@ pub(super) struct Descriptor(PSECURITY_DESCRIPTOR);
 unsafe impl Send for Descriptor {}
 
 impl Descriptor {
-    /// Everything for the user of this process, who is the owner as well; nothing for any other; nothing inherited.
+    /// The user of this process is the owner and has full access. No other user has any, and nothing is inherited.
     #[allow(unsafe_code)]
     pub(super) fn own_user() -> io::Result<Self> {
         let sid = user::current()?;
