@@ -7,8 +7,7 @@ use crate::limits::{
 };
 use serde::{Deserialize, Serialize};
 
-/// Kind numbers of control frames. Numbers that are not listed are free for later additions, in these blocks: `0x30` patterns,
-/// `0x40` presence, `0x50` retained values, `0x60` request and reply, `0x70` file descriptors.
+/// Kind numbers of control frames. Numbers that are not listed are free for later additions, in these blocks: `0x40` presence, `0x50` retained values, `0x60` request and reply, `0x70` file descriptors.
 pub mod kind {
     /// First frame of a client.
     pub const HELLO: u8 = 0x10;
@@ -30,6 +29,32 @@ pub mod kind {
     pub const LAGGED: u8 = 0x24;
     /// The name of a channel id.
     pub const NAMED: u8 = 0x25;
+    /// Ends a subscription.
+    pub const UNSUBSCRIBE: u8 = 0x26;
+    /// The daemon's answer to Unsubscribe; nothing is delivered for the subscription after it.
+    pub const UNSUBSCRIBED: u8 = 0x27;
+    /// The daemon does not carry out a request; the connection continues.
+    pub const DECLINED: u8 = 0x28;
+    /// How much more a publication with backpressure may send.
+    pub const CREDIT: u8 = 0x30;
+    /// Requests a Receipt for the last message on a publication.
+    pub const CONFIRM: u8 = 0x31;
+    /// How many listeners took that message, and which of them lag.
+    pub const RECEIPT: u8 = 0x32;
+    /// Requests the number of listeners, once there are enough.
+    pub const COUNT_LISTENERS: u8 = 0x40;
+    /// The number of listeners.
+    pub const LISTENERS: u8 = 0x41;
+    /// Requests reports of the listeners that a channel has and gets.
+    pub const WATCH: u8 = 0x42;
+    /// The daemon's answer to Watch.
+    pub const WATCHED: u8 = 0x43;
+    /// A listener has joined or left.
+    pub const PRESENCE: u8 = 0x44;
+    /// Ends a watch.
+    pub const UNWATCH: u8 = 0x45;
+    /// The daemon's answer to Unwatch; no Presence follows for the watch.
+    pub const UNWATCHED: u8 = 0x46;
     /// Requests the daemon's counters.
     pub const INSPECT: u8 = 0x80;
     /// The daemon's counters.
@@ -43,6 +68,13 @@ pub mod kind {
 pub mod capability {
     /// No capability.
     pub const NONE: u64 = 0;
+}
+
+/// Ids of extensions. An id has one meaning in all messages.
+pub mod extension {
+    /// In Open: backpressure. Its data is the longest time, in milliseconds, that a listener which is behind may delay the sender:
+    /// a `u32`, little-endian.
+    pub const BACKPRESSURE: u16 = 1;
 }
 
 /// The four bytes that every Hello begins with.
@@ -96,7 +128,10 @@ pub enum Selector {
     Name(String),
     /// 1: every channel, including those that appear later.
     All,
-    /// Another kind, from a newer client. The daemon refuses it as unsupported.
+    /// 2: every channel whose name this pattern covers, including those that appear later: see
+    /// [`ChannelPattern`](crate::ChannelPattern).
+    Pattern(String),
+    /// Another kind, from a newer client. The daemon declines it as unsupported.
     Other {
         /// The kind's number.
         kind: u16,
@@ -117,6 +152,7 @@ impl From<Selector> for WireSelector {
         match selector {
             Selector::Name(text) => Self { kind: 0, text },
             Selector::All => Self { kind: 1, text: String::new() },
+            Selector::Pattern(text) => Self { kind: 2, text },
             Selector::Other { kind, text } => Self { kind, text },
         }
     }
@@ -127,6 +163,7 @@ impl From<WireSelector> for Selector {
         match kind {
             0 => Self::Name(text),
             1 if text.is_empty() => Self::All,
+            2 => Self::Pattern(text),
             kind => Self::Other { kind, text },
         }
     }
@@ -383,6 +420,198 @@ pub struct Lagged {
     pub extensions: Extensions,
 }
 
+/// Ends a subscription.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unsubscribe {
+    /// The number of the subscription.
+    pub subscription: u32,
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
+}
+
+/// The answer to [`Unsubscribe`]: nothing is delivered after it on channels that only this subscription covered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unsubscribed {
+    /// The number of the subscription, which may be used again.
+    pub subscription: u32,
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
+}
+
+/// The answer to a request that the daemon does not carry out, because of a limit or because it does not support it. Nothing has
+/// changed, and the connection continues.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Declined {
+    /// The kind of the request.
+    pub request: u8,
+    /// The number that the client gave the request; 0 for [`Open`], whose answers come in the order of the requests.
+    pub number: u32,
+    /// Why, for programs: [`RefusedCode::Connections`], [`RefusedCode::Channels`] or [`RefusedCode::Unsupported`].
+    pub code: RefusedCode,
+    /// Why, for people: one sentence with values and limits.
+    pub reason: String,
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
+}
+
+impl Declined {
+    /// The answer to the request of the kind `request`. A `reason` longer than [`REASON_BYTES_MAX`] is truncated.
+    pub fn new(request: u8, number: u32, code: RefusedCode, reason: impl Into<String>) -> Self {
+        Self { request, number, code, reason: truncated(reason.into(), REASON_BYTES_MAX), extensions: Vec::new() }
+    }
+}
+
+/// A publication that was opened with [`extension::BACKPRESSURE`] may send more.
+///
+/// Each frame uses up its bytes, header included, and [`CREDIT_MESSAGE_BYTES`](crate::limits::CREDIT_MESSAGE_BYTES) for each of its messages.
+/// A frame may be written as long as any credit is left, even if it uses up more: what it owes is deducted from the next credit. A
+/// publication begins without credit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credit {
+    /// The id of the channel.
+    pub id: u32,
+    /// How many bytes are added to what is left.
+    pub bytes: u64,
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
+}
+
+/// Requests a [`Receipt`] for the last message that this connection has published on a channel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confirm {
+    /// The client's number for the request, which the answer repeats.
+    pub number: u32,
+    /// The id of the channel, which is open on this connection.
+    pub id: u32,
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
+}
+
+/// The answer to [`Confirm`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// The number of the request.
+    pub number: u32,
+    /// The sequence number that is due next: every message before it was accepted.
+    pub next_sequence: u64,
+    /// Number of listeners that the channel had when the last message was accepted.
+    pub listeners: u32,
+    /// Number of those for which that message was queued, rather than lost at once.
+    pub took: u32,
+    /// Number of listeners that lag now: their sockets are full, and messages wait in the daemon.
+    pub lagging: u32,
+    /// The listeners that lag most, in descending order of the bytes that wait; at most
+    /// [`RECEIPT_LAGGING_MAX`](crate::limits::RECEIPT_LAGGING_MAX).
+    #[serde(deserialize_with = "codec::list")]
+    pub worst: Vec<Lagging>,
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
+}
+
+/// A listener that lags, in a [`Receipt`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lagging {
+    /// The sender id of its connection, whose upper half is its process id.
+    pub listener: u64,
+    /// Messages that wait for it in the daemon, of all channels.
+    pub messages: u64,
+    /// Bytes of their frames.
+    pub bytes: u64,
+}
+
+/// Requests the number of listeners of a channel, as soon as there are at least `minimum`. A further request for the same channel
+/// replaces one that is not answered yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CountListeners {
+    /// The client's number for the request, which the answer repeats.
+    pub number: u32,
+    /// The id of the channel, which is open on this connection.
+    pub id: u32,
+    /// The number to wait for; 0 for an answer at once.
+    pub minimum: u32,
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
+}
+
+/// The answer to [`CountListeners`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listeners {
+    /// The number of the request.
+    pub number: u32,
+    /// Number of listeners that the channel has now.
+    pub listeners: u32,
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
+}
+
+/// Requests a [`Presence`] for each listener of a channel, and for each that joins or leaves later.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watch {
+    /// The client's number for the watch, unique on its connection.
+    pub watch: u32,
+    /// The channel's name. A watch does not keep it.
+    pub channel: String,
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
+}
+
+/// The answer to [`Watch`]. As many Presence frames follow at once as there are listeners.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watched {
+    /// The number of the watch.
+    pub watch: u32,
+    /// Number of listeners that the channel has now.
+    pub listeners: u32,
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
+}
+
+/// A listener is there, has joined, or has left.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Presence {
+    /// The number of the watch.
+    pub watch: u32,
+    /// Whether the listener is there now; `false` if it has left.
+    pub present: bool,
+    /// The sender id of its connection, whose upper half is its process id.
+    pub listener: u64,
+    /// The purpose of its connection, for display; empty if it has left.
+    pub purpose: String,
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
+}
+
+/// Ends a watch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unwatch {
+    /// The number of the watch.
+    pub watch: u32,
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
+}
+
+/// The answer to [`Unwatch`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unwatched {
+    /// The number of the watch, which may be used again.
+    pub watch: u32,
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
+}
+
 /// Requests a [`Report`].
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Inspect {
@@ -485,6 +714,19 @@ control! {
     Subscribed = SUBSCRIBED,
     Lagged = LAGGED,
     Named = NAMED,
+    Unsubscribe = UNSUBSCRIBE,
+    Unsubscribed = UNSUBSCRIBED,
+    Declined = DECLINED,
+    Credit = CREDIT,
+    Confirm = CONFIRM,
+    Receipt = RECEIPT,
+    CountListeners = COUNT_LISTENERS,
+    Listeners = LISTENERS,
+    Watch = WATCH,
+    Watched = WATCHED,
+    Presence = PRESENCE,
+    Unwatch = UNWATCH,
+    Unwatched = UNWATCHED,
     Inspect = INSPECT,
     Report = REPORT,
     Stop = STOP,

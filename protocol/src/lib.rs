@@ -10,6 +10,7 @@
 //! | --- | --- |
 //! | [`limits`] | every number of the wire, named |
 //! | [`name`] | [`ChannelName`] |
+//! | [`pattern`] | [`ChannelPattern`] |
 //! | [`frame`] | the fixed [`Header`], [`Run`]s of frames |
 //! | [`meta`] | the metadata of a message |
 //! | [`control`] | the control messages: Hello, Welcome, Subscribe, Lagged, ... |
@@ -28,9 +29,11 @@ pub mod handshake;
 pub mod limits;
 pub mod meta;
 pub mod name;
+pub mod pattern;
 
 pub use codec::CodecError;
 pub use control::Control;
 pub use decode::{DecodeError, Decoder, Item};
 pub use frame::{ChannelId, Frame, Header, Run, SenderId};
 pub use name::{ChannelName, NameError};
+pub use pattern::{ChannelPattern, PatternError};

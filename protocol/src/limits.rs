@@ -20,6 +20,13 @@ pub const BATCH_BYTES_MAX: u32 = 4096;
 /// Largest metadata of one Publish frame, in bytes (4 KiB).
 pub const META_BYTES_MAX: u16 = 4096;
 
+/// What each message adds to the bytes of its frame when it uses up credit, in bytes: its bookkeeping in the daemon. The daemon's limits on
+/// bytes and on messages that wait then have one common measure.
+pub const CREDIT_MESSAGE_BYTES: u64 = 64;
+
+/// The most lagging listeners that one Receipt names.
+pub const RECEIPT_LAGGING_MAX: usize = 64;
+
 /// Longest channel name, in bytes of UTF-8.
 pub const CHANNEL_NAME_BYTES_MAX: usize = 255;
 

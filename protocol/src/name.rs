@@ -44,6 +44,11 @@ impl ChannelName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The parts of the name between its dots: at least one, which may be empty.
+    pub fn segments(&self) -> impl Iterator<Item = &str> {
+        self.0.split('.')
+    }
 }
 
 impl FromStr for ChannelName {

@@ -6,8 +6,10 @@
 #![allow(clippy::unwrap_used)]
 
 use broadcaster_protocol::control::{
-    Control, Extension, Extensions, Goodbye, Hello, Inspect, Lagged, MAGIC, Named, Open, Opened, Overflow, Refused,
-    RefusedCode, Report, Selector, Stop, Subscribe, Subscribed, Welcome, kind,
+    Confirm, Control, CountListeners, Credit, Declined, Extension, Extensions, Goodbye, Hello, Inspect, Lagged,
+    Lagging, Listeners, MAGIC, Named, Open, Opened, Overflow, Presence, Receipt, Refused, RefusedCode, Report,
+    Selector, Stop, Subscribe, Subscribed, Unsubscribe, Unsubscribed, Unwatch, Unwatched, Watch, Watched, Welcome,
+    extension, kind,
 };
 use broadcaster_protocol::endpoint::{Env, candidates};
 use broadcaster_protocol::limits::{
@@ -242,9 +244,13 @@ fn channels() -> Vec<(&'static str, Value)> {
         observer: true,
         extensions: extensions(),
     };
+    let backpressure = Extension { id: extension::BACKPRESSURE, data: 5000_u32.to_le_bytes().to_vec() };
+    let open_with_backpressure = Open { channel: "c".into(), next_sequence: 0, extensions: vec![backpressure] };
+    let declined = Declined::new(kind::SUBSCRIBE, 0x0403_0201, RefusedCode::Channels, "why");
     let longest = "c".repeat(CHANNEL_NAME_BYTES_MAX);
     vec![
         ("open_every_field", control(open_every_field)),
+        ("open_with_backpressure", control(open_with_backpressure)),
         ("opened_every_field", control(opened_every_field)),
         ("subscribe_drop_newest", subscribe(name("c"), Overflow::DropNewest, false)),
         ("subscribe_latest", subscribe(name("c"), Overflow::Latest, false)),
@@ -252,8 +258,13 @@ fn channels() -> Vec<(&'static str, Value)> {
         ("subscribe_observer", subscribe(name("news"), Overflow::DropOldest, true)),
         ("subscribe_all", subscribe(Selector::All, Overflow::DropOldest, false)),
         ("subscribe_all_observer", subscribe(Selector::All, Overflow::DropOldest, true)),
+        ("subscribe_pattern", subscribe(Selector::Pattern("com.*.**".into()), Overflow::DropOldest, false)),
         ("subscribe_every_field", control(subscribe_every_field)),
         ("subscribed_every_field", control(Subscribed { subscription: 0x0403_0201, extensions: extensions() })),
+        ("unsubscribe_every_field", control(Unsubscribe { subscription: 0x0403_0201, extensions: extensions() })),
+        ("unsubscribed_every_field", control(Unsubscribed { subscription: 0x0403_0201, extensions: extensions() })),
+        ("declined", control(declined.clone())),
+        ("declined_every_field", control(Declined { request: 0xff, extensions: extensions(), ..declined })),
         ("named_no_more", named(1, "")),
         ("named_every_field", control(Named { id: 0x0403_0201, name: "größe.日本".into(), extensions: extensions() })),
         ("lagged_250", lagged(250)),
@@ -264,6 +275,52 @@ fn channels() -> Vec<(&'static str, Value)> {
         ("lagged_4294967296", lagged(4_294_967_296)),
         ("lagged_18446744073709551615", lagged(u64::MAX)),
         ("lagged_every_field", control(Lagged { id: 0x0403_0201, count: u64::MAX - 1, extensions: extensions() })),
+    ]
+}
+
+/// Backpressure, receipts and presence.
+fn services() -> Vec<(&'static str, Value)> {
+    let worst = vec![
+        Lagging { listener: 0x1817_1615_1413_1211, messages: 250, bytes: 251 },
+        Lagging { listener: 0, messages: u64::MAX, bytes: 0x2827_2625_2423_2221 },
+    ];
+    let receipt =
+        Receipt { number: 1, next_sequence: 5, listeners: 3, took: 2, lagging: 0, worst: vec![], extensions: vec![] };
+    let receipt_every_field = Receipt {
+        number: 0x0403_0201,
+        next_sequence: 0x1817_1615_1413_1211,
+        listeners: 0x2423_2221,
+        took: 0x3433_3231,
+        lagging: 0x4443_4241,
+        worst,
+        extensions: extensions(),
+    };
+    let count_every_field =
+        CountListeners { number: 0x0403_0201, id: 0x1413_1211, minimum: 0x2423_2221, extensions: extensions() };
+    let presence_every_field = Presence {
+        watch: 0x0403_0201,
+        present: true,
+        listener: 0x1817_1615_1413_1211,
+        purpose: "größe".into(),
+        extensions: extensions(),
+    };
+    let left = Presence { watch: 1, present: false, listener: 77, purpose: String::new(), extensions: vec![] };
+    vec![
+        ("credit_every_field", control(Credit { id: 0x0403_0201, bytes: u64::MAX, extensions: extensions() })),
+        ("confirm_every_field", control(Confirm { number: 0x0403_0201, id: 0x1413_1211, extensions: extensions() })),
+        ("receipt", control(receipt)),
+        ("receipt_every_field", control(receipt_every_field)),
+        ("count_listeners_every_field", control(count_every_field)),
+        ("listeners_every_field", control(Listeners { number: 1, listeners: 0x0403_0201, extensions: extensions() })),
+        ("watch_every_field", control(Watch { watch: 0x0403_0201, channel: "größe".into(), extensions: extensions() })),
+        (
+            "watched_every_field",
+            control(Watched { watch: 0x0403_0201, listeners: 0x1413_1211, extensions: extensions() }),
+        ),
+        ("presence_left", control(left)),
+        ("presence_every_field", control(presence_every_field)),
+        ("unwatch_every_field", control(Unwatch { watch: 0x0403_0201, extensions: extensions() })),
+        ("unwatched_every_field", control(Unwatched { watch: 0x0403_0201, extensions: extensions() })),
     ]
 }
 
@@ -282,7 +339,7 @@ fn requests() -> Vec<(&'static str, Value)> {
 
 /// Every frame of the file, in order.
 fn vectors() -> Vec<(&'static str, Value)> {
-    [session(), data(), handshake(), channels(), requests()].concat()
+    [session(), data(), handshake(), channels(), services(), requests()].concat()
 }
 
 fn encode(value: &Value) -> Vec<u8> {

@@ -46,6 +46,14 @@ impl Broker {
                 self.reply(now, conn, &Control::Report(report), effects);
             }
             Control::Stop(_) => self.stop(effects),
+            Control::Unsubscribe(_)
+            | Control::Confirm(_)
+            | Control::CountListeners(_)
+            | Control::Watch(_)
+            | Control::Unwatch(_) => {
+                let reason = format!("requests of kind {:#04x}", control.kind());
+                return Err((RefusedCode::Unsupported, reason));
+            }
             Control::Hello(_)
             | Control::Welcome(_)
             | Control::Refused(_)
@@ -54,6 +62,14 @@ impl Broker {
             | Control::Subscribed(_)
             | Control::Lagged(_)
             | Control::Named(_)
+            | Control::Unsubscribed(_)
+            | Control::Declined(_)
+            | Control::Credit(_)
+            | Control::Receipt(_)
+            | Control::Listeners(_)
+            | Control::Watched(_)
+            | Control::Presence(_)
+            | Control::Unwatched(_)
             | Control::Report(_) => {
                 let reason = format!("a frame of kind {:#04x} is not a request", control.kind());
                 return Err((RefusedCode::Protocol, reason));
@@ -130,6 +146,9 @@ impl Broker {
         let selector = match selector {
             control::Selector::Name(name) => Selector::Name(channel_name(&name)?),
             control::Selector::All => Selector::All,
+            control::Selector::Pattern(_) => {
+                return Err((RefusedCode::Unsupported, "patterns".to_owned()));
+            }
             control::Selector::Other { kind, .. } => {
                 return Err((RefusedCode::Unsupported, format!("selector kind {kind}")));
             }
