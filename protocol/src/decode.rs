@@ -343,16 +343,16 @@ impl Decoder {
     /// The header of the incomplete Publish frame at the start of what the decoder holds, once all of the header has arrived and
     /// if the sizes that it announces are allowed. A batch never counts: it is small, and only its body has the number of its
     /// messages.
-    pub fn incomplete_frame(&self) -> Option<&Header> {
+    pub fn incomplete_frame(&self) -> Option<Header> {
         let header = Header::peek(&self.partial).filter(|_| self.discarding.is_none())?;
         let is_incomplete = header.kind() == KIND_PUBLISH && header.frame_bytes() > self.partial.len();
-        (is_incomplete && check(header, self.payload_bytes_max).is_ok()).then_some(header)
+        (is_incomplete && check(&header, self.payload_bytes_max).is_ok()).then_some(header)
     }
 
     /// Drops what has arrived of an [incomplete Publish frame](Self::incomplete_frame) and, as it arrives, the rest of it. When the
     /// frame is complete, [`next`](Self::next) yields [`Item::Discarded`] in its place. Returns whether there is such a frame.
     pub fn discard_frame(&mut self) -> bool {
-        let Some(&header) = self.incomplete_frame() else { return false };
+        let Some(header) = self.incomplete_frame() else { return false };
         self.discarding = Some((header, header.frame_bytes() - self.partial.len()));
         self.partial = BytesMut::new();
         (self.need, self.expect) = (0, 0);
@@ -419,10 +419,10 @@ enum Scan {
 #[inline]
 fn scan(bytes: &[u8], payload_bytes_max: u32) -> Result<Scan, DecodeError> {
     let Some(first) = Header::peek(bytes) else { return Ok(Scan::Incomplete { need: HEADER_BYTES }) };
-    if is_skippable(first) {
-        return Ok(Scan::Skip(*first));
+    if is_skippable(&first) {
+        return Ok(Scan::Skip(first));
     }
-    check(first, payload_bytes_max)?;
+    check(&first, payload_bytes_max)?;
     let mut size = first.frame_bytes();
     if bytes.len() < size {
         return Ok(Scan::Incomplete { need: size });
@@ -431,16 +431,16 @@ fn scan(bytes: &[u8], payload_bytes_max: u32) -> Result<Scan, DecodeError> {
         return Ok(Scan::Control { kind: first.kind(), size });
     }
     let len = first.body_bytes();
-    let mut messages = count(first, &bytes[HEADER_BYTES..size]).ok_or(DecodeError::BadBatch { len })?;
+    let mut messages = count(&first, &bytes[HEADER_BYTES..size]).ok_or(DecodeError::BadBatch { len })?;
     // A frame that does not continue the run, for whatever reason, is examined again as the first frame of the next item.
     while let Some(header) = Header::peek(&bytes[size..]) {
         let expected = first.sequence().wrapping_add(messages);
-        if !header.continues(first) || header.sequence() != expected || !fits(header, payload_bytes_max) {
+        if !header.continues(&first) || header.sequence() != expected || !fits(&header, payload_bytes_max) {
             break;
         }
         let end = size + header.frame_bytes();
         let Some(body) = bytes.get(size + HEADER_BYTES..end) else { break };
-        let Some(more) = count(header, body) else { break };
+        let Some(more) = count(&header, body) else { break };
         messages += more;
         size = end;
     }

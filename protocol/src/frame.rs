@@ -4,8 +4,6 @@ use crate::limits::{HEADER_BYTES, RECORD_HEADER_BYTES};
 use crate::meta::MetadataRef;
 use bytes::{Buf, Bytes};
 use std::fmt;
-use zerocopy::byteorder::little_endian::{U16, U32, U64};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// The kind of a frame that carries one message; kinds from 0x10 on are control messages ([`crate::control`]).
 pub const KIND_PUBLISH: u8 = 0x01;
@@ -80,135 +78,127 @@ impl fmt::Debug for SenderId {
 /// | 20 | 8 | sequence number (data frame), else zero |
 ///
 /// Bytes 4 to 20, apart from the metadata size, are equal in all frames of one [`Run`], so that a scan compares them at once.
-#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
-#[repr(C)]
-pub struct Header {
-    body_bytes: U32,
-    kind: u8,
-    flags: u8,
-    meta_bytes: U16,
-    channel: U32,
-    sender: U64,
-    sequence: U64,
-}
+#[derive(Clone, Copy)]
+pub struct Header([u8; HEADER_BYTES]);
 
-const _: () = assert!(size_of::<Header>() == HEADER_BYTES);
+/// Offsets of the fields.
+mod at {
+    pub(super) const BODY_BYTES: usize = 0;
+    pub(super) const KIND: usize = 4;
+    pub(super) const FLAGS: usize = 5;
+    pub(super) const META_BYTES: usize = 6;
+    pub(super) const CHANNEL: usize = 8;
+    pub(super) const SENDER: usize = 12;
+    pub(super) const SEQUENCE: usize = 20;
+}
 
 impl Header {
     /// The header of a frame that carries one message of `payload_bytes` bytes on `channel`, without metadata.
     pub fn publish(channel: ChannelId, sender: SenderId, sequence: u64, payload_bytes: u32) -> Self {
-        Self {
-            body_bytes: payload_bytes.into(),
-            kind: KIND_PUBLISH,
-            flags: 0,
-            meta_bytes: 0.into(),
-            channel: channel.0.into(),
-            sender: sender.0.into(),
-            sequence: sequence.into(),
-        }
+        Self([0; HEADER_BYTES])
+            .with(at::BODY_BYTES, payload_bytes.to_le_bytes())
+            .with(at::KIND, [KIND_PUBLISH])
+            .with_ids(channel, sender)
+            .with(at::SEQUENCE, sequence.to_le_bytes())
     }
 
     /// The same frame with `meta_bytes` bytes of metadata before its payload. For a frame without metadata whose payload is at
     /// most [`PAYLOAD_BYTES_MAX`](crate::limits::PAYLOAD_BYTES_MAX).
     #[must_use]
     pub fn with_metadata(self, meta_bytes: u16) -> Self {
-        let body_bytes = self.body_bytes.get() + u32::from(meta_bytes);
-        Self { body_bytes: body_bytes.into(), meta_bytes: meta_bytes.into(), ..self }
+        let body_bytes = self.body_bytes() + u32::from(meta_bytes);
+        self.with(at::BODY_BYTES, body_bytes.to_le_bytes()).with(at::META_BYTES, meta_bytes.to_le_bytes())
     }
 
     /// The header of a batch whose first message has the number `sequence`, with a body of `body_bytes` bytes.
     pub fn batch(channel: ChannelId, sender: SenderId, sequence: u64, body_bytes: u32) -> Self {
-        Self { kind: KIND_BATCH, ..Self::publish(channel, sender, sequence, body_bytes) }
+        Self::publish(channel, sender, sequence, body_bytes).with(at::KIND, [KIND_BATCH])
     }
 
     /// The same frame with the ids that another daemon assigned.
     #[must_use]
     pub fn with_ids(self, channel: ChannelId, sender: SenderId) -> Self {
-        Self { channel: channel.0.into(), sender: sender.0.into(), ..self }
+        self.with(at::CHANNEL, channel.0.to_le_bytes()).with(at::SENDER, sender.0.to_le_bytes())
     }
 
     /// The header of a control frame with a body of `body_bytes` bytes.
     pub fn control(kind: u8, flags: u8, body_bytes: u32) -> Self {
-        Self {
-            body_bytes: body_bytes.into(),
-            kind,
-            flags,
-            meta_bytes: 0.into(),
-            channel: 0.into(),
-            sender: 0.into(),
-            sequence: 0.into(),
-        }
+        Self([0; HEADER_BYTES])
+            .with(at::BODY_BYTES, body_bytes.to_le_bytes())
+            .with(at::KIND, [kind])
+            .with(at::FLAGS, [flags])
     }
 
     /// The header at the start of `bytes`, or `None` while it has fewer than [`HEADER_BYTES`].
     #[inline]
-    pub fn peek(bytes: &[u8]) -> Option<&Self> {
-        Self::ref_from_prefix(bytes).ok().map(|(header, _)| header)
+    pub fn peek(bytes: &[u8]) -> Option<Self> {
+        bytes.first_chunk().copied().map(Self)
     }
 
     /// The bytes of the header.
     #[inline]
     pub fn as_bytes(&self) -> &[u8] {
-        IntoBytes::as_bytes(self)
+        &self.0
     }
 
     /// Bytes of the body: metadata and payload, or a batch, or a control message.
     #[inline]
     pub fn body_bytes(&self) -> u32 {
-        self.body_bytes.get()
+        u32::from_le_bytes(self.field(at::BODY_BYTES))
     }
 
     /// Bytes of metadata at the start of the body.
     #[inline]
     pub fn meta_bytes(&self) -> u16 {
-        self.meta_bytes.get()
+        u16::from_le_bytes(self.field(at::META_BYTES))
     }
 
     /// Bytes of the body after the metadata.
     #[inline]
     pub fn payload_bytes(&self) -> u32 {
-        self.body_bytes.get().saturating_sub(u32::from(self.meta_bytes.get()))
+        self.body_bytes().saturating_sub(u32::from(self.meta_bytes()))
     }
 
     /// Bytes of the whole frame.
     #[inline]
     pub fn frame_bytes(&self) -> usize {
-        HEADER_BYTES + self.body_bytes.get() as usize
+        HEADER_BYTES + self.body_bytes() as usize
     }
 
     /// The kind of the frame: [`KIND_PUBLISH`], [`KIND_BATCH`] or one of [`crate::control::kind`].
     #[inline]
     pub fn kind(&self) -> u8 {
-        self.kind
+        self.0[at::KIND]
     }
 
     /// The frame's flags.
+    #[inline]
     pub fn flags(&self) -> u8 {
-        self.flags
+        self.0[at::FLAGS]
     }
 
     /// The channel of a data frame.
     #[inline]
     pub fn channel(&self) -> ChannelId {
-        ChannelId(self.channel.get())
+        ChannelId(u32::from_le_bytes(self.field(at::CHANNEL)))
     }
 
     /// The sender of a data frame.
     #[inline]
     pub fn sender(&self) -> SenderId {
-        SenderId(self.sender.get())
+        SenderId(u64::from_le_bytes(self.field(at::SENDER)))
     }
 
     /// The sequence number of the first message of a data frame.
     #[inline]
     pub fn sequence(&self) -> u64 {
-        self.sequence.get()
+        u64::from_le_bytes(self.field(at::SEQUENCE))
     }
 
     /// Whether the frame carries messages rather than a control message.
     #[inline]
     pub fn is_data(&self) -> bool {
-        matches!(self.kind, KIND_PUBLISH | KIND_BATCH)
+        matches!(self.kind(), KIND_PUBLISH | KIND_BATCH)
     }
 
     /// Whether kind, flags, channel and sender are equal.
@@ -216,28 +206,37 @@ impl Header {
     pub(crate) fn continues(&self, previous: &Self) -> bool {
         /// Bytes 6 and 7 of the header, which hold the metadata size, within bytes 4 to 20.
         const META_BYTES: u128 = 0xffff << 16;
-        let fields = |header: &Self| {
-            let mut fields = [0; 16];
-            fields.copy_from_slice(&header.as_bytes()[4..20]);
-            u128::from_le_bytes(fields) & !META_BYTES
-        };
+        let fields = |header: &Self| u128::from_le_bytes(header.field(at::KIND)) & !META_BYTES;
         fields(self) == fields(previous)
     }
 
     /// The first field that must be zero and is not.
     pub(crate) fn reserved_violation(&self) -> Option<&'static str> {
         let optional = if self.is_data() { 0 } else { FLAG_OPTIONAL };
-        if self.flags & !optional != 0 {
+        if self.flags() & !optional != 0 {
             Some("flags")
-        } else if self.kind != KIND_PUBLISH && self.meta_bytes.get() != 0 {
+        } else if self.kind() != KIND_PUBLISH && self.meta_bytes() != 0 {
             Some("metadata size of a frame without metadata")
         } else if self.is_data() {
             None
-        } else if self.channel.get() != 0 || self.sender.get() != 0 || self.sequence.get() != 0 {
+        } else if self.0[at::CHANNEL..] != [0; HEADER_BYTES - at::CHANNEL] {
             Some("channel, sender or sequence of a control frame")
         } else {
             None
         }
+    }
+
+    #[inline]
+    fn with<const N: usize>(mut self, offset: usize, field: [u8; N]) -> Self {
+        self.0[offset..offset + N].copy_from_slice(&field);
+        self
+    }
+
+    #[inline]
+    fn field<const N: usize>(&self, offset: usize) -> [u8; N] {
+        let mut field = [0; N];
+        field.copy_from_slice(&self.0[offset..offset + N]);
+        field
     }
 }
 
@@ -246,8 +245,8 @@ impl fmt::Debug for Header {
         f.debug_struct("Header")
             .field("body_bytes", &self.body_bytes())
             .field("meta_bytes", &self.meta_bytes())
-            .field("kind", &self.kind)
-            .field("flags", &self.flags)
+            .field("kind", &self.kind())
+            .field("flags", &self.flags())
             .field("channel", &self.channel())
             .field("sender", &self.sender())
             .field("sequence", &self.sequence())

@@ -231,7 +231,7 @@ impl Publisher {
     /// Sequence number of the first message that is not written completely; that of the next one if none waits.
     fn first_waiting(&self) -> u64 {
         let first = self.waiting_headers().next().and_then(|at| Header::peek(&self.frames[at..]));
-        first.map_or(self.next, Header::sequence)
+        first.map_or(self.next, |header| header.sequence())
     }
 
     /// Drops the frames that wait.
@@ -301,7 +301,7 @@ impl Publisher {
     fn assign_ids(&mut self) {
         let places: Vec<usize> = self.waiting_headers().collect();
         for at in places {
-            let old = *Header::peek(&self.frames[at..]).expect("a committed frame has a header");
+            let old = Header::peek(&self.frames[at..]).expect("a committed frame has a header");
             let new = old.with_ids(self.channel_id, self.id);
             self.frames[at..at + HEADER_BYTES].copy_from_slice(new.as_bytes());
         }

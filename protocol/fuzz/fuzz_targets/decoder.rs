@@ -54,7 +54,7 @@ impl Decoded {
     fn data_bytes(&self) -> usize {
         let bytes = |event: &Event| match event {
             Event::Frames(bytes) => bytes.len(),
-            Event::Discarded(header) => Header::peek(header).map_or(0, Header::frame_bytes),
+            Event::Discarded(header) => Header::peek(header).map_or(0, |header| header.frame_bytes()),
             Event::Control(_) => 0,
         };
         self.events.iter().map(bytes).sum()

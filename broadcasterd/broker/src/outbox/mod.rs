@@ -568,7 +568,7 @@ impl<'a> Iterator for Outgoing<'a> {
 impl<'a> Outgoing<'a> {
     #[cold]
     fn next_gap(&mut self) -> &'a [u8] {
-        let (frame, rest) = self.gaps.split_at(Header::peek(self.gaps).map_or(0, Header::frame_bytes));
+        let (frame, rest) = self.gaps.split_at(Header::peek(self.gaps).map_or(0, |header| header.frame_bytes()));
         self.gaps = rest;
         frame
     }
