@@ -31,9 +31,7 @@ pub fn program() -> &'static Path {
         build.args(["build", "--quiet", "--package", "broadcasterd", "--bin", "broadcasterd"]);
         build.current_dir(env!("CARGO_MANIFEST_DIR")).arg("--target-dir");
         build.arg(profile.parent().expect("cargo's layout"));
-        if profile.ends_with("release") {
-            build.arg("--release");
-        }
+        build.args(["--profile", if profile.ends_with("release") { "release" } else { "test" }]);
         assert!(build.status().expect("cargo runs").success(), "broadcasterd does not build");
         profile.join("broadcasterd")
     })
