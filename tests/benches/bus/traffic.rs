@@ -2,9 +2,12 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::net::sockopt::socket_peercred;
 use rustix::process::Signal;
 
 use crate::bench::Bench;
@@ -60,6 +63,22 @@ impl Broker {
             }
         }
     }
+}
+
+/// Stops the daemon that a client has started on `socket`, and waits for at most `stop_max` until it has ended.
+pub(crate) fn stop_started(bench: &Bench, daemon: &Path, socket: &Path, stop_max: Duration) -> Result<()> {
+    let conn = UnixStream::connect(socket)?;
+    let started = bench.children.adopt(socket_peercred(&conn)?.pid)?;
+    drop(conn);
+    let stop = Command::new(daemon).args(["stop", "--socket"]).arg(socket).stdin(Stdio::null()).output()?;
+    if !stop.status.success() {
+        let reason = String::from_utf8_lossy(&stop.stderr);
+        return fail(format!("`stop` failed: {}: {}", stop.status, reason.trim()));
+    }
+    if !started.ends_within(stop_max)? {
+        return fail(format!("the daemon was still running {stop_max:?} after `stop`"));
+    }
+    Ok(())
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -1,19 +1,17 @@
 //! The time to the first message when no daemon is running. The daemon that the client starts is stopped after each run.
 
-use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::net::sockopt::socket_peercred;
 use serde_json::json;
 
 use crate::bench::Bench;
-use crate::error::{Result, fail};
+use crate::error::Result;
 use crate::fields::Fields;
 use crate::stats::{median, spread};
 use crate::system::System;
 use crate::table::{Goal, Row};
+use crate::traffic::stop_started;
 
 const SECTION: &str = "cold";
 const GOAL_MS: f64 = 30.0;
@@ -49,27 +47,8 @@ fn run(bench: &Bench, daemon: &Path) -> Result<f64> {
     })?;
     let report = client.report(Instant::now() + START_MAX);
     // Stop the daemon even if the client failed.
-    let stopped = stop(bench, daemon, &socket);
+    let stopped = stop_started(bench, daemon, &socket, STOP_MAX);
     let took_ns: f64 = report?.require("took")?;
     stopped?;
     Ok(took_ns / 1e6)
-}
-
-fn stop(bench: &Bench, daemon: &Path, socket: &Path) -> Result<()> {
-    let conn = UnixStream::connect(socket)?;
-    let started = bench.children.adopt(socket_peercred(&conn)?.pid)?;
-    drop(conn);
-    let status = Command::new(daemon)
-        .args(["stop", "--socket"])
-        .arg(socket)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .status()?;
-    if !status.success() {
-        return fail(format!("`stop` failed: {status}"));
-    }
-    if !started.ends_within(STOP_MAX)? {
-        return fail(format!("the daemon was still running {STOP_MAX:?} after `stop`"));
-    }
-    Ok(())
 }

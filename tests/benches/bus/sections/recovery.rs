@@ -1,23 +1,20 @@
 //! The time until a thousand client processes are back after `kill -9` of their daemon, which one of them replaces.
 
-use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::net::sockopt::socket_peercred;
 use rustix::process::Signal;
 use serde_json::json;
 
 use crate::bench::Bench;
 use crate::children::Process;
 use crate::clock;
-use crate::error::{Result, fail};
+use crate::error::Result;
 use crate::fields::Fields;
 use crate::stats::{median, quantile};
 use crate::system::System;
 use crate::table::{Goal, Row};
-use crate::traffic::Broker;
+use crate::traffic::{Broker, stop_started};
 
 const SECTION: &str = "recovery";
 const CLIENTS: usize = 1000;
@@ -25,6 +22,7 @@ const CLIENTS: usize = 1000;
 const STARTING: usize = 50;
 const READY_MAX: Duration = Duration::from_secs(60);
 const BACK_MAX: Duration = Duration::from_secs(30);
+const STOP_MAX: Duration = Duration::from_secs(60);
 /// From the first client that is back, when the next daemon is ready at the latest, to the last one.
 const GOAL_MS: f64 = 1000.0;
 
@@ -85,7 +83,7 @@ fn run(bench: &Bench, daemon: &Path) -> Result<Recovery> {
     let outcome = collect(&clients, killed_at);
     // Stop the next daemon even if a client failed. No client may start another one after that.
     drop(clients);
-    let stopped = stop(bench, daemon, &broker.socket);
+    let stopped = stop_started(bench, daemon, &broker.socket, STOP_MAX);
     let recovery = outcome?;
     stopped?;
     Ok(recovery)
@@ -104,22 +102,4 @@ fn collect(clients: &[Process], killed_at: u64) -> Result<Recovery> {
     let first = quantile(&back, 0.0);
     let [half, all] = [0.5, 1.0].map(|share| ms(quantile(&back, share) - first));
     Ok(Recovery { first: ms(first), half, all, errors })
-}
-
-/// Stops the daemon that a client has started.
-fn stop(bench: &Bench, daemon: &Path, socket: &Path) -> Result<()> {
-    let conn = UnixStream::connect(socket)?;
-    let started = bench.children.adopt(socket_peercred(&conn)?.pid)?;
-    drop(conn);
-    let status = Command::new(daemon)
-        .args(["stop", "--socket"])
-        .arg(socket)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()?;
-    if !status.success() || !started.ends_within(READY_MAX)? {
-        return fail(format!("the daemon did not stop: {status}"));
-    }
-    Ok(())
 }
