@@ -2,13 +2,14 @@
 //! checked.
 #![allow(unsafe_code, clippy::unwrap_used)]
 
+mod counting;
+
 use broadcaster_protocol::control::{Control, Extension, Report, kind};
 use broadcaster_protocol::decode::{CHUNK_BYTES, CONSUMER_CHUNK_BYTES, CONSUMER_CHUNK_BYTES_MIN};
 use broadcaster_protocol::limits::{CONTROL_BYTES_MAX, HEADER_BYTES};
 use broadcaster_protocol::{ChannelId, DecodeError, Decoder, Header, Item, SenderId};
 use bytes::{BufMut, BytesMut};
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+use counting::{ALLOCATIONS, Counting, LIVE, PEAK};
 
 /// Room for the bookkeeping of reference counts, error texts and the like.
 const SLACK_BYTES: usize = 1024;
@@ -17,38 +18,6 @@ const MIB: usize = 1024 * 1024;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
-
-/// Counts per thread, so that tests do not affect one another.
-struct Counting;
-
-thread_local! {
-    static LIVE: Cell<isize> = const { Cell::new(0) };
-    static PEAK: Cell<isize> = const { Cell::new(0) };
-    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
-}
-
-fn count(bytes: isize) {
-    ALLOCATIONS.set(ALLOCATIONS.get() + usize::from(bytes > 0));
-    let live = LIVE.get() + bytes;
-    LIVE.set(live);
-    PEAK.set(PEAK.get().max(live));
-}
-
-// SAFETY: every call is forwarded unchanged to the system's allocator. Counting changes two numbers of this thread, which need
-// neither an allocation nor a destructor.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size().cast_signed());
-        // SAFETY: the caller keeps the contract of `alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        count(-layout.size().cast_signed());
-        // SAFETY: the caller keeps the contract of `dealloc`.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
 
 /// Bytes that this thread has allocated now.
 fn live() -> usize {

@@ -2,6 +2,9 @@
 //! given back with the charge.
 #![allow(unsafe_code, clippy::unwrap_used)]
 
+#[path = "../../../protocol/tests/counting/mod.rs"]
+mod counting;
+
 use broadcaster_broker::{Broker, ConnId, Limits, Moment};
 use broadcaster_protocol::control::{Control, Inspect, Open, Overflow, Selector, Subscribe};
 use broadcaster_protocol::decode::CHUNK_BYTES;
@@ -10,8 +13,8 @@ use broadcaster_protocol::{ChannelId, Header, SenderId, handshake};
 use broadcaster_server::driver::{Driver, Input, Output, Request, Socket};
 use bytes::buf::Limit;
 use bytes::{BufMut, BytesMut};
+use counting::{Counting, LIVE};
 use fastrand::Rng;
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
@@ -29,47 +32,21 @@ const MIB: usize = 1024 * 1024;
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Counts what is allocated in turns of the driver, and not what the test allocates; per thread, so that tests do not affect one
-/// another.
-struct Counting;
-
 thread_local! {
-    static COUNTS: Cell<bool> = const { Cell::new(false) };
-    static LIVE: Cell<isize> = const { Cell::new(0) };
-}
-
-fn count(bytes: isize) {
-    if COUNTS.get() {
-        LIVE.set(LIVE.get() + bytes);
-    }
-}
-
-// SAFETY: every call is forwarded unchanged to the system's allocator. Counting changes a number of this thread, which needs neither
-// an allocation nor a destructor.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size().cast_signed());
-        // SAFETY: the caller keeps the contract of `alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        count(-layout.size().cast_signed());
-        // SAFETY: the caller keeps the contract of `dealloc`.
-        unsafe { System.dealloc(at, layout) }
-    }
+    /// Bytes that the driver has allocated: those of its turns, without those of the test.
+    static DRIVER_LIVE: Cell<isize> = const { Cell::new(0) };
 }
 
 fn counted<T>(act: impl FnOnce() -> T) -> T {
-    COUNTS.set(true);
+    let before = LIVE.get();
     let value = act();
-    COUNTS.set(false);
+    DRIVER_LIVE.set(DRIVER_LIVE.get() + LIVE.get() - before);
     value
 }
 
 /// Bytes that the driver has allocated now.
 fn live() -> usize {
-    LIVE.get().unsigned_abs()
+    DRIVER_LIVE.get().unsigned_abs()
 }
 
 /// A connection that allocates nothing itself.
