@@ -271,6 +271,8 @@ pub enum SendError {
     },
     /// Only from [`confirm`](crate::Sender::confirm): this many messages may be lost, because the daemon that they were handed to is gone,
     /// or ended the connection, before it confirmed them. Each message is counted once. Sending one again may deliver it twice.
+    ///
+    /// Messages that were handed to a daemon that stopped in an orderly way are confirmed and not in doubt, except on macOS and the BSDs.
     #[error(
         "{} may be lost: the connection to the daemon ended before it confirmed {}",
         Messages(*count), if *count == 1 { "it" } else { "them" }
