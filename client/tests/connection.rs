@@ -482,14 +482,15 @@ fn clients_that_need_a_daemon_at_the_same_time_start_one() {
     let clients: Vec<_> = (0..8)
         .map(|_| {
             let options = options.clone();
-            std::thread::spawn(move || drop(options.listener("news").unwrap()))
+            std::thread::spawn(move || options.listener("news").unwrap())
         })
         .collect();
     // One of them has started the program, which is not ready yet.
     std::fs::read(path("started")).unwrap();
     serve(&socket(&directory), |mut conversation| conversation.join());
     std::fs::write(path("proceed"), "\n").unwrap();
-    clients.into_iter().for_each(|client| client.join().unwrap());
+    // They stay open until all are connected: a listener that closes early breaks the last write of its conversation.
+    let _listeners: Vec<_> = clients.into_iter().map(|client| client.join().unwrap()).collect();
     assert_eq!(std::fs::read_to_string(path("starts")).unwrap(), "x\n", "one line for each start");
 }
 
