@@ -67,6 +67,12 @@ impl Metadata {
         Ok(Self(self.0.header(key, value)?))
     }
 
+    /// The entries of this metadata, then those of `other`.
+    #[cfg(feature = "serde")]
+    pub(crate) fn followed_by(self, other: &Self) -> Result<Self, MetadataError> {
+        Ok(Self(self.0.followed_by(&other.0)?))
+    }
+
     /// The metadata as a listener reads it.
     #[allow(clippy::should_implement_trait)]
     pub fn as_ref(&self) -> MetadataRef<'_> {

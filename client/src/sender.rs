@@ -183,6 +183,19 @@ impl Sender {
     /// [`SendError::Full`] if the socket is full; [`SendError::Connecting`] if there is no connection yet. The message was not sent.
     /// [`SendError::Unfinished`] if the socket has room for a part of it only, as with messages of hundreds of kilobytes.
     pub fn try_send(&mut self, payload: &[u8]) -> Result<(), SendError> {
+        self.try_send_bytes(&[], payload)
+    }
+
+    /// [`try_send`](Self::try_send) with `metadata`.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_send`](Self::try_send).
+    pub fn try_send_with(&mut self, metadata: &Metadata, payload: &[u8]) -> Result<(), SendError> {
+        self.try_send_bytes(metadata.as_bytes(), payload)
+    }
+
+    fn try_send_bytes(&mut self, metadata: &[u8], payload: &[u8]) -> Result<(), SendError> {
         let Self { publisher, path, waiter, .. } = self;
         path.set_clock(Clock::System);
         if !path.is_usable() {
@@ -191,7 +204,7 @@ impl Sender {
                 waiter.block_on(Until::after(HANDSHAKE_ALLOWANCE), || path.connect(publisher))?;
             }
         }
-        let mut pending = PendingSend::new(publisher, path, &[], payload);
+        let mut pending = PendingSend::new(publisher, path, metadata, payload);
         let waited = waiter.block_on(Until::Now, || pending.poll::<SendError>())?;
         let begun = pending.has_begun();
         drop(pending);

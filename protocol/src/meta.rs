@@ -172,6 +172,20 @@ impl Metadata {
         self.with(tag::HEADER, &[&[key_len], key.as_bytes(), value])
     }
 
+    /// The entries of this metadata, then those of `other`. A reader of a single entry, such as the media type, finds the first.
+    ///
+    /// # Errors
+    ///
+    /// [`MetadataError::TooLarge`] if both together exceed the limit.
+    pub fn followed_by(mut self, other: &Self) -> Result<Self, MetadataError> {
+        let len = self.0.len() + other.0.len();
+        if len > usize::from(META_BYTES_MAX) {
+            return Err(MetadataError::TooLarge { len });
+        }
+        self.0.extend_from_slice(&other.0);
+        Ok(self)
+    }
+
     /// The bytes of the metadata.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
@@ -247,6 +261,18 @@ mod tests {
         assert_eq!(Metadata::new().header(&"k".repeat(256), b""), Err(MetadataError::KeyTooLong { len: 256 }));
         let both = Metadata::new().header("", b"").and_then(|empty| empty.header("k", b"v")).expect("small");
         assert!(both.as_ref().entries().eq([Entry::Header("", b""), Entry::Header("k", b"v")]));
+    }
+
+    #[test]
+    fn the_first_of_two_entries_is_found() {
+        let first = Metadata::new().content_type("a").expect("small");
+        let second = Metadata::new().content_type("b").and_then(|both| both.header("k", b"v")).expect("small");
+        let both = first.clone().followed_by(&second).expect("small");
+        assert_eq!((both.as_ref().content_type(), both.as_ref().header("k")), (Some("a"), Some(&b"v"[..])));
+        let full = Metadata::new().schema(&vec![0; usize::from(META_BYTES_MAX) - 7]).expect("it fits");
+        assert!(full.clone().followed_by(&first).is_ok(), "4096 bytes together");
+        let second = Metadata::new().content_type("ab").expect("small");
+        assert_eq!(full.followed_by(&second), Err(MetadataError::TooLarge { len: 4097 }));
     }
 
     #[test]
