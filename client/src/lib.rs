@@ -26,6 +26,10 @@ mod path;
 mod policy;
 mod receiver;
 mod sender;
+#[cfg(feature = "serde")]
+mod serialize;
+#[cfg(feature = "serde")]
+pub mod typed;
 
 pub use bytes::Bytes;
 pub use capabilities::{Capabilities, Transport};

@@ -1,0 +1,177 @@
+//! The sending handle for values. It encodes, and leaves everything else to the sender underneath.
+
+use super::codec::Codec;
+use super::error::TypedSendError;
+use super::schema::{Schema, mark, metadata};
+use crate::{ConnectError, Metadata, Options, Sender};
+use serde::Serialize;
+use std::fmt;
+use std::marker::PhantomData;
+
+/// A buffer that is larger is released after the message.
+const BUFFER_BYTES_KEPT: usize = 256 * 1024;
+
+/// Sends values of one type: a [`Sender`] with a [`Codec`].
+///
+/// Each message carries the mark of its type; see [the module](super) for an example, and [`Sender`] for what a send means. What has no
+/// counterpart here is reached through [`sender`](Self::sender) and [`sender_mut`](Self::sender_mut): confirmation and flushing, for example.
+pub struct TypedSender<T, C> {
+    sender: Sender,
+    metadata: Metadata,
+    payload: Vec<u8>,
+    types: PhantomData<fn(&T) -> C>,
+}
+
+impl<T: Schema + Serialize, C: Codec> TypedSender<T, C> {
+    /// A typed handle that owns `sender`.
+    pub fn new(sender: Sender) -> Self {
+        Self { sender, metadata: metadata::<T, C>(), payload: Vec::new(), types: PhantomData }
+    }
+
+    /// Sends `value`, in one write, and waits until the daemon's socket has taken it.
+    ///
+    /// # Errors
+    ///
+    /// [`TypedSendError::Encode`] if the codec cannot represent the value; [`TypedSendError::Send`] as for [`Sender::send`].
+    pub fn send(&mut self, value: &T) -> Result<(), TypedSendError> {
+        self.encode(value)?;
+        Ok(self.sender.send_with(&self.metadata, &self.payload)?)
+    }
+
+    /// Sends `value` with `metadata`. The mark of the type is added, and precedes a schema that `metadata` has.
+    ///
+    /// # Errors
+    ///
+    /// [`TypedSendError::Metadata`] if metadata and mark have more than 4096 bytes; otherwise as [`send`](Self::send).
+    pub fn send_with(&mut self, metadata: &Metadata, value: &T) -> Result<(), TypedSendError> {
+        let metadata = self.metadata.clone().followed_by(metadata)?;
+        self.encode(value)?;
+        Ok(self.sender.send_with(&metadata, &self.payload)?)
+    }
+
+    /// Sends `value` if the daemon's socket takes it at once.
+    ///
+    /// # Errors
+    ///
+    /// [`TypedSendError::Encode`] if the codec cannot represent the value; [`TypedSendError::Send`] as for [`Sender::try_send`].
+    pub fn try_send(&mut self, value: &T) -> Result<(), TypedSendError> {
+        self.encode(value)?;
+        Ok(self.sender.try_send_with(&self.metadata, &self.payload)?)
+    }
+
+    /// Sends `value` without blocking the thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Sender::send_async`].
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with I/O and time enabled.
+    #[cfg(feature = "tokio")]
+    pub async fn send_async(&mut self, value: &T) -> Result<(), TypedSendError> {
+        self.encode(value)?;
+        Ok(self.sender.send_with_async(&self.metadata, &self.payload).await?)
+    }
+
+    /// [`send_with`](Self::send_with) without blocking the thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`send_with`](Self::send_with).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Sender::send_async`].
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with I/O and time enabled.
+    #[cfg(feature = "tokio")]
+    pub async fn send_with_async(&mut self, metadata: &Metadata, value: &T) -> Result<(), TypedSendError> {
+        let metadata = self.metadata.clone().followed_by(metadata)?;
+        self.encode(value)?;
+        Ok(self.sender.send_with_async(&metadata, &self.payload).await?)
+    }
+
+    fn encode(&mut self, value: &T) -> Result<(), TypedSendError> {
+        self.payload.clear();
+        self.payload.shrink_to(BUFFER_BYTES_KEPT);
+        let encoded = C::encode(value, &mut self.payload);
+        encoded.map_err(|source| TypedSendError::Encode { schema: mark::<T, C>(), source })
+    }
+}
+
+impl<T, C> TypedSender<T, C> {
+    /// The sender underneath.
+    pub fn sender(&self) -> &Sender {
+        &self.sender
+    }
+
+    /// The sender underneath, for what concerns bytes: [`flush`](Sender::flush), [`confirm`](Sender::confirm). What it sends itself has no
+    /// mark.
+    pub fn sender_mut(&mut self) -> &mut Sender {
+        &mut self.sender
+    }
+
+    /// The sender without its type.
+    pub fn into_inner(self) -> Sender {
+        self.sender
+    }
+}
+
+impl<T, C> fmt::Debug for TypedSender<T, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { sender, metadata, .. } = self;
+        f.debug_struct("TypedSender").field("sender", sender).field("metadata", metadata).finish_non_exhaustive()
+    }
+}
+
+/// The descriptor of the sender underneath.
+///
+/// # Panics
+///
+/// The first call, if this process or the system is out of descriptors.
+#[cfg(unix)]
+impl<T, C> std::os::fd::AsFd for TypedSender<T, C> {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.sender.as_fd()
+    }
+}
+
+impl Options {
+    /// A connected sender of values on `channel`: see [`typed`](crate::typed).
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`] if the name is not allowed, or there is no connection within the timeout.
+    pub fn typed_sender<T, C>(&self, channel: &str) -> Result<TypedSender<T, C>, ConnectError>
+    where
+        T: Schema + Serialize,
+        C: Codec,
+    {
+        self.sender(channel).map(TypedSender::new)
+    }
+
+    /// [`typed_sender`](Self::typed_sender) without blocking the thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`typed_sender`](Self::typed_sender).
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with I/O and time enabled.
+    #[cfg(feature = "tokio")]
+    pub async fn typed_sender_async<T, C>(&self, channel: &str) -> Result<TypedSender<T, C>, ConnectError>
+    where
+        T: Schema + Serialize,
+        C: Codec,
+    {
+        self.sender_async(channel).await.map(TypedSender::new)
+    }
+}
