@@ -370,6 +370,20 @@ impl Run {
         self.pinned_bytes
     }
 
+    /// Takes whole frames off the front, of which there are `bytes` and `messages`, and returns them.
+    ///
+    /// # Panics
+    ///
+    /// If there are not as many bytes.
+    #[must_use]
+    pub fn split_front(&mut self, bytes: usize, messages: u64) -> Self {
+        let front = Self { bytes: self.bytes.split_to(bytes), messages, ..self.clone() };
+        self.first = self.first.wrapping_add(messages);
+        self.messages -= messages;
+        self.batch_left = 0;
+        front
+    }
+
     /// The first message, or `None` when none is left.
     #[inline]
     pub fn front(&self) -> Option<Frame<'_>> {

@@ -1,6 +1,7 @@
 //! The broker itself: what it consists of, its contract, and which event goes where.
 
 use crate::connection::Connection;
+use crate::credit::Credits;
 use crate::effect::Effects;
 use crate::event::{ConnId, Event, Moment};
 use crate::limits::{Limits, TURN_WORK_MAX};
@@ -68,7 +69,9 @@ pub struct Broker {
     pub(crate) processes: BTreeMap<u32, usize>,
     pub(crate) senders: BTreeSet<SenderId>,
     pub(crate) registry: Registry,
+    /// Of connections; channels with backpressure have their own.
     pub(crate) deadlines: BTreeSet<(Moment, ConnId)>,
+    pub(crate) credits: Credits,
     pub(crate) ledger: Ledger,
     pub(crate) stats: Stats,
     pub(crate) phase: Phase,
@@ -116,6 +119,8 @@ pub struct Stats {
     pub messages_lost: u64,
     /// Connections that were refused or ended by the broker.
     pub connections_refused: u64,
+    /// How often a listener that delayed senders with backpressure was left behind.
+    pub listeners_left_behind: u64,
 }
 
 /// Numbers of connections.
@@ -146,6 +151,7 @@ impl Broker {
             senders: BTreeSet::new(),
             registry: Registry::default(),
             deadlines: BTreeSet::new(),
+            credits: Credits::default(),
             ledger: Ledger::default(),
             stats: Stats::default(),
             phase: Phase::Idle(now),
@@ -158,7 +164,8 @@ impl Broker {
 
     /// Takes one event at the time `now` and appends what is to be done to `effects`.
     pub fn handle(&mut self, now: Moment, event: Event, effects: &mut Effects) {
-        let work_before = self.turn_work;
+        // What the end of a turn does is work of the next one, and bounded by itself.
+        let work_before = if let Event::Flushed = event { usize::MAX } else { self.turn_work };
         match event {
             Event::Run { conn, run } => self.run(now, conn, run, effects),
             Event::Written { conn, bytes, blocked } => self.written(now, conn, bytes, blocked, effects),
@@ -186,7 +193,7 @@ impl Broker {
             _ => None,
         };
         let first = self.deadlines.first().map(|&(deadline, _)| deadline);
-        [idle, first].into_iter().flatten().min()
+        [idle, first, self.credits.next_deadline()].into_iter().flatten().min()
     }
 
     /// The bytes to write to the connection, as slices in order, at most 64 of them; none if nothing waits.

@@ -8,9 +8,10 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 impl Broker {
-    /// The turn is over: what connections take is written, and what is left counts.
+    /// The turn is over: what connections take is written, and what is left counts. Credit comes first, because it takes memory too.
     pub(crate) fn flushed(&mut self, now: Moment, effects: &mut Effects) {
         self.last_turn_work = (std::mem::take(&mut self.turn_work), std::mem::take(&mut self.event_work_max));
+        self.grant_credit(now, effects);
         if self.ledger.held() > self.limits.held_bytes_max {
             self.enforce_memory_budget(now, effects);
         }
@@ -23,7 +24,7 @@ impl Broker {
         // What waits for observers.
         self.release_largest(
             |connection| if_so(connection.only_observes(), connection.outbox.droppable_bytes()),
-            |broker, conn, _| broker.drop_oldest_half(conn),
+            |broker, conn, _| broker.drop_oldest_half(now, conn),
         );
         // What waits for connections that do not read; at last the connections themselves.
         self.release_largest(
@@ -33,7 +34,7 @@ impl Broker {
             },
             |broker, conn, _| {
                 let droppable = broker.connection(conn).map_or(0, |connection| connection.outbox.droppable_bytes());
-                if droppable > 0 { broker.drop_oldest_half(conn) } else { broker.cut(now, conn, effects) }
+                if droppable > 0 { broker.drop_oldest_half(now, conn) } else { broker.cut(now, conn, effects) }
             },
         );
         // Observers.
@@ -55,7 +56,7 @@ impl Broker {
                     connection.incomplete = Incomplete::Kept;
                     effects.push(Effect::Discard(conn));
                 } else if connection.outbox.droppable_bytes() >= size {
-                    broker.drop_oldest_half(conn);
+                    broker.drop_oldest_half(now, conn);
                 } else {
                     broker.cut(now, conn, effects);
                 }
@@ -91,7 +92,7 @@ impl Broker {
     }
 
     /// Half of it at once, because each step costs a search for the next largest.
-    fn drop_oldest_half(&mut self, conn: ConnId) {
-        self.drop_waiting(conn, |connection, losses| connection.outbox.drop_oldest_half(losses));
+    fn drop_oldest_half(&mut self, now: Moment, conn: ConnId) {
+        self.drop_waiting(now, conn, |connection, losses| connection.outbox.drop_oldest_half(losses));
     }
 }

@@ -1,9 +1,10 @@
 //! The state of one connection. It never looks at another connection.
 
+use crate::credit::{Backlog, Pace};
 use crate::effect::{Effect, Effects};
 use crate::event::{ConnId, Incomplete, Moment};
 use crate::memory::{Charge, Ledger};
-use crate::outbox::{Delivered, Outbox, Terms};
+use crate::outbox::{Delivered, Outbox, Room, Terms};
 use crate::registry::{Selector, Subscriber};
 use broadcaster_protocol::control::Control;
 use broadcaster_protocol::{ChannelId, SenderId};
@@ -36,8 +37,7 @@ pub(crate) struct Connection {
     pub(crate) purpose: String,
     /// The sender id of its frames, once it was greeted.
     pub(crate) sender: Option<SenderId>,
-    /// The channels that it publishes on, with the sequence number that is due.
-    pub(crate) publications: BTreeMap<ChannelId, u64>,
+    pub(crate) publications: BTreeMap<ChannelId, Publication>,
     pub(crate) subscriptions: Subscriptions,
     /// When it is ended, unless what is awaited from it happens first.
     pub(crate) deadline: Option<Moment>,
@@ -52,7 +52,26 @@ pub(crate) struct Connection {
     pub(crate) incoming: Charge,
     pub(crate) incomplete: Incomplete,
     pub(crate) opened: Moment,
+    pub(crate) backlog: Backlog,
     pub(crate) tally: Tally,
+}
+
+/// A channel that a connection publishes on.
+#[derive(Debug)]
+pub(crate) struct Publication {
+    /// The sequence number that is due.
+    pub(crate) next: u64,
+    /// What became of its last message.
+    pub(crate) reach: Reach,
+    /// Its backpressure, if it has.
+    pub(crate) pace: Option<Pace>,
+}
+
+/// How many listeners a message had, and for how many of them it was queued.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Reach {
+    pub(crate) listeners: u32,
+    pub(crate) took: u32,
 }
 
 /// What one connection has done: messages accepted from it or written to it, bytes of their frames, and messages lost for it.
@@ -133,6 +152,7 @@ impl Connection {
             incoming: ledger.charge(0),
             incomplete: Incomplete::None,
             opened: now,
+            backlog: Backlog::default(),
             tally: Tally::default(),
         }
     }
@@ -200,6 +220,25 @@ impl Connection {
             self.progress = now;
         }
         begins
+    }
+
+    /// Brings up to date how it keeps up, after any change of what waits for it; returns whether channels wait for it that need not
+    /// any more.
+    #[inline]
+    pub(crate) fn update_backlog(&mut self, now: Moment, room: Room) -> bool {
+        if self.is_behind(room) {
+            self.backlog.behind.get_or_insert(now);
+            return false;
+        }
+        self.backlog.behind = None;
+        self.backlog.left_behind &= !self.outbox.is_empty();
+        !self.backlog.delays.is_empty()
+    }
+
+    /// Whether its socket is full, and more than half of its room is used.
+    #[inline]
+    pub(crate) fn is_behind(&self, room: Room) -> bool {
+        self.blocked.is_some() && self.outbox.exceeds_half(room)
     }
 
     /// Whether it has not taken a byte for `timeout`, although bytes wait for it.

@@ -1,10 +1,10 @@
 //! From an accepted run to the outboxes, and from there to the counters. It never decides who may publish or subscribe.
 
 use crate::broker::Broker;
-use crate::connection::Connection;
+use crate::connection::{Connection, Publication, Reach};
 use crate::effect::{Effect, Effects};
 use crate::event::{ConnId, Moment};
-use crate::outbox::{Losses, Pushed, Room, Span};
+use crate::outbox::{Losses, Pushed, Span};
 use crate::registry::Subscriber;
 use broadcaster_protocol::control::{Control, Named, RefusedCode};
 use broadcaster_protocol::{ChannelId, ChannelName, Header, Run, SenderId};
@@ -12,12 +12,22 @@ use std::cell::LazyCell;
 
 /// Consecutive messages that a sender has published.
 #[derive(Debug, Clone, Copy)]
-struct Published {
-    channel: ChannelId,
-    sender: SenderId,
-    first: u64,
-    messages: u64,
-    bytes: u64,
+pub(crate) struct Published {
+    pub(crate) channel: ChannelId,
+    pub(crate) sender: SenderId,
+    pub(crate) first: u64,
+    pub(crate) messages: u64,
+    /// Of their frames.
+    pub(crate) bytes: u64,
+}
+
+/// How messages are queued at listeners that senders with backpressure wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Admission {
+    /// As the policy of each listener decides.
+    Uncredited,
+    /// Without a loss, whatever waits for the listener: their sender was granted credit for them.
+    Credited,
 }
 
 impl Broker {
@@ -29,9 +39,17 @@ impl Broker {
             messages: run.messages(),
             bytes: run.bytes().len() as u64,
         };
-        if self.accept(now, conn, published, effects) {
-            self.fan_out(run, effects);
+        let mut run = run;
+        let Some((bytes, messages)) = self.accept(now, conn, published, run.bytes(), effects) else { return };
+        let mut reach = None;
+        if messages > 0 {
+            let credited = run.split_front(bytes, messages);
+            reach = Some(self.fan_out(now, credited, Admission::Credited, effects));
         }
+        if run.messages() > 0 {
+            reach = Some(self.fan_out(now, run, Admission::Uncredited, effects));
+        }
+        self.set_reach(conn, published.channel, reach.unwrap_or_default());
     }
 
     /// A message whose body was dropped is accepted, and lost by each subscriber.
@@ -43,27 +61,49 @@ impl Broker {
             messages: 1,
             bytes: header.frame_bytes() as u64,
         };
-        if self.accept(now, conn, published, effects) {
-            self.lose(published.channel, effects);
+        if self.accept(now, conn, published, &[], effects).is_some() {
+            let reach = self.lose(now, published.channel, effects);
+            self.set_reach(conn, published.channel, reach);
         }
     }
 
-    /// Counts what the connection has published, or refuses it if it may not publish that.
-    fn accept(&mut self, now: Moment, conn: ConnId, published: Published, effects: &mut Effects) -> bool {
-        let Some(connection) = self.connections.get_mut(conn.0).and_then(Option::as_mut) else { return false };
+    /// What became of the last message of the publication.
+    fn set_reach(&mut self, conn: ConnId, channel: ChannelId, reach: Reach) {
+        let connection = self.connection(conn);
+        if let Some(publication) = connection.and_then(|connection| connection.publications.get_mut(&channel)) {
+            publication.reach = reach;
+        }
+    }
+
+    /// Counts what the connection has published, or refuses it if it may not publish that. Returns bytes and messages of the `frames` at
+    /// the front that are covered by credit.
+    fn accept(
+        &mut self,
+        now: Moment,
+        conn: ConnId,
+        published: Published,
+        frames: &[u8],
+        effects: &mut Effects,
+    ) -> Option<(usize, u64)> {
+        let connection = self.connections.get_mut(conn.0)?.as_mut()?;
         if connection.is_leaving() {
-            return false;
+            return None;
         }
         let Published { channel, sender, first, messages, bytes } = published;
         let problem = match (connection.sender, connection.publications.get_mut(&channel)) {
             (None, _) => "a frame was published before the Hello".to_owned(),
             (Some(id), _) if id != sender => format!("a frame carries the sender {sender}, not {id}"),
             (Some(_), None) => format!("a frame was published on channel {}, which is not open here", channel.0),
-            (Some(_), Some(next)) if *next != first => {
+            (Some(_), Some(Publication { next, .. })) if *next != first => {
                 format!("a frame carries the sequence number {first}, where {next} was due")
             }
-            (Some(_), Some(next)) => {
+            (Some(_), Some(Publication { next, pace, .. })) => {
                 *next = next.wrapping_add(messages);
+                let mut covered = (0, 0);
+                if let Some(pace) = pace {
+                    covered = pace.covered(frames, messages);
+                    self.credits.spend(now, &self.limits, conn, &published, pace);
+                }
                 connection.tally.messages += messages;
                 connection.tally.bytes += bytes;
                 self.stats.messages_accepted += messages;
@@ -72,22 +112,29 @@ impl Broker {
                     channel.messages_accepted += messages;
                     channel.bytes_accepted += bytes;
                 }
-                return true;
+                return Some(covered);
             }
         };
         self.refuse(now, conn, RefusedCode::Protocol, &problem, effects);
-        false
+        None
     }
 
-    fn fan_out(&mut self, run: Run, effects: &mut Effects) {
-        let room = Room { bytes: self.limits.outbox_bytes_max, messages: self.limits.outbox_messages_max };
+    fn fan_out(&mut self, now: Moment, run: Run, admission: Admission, effects: &mut Effects) -> Reach {
+        let room = self.room();
         let (channel, ledger) = (run.channel(), self.ledger.clone());
         let span = LazyCell::new(|| Span::new(run, &ledger));
         let mut too_slow = Vec::new();
-        self.each_subscriber(channel, effects, |connection, subscriber, losses| {
-            if connection.outbox.push_span(&span, subscriber.terms, room, losses) == Pushed::TooSlow {
+        let reach = self.each_subscriber(now, channel, effects, |connection, subscriber, losses| {
+            let terms = subscriber.terms;
+            if admission == Admission::Credited && terms.slows_senders() && !connection.backlog.left_behind {
+                connection.outbox.push_credited(&span, terms, room);
+                return Pushed::Queued;
+            }
+            let pushed = connection.outbox.push_span(&span, terms, room, losses);
+            if pushed == Pushed::TooSlow {
                 too_slow.push(subscriber.conn);
             }
+            pushed
         });
         for conn in too_slow {
             let reason = format!(
@@ -97,23 +144,30 @@ impl Broker {
             );
             self.to_refuse.push((conn, RefusedCode::TooSlow, reason));
         }
+        reach
     }
 
     /// Every subscriber of the channel loses a message.
-    fn lose(&mut self, channel: ChannelId, effects: &mut Effects) {
-        self.each_subscriber(channel, effects, |connection, subscriber, losses| {
+    fn lose(&mut self, now: Moment, channel: ChannelId, effects: &mut Effects) -> Reach {
+        self.each_subscriber(now, channel, effects, |connection, subscriber, losses| {
             connection.outbox.push_loss(channel, 1, subscriber.terms, losses);
-        });
+            Pushed::Lost
+        })
     }
 
-    /// Lets `queue` add to the outbox of each connection that receives the channel, and counts what is lost by that.
+    /// Lets `queue` add to the outbox of each connection that receives the channel, and counts what is lost by that, and how many
+    /// listeners took it.
     fn each_subscriber(
         &mut self,
+        now: Moment,
         id: ChannelId,
         effects: &mut Effects,
-        mut queue: impl FnMut(&mut Connection, Subscriber, &mut Losses),
-    ) {
-        let Some(channel) = self.registry.channel_mut(id) else { return };
+        mut queue: impl FnMut(&mut Connection, Subscriber, &mut Losses) -> Pushed,
+    ) -> Reach {
+        let room = self.room();
+        let mut reach = Reach::default();
+        let Some(channel) = self.registry.channel_mut(id) else { return reach };
+        reach.listeners = u32::try_from(channel.listeners()).unwrap_or(u32::MAX);
         let (name, subscribers) = channel.name_and_subscribers_mut();
         self.turn_work += subscribers.len();
         let mut losses = Losses::default();
@@ -124,15 +178,20 @@ impl Broker {
                 connection.push_control(&named(id, name));
             }
             let before = losses.total() + losses.observed();
-            queue(connection, *subscriber, &mut losses);
+            let pushed = queue(connection, *subscriber, &mut losses);
+            reach.took += u32::from(pushed == Pushed::Queued && !subscriber.terms.observer);
             let lost = losses.total() + losses.observed() - before;
             if lost > 0 {
                 connection.tally.lost += lost;
                 self.stats.messages_delivered += connection.parted().bus.messages;
             }
             connection.request_write(conn, effects);
+            if connection.update_backlog(now, room) {
+                self.credits.release(now, &mut connection.backlog);
+            }
         }
         self.count_losses(&losses);
+        reach
     }
 
     /// Counts what the bus has lost, in total and for each channel. The caller counts it for the connection.
@@ -146,28 +205,37 @@ impl Broker {
     }
 
     /// Drops messages that wait for the connection, as `drop` does it, and counts them.
-    pub(crate) fn drop_waiting(&mut self, conn: ConnId, drop: impl FnOnce(&mut Connection, &mut Losses)) {
-        let Some(connection) = self.connection(conn) else { return };
+    pub(crate) fn drop_waiting(&mut self, now: Moment, conn: ConnId, drop: impl FnOnce(&mut Connection, &mut Losses)) {
+        let room = self.room();
+        let Some(connection) = self.connections.get_mut(conn.0).and_then(Option::as_mut) else { return };
         let mut losses = Losses::default();
         drop(connection, &mut losses);
         connection.tally.lost += losses.total() + losses.observed();
         let delivered = connection.parted();
         self.stats.messages_delivered += delivered.bus.messages;
+        if connection.update_backlog(now, room) {
+            self.credits.release(now, &mut connection.backlog);
+        }
         self.count_losses(&losses);
     }
 
     pub(crate) fn written(&mut self, now: Moment, conn: ConnId, bytes: usize, blocked: bool, effects: &mut Effects) {
+        let room = self.room();
         let Some(connection) = self.connections.get_mut(conn.0).and_then(Option::as_mut) else { return };
         let delivered = connection.written(now, bytes);
         self.stats.messages_delivered += delivered.bus.messages;
+        let begins_to_block = blocked && !connection.outbox.is_empty() && connection.block(now);
+        if connection.update_backlog(now, room) {
+            self.credits.release(now, &mut connection.backlog);
+        }
         if connection.outbox.is_empty() {
             if connection.is_leaving() {
                 effects.push(Effect::Close(conn));
             }
             return;
         }
-        if blocked && connection.block(now) {
-            self.drop_waiting(conn, |connection, losses| connection.outbox.collapse_latest(losses));
+        if begins_to_block {
+            self.drop_waiting(now, conn, |connection, losses| connection.outbox.collapse_latest(losses));
         }
         let replies_bytes_max = self.limits.replies_bytes_max;
         if self.connection(conn).is_some_and(|connection| connection.neglects_replies(now, replies_bytes_max)) {

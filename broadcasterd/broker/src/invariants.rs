@@ -19,6 +19,7 @@ impl Broker {
         self.check_deadlines();
         self.check_registry();
         self.check_memory();
+        self.check_credit();
         self.check_work();
         assert!(self.to_refuse.is_empty(), "connections wait to be refused");
     }

@@ -9,6 +9,8 @@
 //! | `session` | what a connection may request, and the answers |
 //! | `registry` | channels, their ids and their subscribers |
 //! | `delivery` | from an accepted run to the outboxes, and from there to the counters |
+//! | `credit` | how much senders with backpressure may send, and which listener they wait for |
+//! | `receipt` | how many listeners took a message, and which of them lag |
 //! | `outbox` | the queue of one connection, and what was lost from it |
 //! | `memory` | the ledger of held memory |
 //! | `budget` | what is given up when held memory exceeds its budget |
@@ -22,6 +24,7 @@
 mod broker;
 mod budget;
 mod connection;
+mod credit;
 mod delivery;
 mod effect;
 mod event;
@@ -30,6 +33,7 @@ mod lifecycle;
 mod limits;
 mod memory;
 mod outbox;
+mod receipt;
 mod registry;
 mod session;
 mod snapshot;

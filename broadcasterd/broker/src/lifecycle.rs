@@ -2,6 +2,7 @@
 
 use crate::broker::{Broker, Phase};
 use crate::connection::{ConnPhase, Connection};
+use crate::credit::{Backlog, Credits};
 use crate::delivery::ended;
 use crate::effect::{Effect, Effects};
 use crate::event::{ConnId, Incomplete, Moment};
@@ -49,21 +50,21 @@ impl Broker {
         if self.connection(conn).is_none_or(|connection| connection.is_leaving()) {
             return;
         }
-        self.drop_waiting(conn, |connection, losses| connection.outbox.clear_frames(losses));
+        self.drop_waiting(now, conn, |connection, losses| connection.outbox.clear_frames(losses));
         self.stats.connections_refused += 1;
         self.leave(now, conn, &Control::Refused(refused), effects);
     }
 
     /// Ends a connection for the memory that it holds, at once: it could not read a reason.
     pub(crate) fn cut(&mut self, now: Moment, conn: ConnId, effects: &mut Effects) {
-        self.drop_waiting(conn, |connection, losses| connection.outbox.clear_frames(losses));
+        self.drop_waiting(now, conn, |connection, losses| connection.outbox.clear_frames(losses));
         if self.connection(conn).is_some_and(|connection| !connection.is_leaving()) {
             self.stats.connections_refused += 1;
             self.detach(now, conn, effects);
         }
         let outbox = Outbox::new(&self.ledger);
         if let Some(connection) = self.connection(conn) {
-            (connection.outbox, connection.blocked) = (outbox, None);
+            (connection.outbox, connection.blocked, connection.backlog) = (outbox, None, Backlog::default());
         }
         effects.push(Effect::Close(conn));
     }
@@ -88,6 +89,7 @@ impl Broker {
         if std::mem::take(&mut connection.incomplete) == Incomplete::Discardable {
             effects.push(Effect::Discard(conn));
         }
+        self.credits.release(now, &mut connection.backlog);
         let publications = std::mem::take(&mut connection.publications);
         let subscriptions = std::mem::take(&mut connection.subscriptions);
         if let Some(sender) = connection.sender {
@@ -102,7 +104,12 @@ impl Broker {
             return; // the registry is empty
         }
         let mut ended = self.registry.unsubscribe(conn, subscriptions.iter());
-        ended.extend(publications.into_keys().filter_map(|id| self.registry.unpublish(id)));
+        for (id, publication) in publications {
+            if publication.pace.is_some() {
+                self.end_pace(now, conn, id);
+            }
+            ended.extend(self.registry.unpublish(id));
+        }
         for channel in ended {
             self.announce_end(now, &channel, effects);
         }
@@ -149,6 +156,7 @@ impl Broker {
     }
 
     pub(crate) fn tick(&mut self, now: Moment, effects: &mut Effects) {
+        self.credits.expire(now);
         while let Some(&(_, conn)) = self.deadlines.first().filter(|&&(deadline, _)| deadline <= now) {
             self.set_deadline(conn, None);
             match self.connection(conn).map(|connection| connection.phase) {
@@ -183,6 +191,7 @@ impl Broker {
             self.phase = Phase::Leaving;
             // Nothing is published any more. To take thousands of connections out of thousands of channels would take seconds.
             self.registry.clear();
+            self.credits = Credits::default();
             self.send_goodbye(now, |connection| !connection.only_looks(), effects);
             self.release_or_exit(now, effects);
         }

@@ -74,6 +74,13 @@ impl Default for Limits {
 /// that a subscription to all channels is attached to. What is left of the input waits for the next turn.
 pub const TURN_WORK_MAX: usize = 32 * 1024;
 
+/// The least credit up to which a sender with backpressure is granted more, in bytes, however many share a listener's room or the memory
+/// budget.
+pub(crate) const WINDOW_BYTES_MIN: u32 = 4 * 1024;
+
+/// The most credit up to which a sender with backpressure is granted more, in bytes.
+pub(crate) const WINDOW_BYTES_MAX: u32 = 256 * 1024;
+
 /// A number of things, for a reason: `1 connection`, `4 connections`.
 pub(crate) fn counted(number: usize, thing: &str) -> String {
     match number {

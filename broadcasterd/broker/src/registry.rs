@@ -77,6 +77,11 @@ impl Channel {
         (&self.name, &mut self.subscribers)
     }
 
+    /// The connections that receive its messages, each once, in no order.
+    pub(crate) fn subscribers(&self) -> &[Subscriber] {
+        &self.subscribers
+    }
+
     /// How many connections listen.
     pub(crate) fn listeners(&self) -> usize {
         self.listeners
@@ -137,8 +142,8 @@ impl Registry {
     }
 
     /// All channels, in the order of their names.
-    pub(crate) fn by_name(&self) -> impl Iterator<Item = &Channel> {
-        self.ids.values().filter_map(|id| self.channels.get(id))
+    pub(crate) fn by_name(&self) -> impl Iterator<Item = (ChannelId, &Channel)> {
+        self.ids.values().filter_map(|&id| Some((id, self.channels.get(&id)?)))
     }
 
     /// Adds a publication on the channel `name`, which begins to exist if it did not.

@@ -1,7 +1,8 @@
 //! What a connection may request, and the answers. It never touches a message in transit.
 
 use crate::broker::Broker;
-use crate::connection::ConnPhase;
+use crate::connection::{ConnPhase, Publication, Reach};
+use crate::credit::{self, Pace};
 use crate::delivery::named;
 use crate::effect::Effects;
 use crate::event::{ConnId, Incomplete, Moment};
@@ -16,7 +17,7 @@ use broadcaster_protocol::{ChannelName, DecodeError, SenderId, handshake};
 use std::error::Error;
 
 /// Why a request is refused.
-type Refusal = (RefusedCode, String);
+pub(crate) type Refusal = (RefusedCode, String);
 
 impl Broker {
     pub(crate) fn control(&mut self, now: Moment, conn: ConnId, control: Control, effects: &mut Effects) {
@@ -46,11 +47,8 @@ impl Broker {
                 self.reply(now, conn, &Control::Report(report), effects);
             }
             Control::Stop(_) => self.stop(effects),
-            Control::Unsubscribe(_)
-            | Control::Confirm(_)
-            | Control::CountListeners(_)
-            | Control::Watch(_)
-            | Control::Unwatch(_) => {
+            Control::Confirm(confirm) => self.confirm(now, conn, &confirm, effects)?,
+            Control::Unsubscribe(_) | Control::CountListeners(_) | Control::Watch(_) | Control::Unwatch(_) => {
                 let reason = format!("requests of kind {:#04x}", control.kind());
                 return Err((RefusedCode::Unsupported, reason));
             }
@@ -108,6 +106,7 @@ impl Broker {
 
     fn open(&mut self, now: Moment, conn: ConnId, open: &Open, effects: &mut Effects) -> Result<(), Refusal> {
         let name = channel_name(&open.channel)?;
+        let patience = credit::patience(&open.extensions).map_err(|reason| (RefusedCode::Protocol, reason))?;
         let known = self.registry.id_of(&name);
         let Some(connection) = self.connection(conn) else { return Ok(()) };
         if known.is_some_and(|id| connection.publications.contains_key(&id)) {
@@ -121,7 +120,8 @@ impl Broker {
         let listeners = self.registry.channel(id).map_or(0, Channel::listeners);
         let Some(connection) = self.connections.get_mut(conn.0).and_then(Option::as_mut) else { return Ok(()) };
         self.counts.senders += usize::from(connection.publications.is_empty());
-        connection.publications.insert(id, open.next_sequence);
+        let pace = patience.map(|patience| Pace::new(patience, now));
+        connection.publications.insert(id, Publication { next: open.next_sequence, reach: Reach::default(), pace });
         let opened = Opened {
             channel: open.channel.clone(),
             id: id.0,
@@ -129,6 +129,9 @@ impl Broker {
             extensions: Vec::new(),
         };
         self.reply(now, conn, &Control::Opened(opened), effects);
+        if patience.is_some() {
+            self.begin_pace(conn, id);
+        }
         Ok(())
     }
 

@@ -43,6 +43,10 @@ pub struct ChannelSnapshot {
     pub bytes_accepted: u64,
     /// Messages on it that listeners lost, each counted once per listener.
     pub messages_lost: u64,
+    /// Connections that publish on it with backpressure.
+    pub backpressure: usize,
+    /// The listener that senders on it wait for now, without credit.
+    pub waits_for: Option<ConnId>,
 }
 
 /// One connection.
@@ -83,18 +87,32 @@ pub struct ConnSnapshot {
     pub queue_bytes: usize,
     /// Time for which it has not taken everything that it was offered; `None` if it has.
     pub blocked: Option<Duration>,
+    /// Channels that it publishes on with backpressure.
+    pub backpressure: usize,
+    /// The listener that it waits for now, without credit, on one of them.
+    pub waits_for: Option<ConnId>,
+    /// Channels whose senders wait for it now.
+    pub delaying: usize,
+    /// How often senders of a channel have waited for it, those that wait now included.
+    pub delays: u64,
+    /// For how long, added over channels.
+    pub delayed: Duration,
+    /// Whether it is left behind: it has delayed a sender for as long as that allows, and delays none until it has caught up.
+    pub left_behind: bool,
 }
 
 impl Broker {
     /// Everything that the broker knows.
     pub fn snapshot(&self, now: Moment) -> Snapshot {
-        let channels = self.registry.by_name().map(|channel| ChannelSnapshot {
+        let channels = self.registry.by_name().map(|(id, channel)| ChannelSnapshot {
             name: channel.name().clone(),
             senders: channel.publications(),
             listeners: channel.listeners(),
             messages_accepted: channel.messages_accepted,
             bytes_accepted: channel.bytes_accepted,
             messages_lost: channel.messages_lost,
+            backpressure: self.credits.publications(id),
+            waits_for: self.credits.delay(id).map(|(conn, _)| conn),
         });
         let connections = self.open_connections();
         Snapshot {
@@ -123,6 +141,11 @@ impl Broker {
         }
         let by_name = subscriptions.len() - usize::from(subscriptions.covers(&Selector::All));
         let (queue_messages, queue_bytes) = connection.outbox.queue();
+        let paced =
+            connection.publications.iter().filter_map(|(&id, publication)| Some((id, publication.pace.as_ref()?)));
+        let without_credit = paced.clone().filter(|(_, pace)| pace.is_empty());
+        let backlog = &connection.backlog;
+        let delays = backlog.delays.iter().filter_map(|&id| self.credits.delay(id));
         ConnSnapshot {
             conn,
             pid: connection.pid,
@@ -141,6 +164,12 @@ impl Broker {
             queue_messages,
             queue_bytes,
             blocked: connection.blocked.map(|since| now.since(since)),
+            backpressure: paced.count(),
+            waits_for: without_credit.filter_map(|(id, _)| self.credits.delay(id)).map(|(conn, _)| conn).next(),
+            delaying: delays.clone().count(),
+            delays: backlog.delayed.0 + delays.clone().count() as u64,
+            delayed: delays.map(|(_, since)| now.since(since)).fold(backlog.delayed.1, Duration::saturating_add),
+            left_behind: backlog.left_behind,
         }
     }
 

@@ -327,7 +327,9 @@ impl Daemon {
                             let lens = accepted.iter().map(|(name, channel)| (name.clone(), channel.len()));
                             joined.all = Some(lens.collect());
                         }
-                        Selector::Pattern(_) | Selector::Other { .. } => return Err("no client makes such a selector".to_owned()),
+                        Selector::Pattern(_) | Selector::Other { .. } => {
+                            return Err("no client makes such a selector".to_owned());
+                        }
                     }
                 }
                 (input, _) => {

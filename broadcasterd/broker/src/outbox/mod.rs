@@ -51,12 +51,21 @@ pub(crate) struct Terms {
     pub(crate) observer: bool,
 }
 
+impl Terms {
+    /// Whether senders with backpressure wait for a subscription with these terms.
+    pub(crate) fn slows_senders(self) -> bool {
+        self.overflow == Overflow::DropOldest && !self.observer
+    }
+}
+
 /// The result of [`Outbox::push_span`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub(crate) enum Pushed {
-    /// The span waits, or is a part of the losses.
+    /// The span waits, at least its last message.
     Queued,
+    /// The last message of the span is a part of the losses.
+    Lost,
     /// The span exceeds the room of a subscription that asked to be disconnected then. It waits, to be counted when the
     /// outbox is cleared.
     TooSlow,
@@ -74,6 +83,8 @@ pub(crate) struct Outbox {
     body: Line,
     /// All frames, with [`ENTRY_BYTES`] for each entry but `begun`.
     waiting: Extent,
+    /// How much of it exceeded the room when credited frames were last queued. It is brought up to date before it is used.
+    overshoot: Extent,
     /// All control frames.
     replies_bytes: usize,
     /// Frames that were written completely before what follows them was parted, until [`advance`](Self::advance) or
@@ -92,6 +103,7 @@ impl Outbox {
             head: Line::default(),
             body: Line::default(),
             waiting: Extent::default(),
+            overshoot: Extent::default(),
             replies_bytes: 0,
             parted: Delivered::default(),
             lagged: Vec::new(),
@@ -105,6 +117,17 @@ impl Outbox {
     /// Messages that wait, and bytes of their frames with their bookkeeping.
     pub(crate) fn queue(&self) -> (u64, usize) {
         (self.waiting.messages, self.waiting.bytes)
+    }
+
+    /// Bytes of the frames that wait, without bookkeeping.
+    pub(crate) fn frames_bytes(&self) -> usize {
+        self.waiting.bytes - self.body.runs() * ENTRY_BYTES
+    }
+
+    /// Whether more than half of `room` is used.
+    #[inline]
+    pub(crate) fn exceeds_half(&self, room: Room) -> bool {
+        self.waiting.bytes > room.bytes / 2 || self.waiting.messages > room.messages / 2
     }
 
     /// Bytes of control frames that wait.
@@ -153,12 +176,38 @@ impl Outbox {
         self.push_and_drop(span, terms, room, losses)
     }
 
+    /// Queues a span whatever waits, because its sender was granted credit for it. What exceeds `room` by that is room for the spans
+    /// that follow, until it is written or dropped: no more is dropped for them than if the outbox were just full.
+    #[inline]
+    pub(crate) fn push_credited(&mut self, span: &Rc<Span>, terms: Terms, room: Room) {
+        if !self.fits(span.extent(), room) || self.overshoot != Extent::default() {
+            self.part();
+            self.overshoot = self.overshoot(room);
+            self.overshoot += with_bookkeeping(span.extent());
+        }
+        self.push_frames(Piece::of(span, terms));
+        self.overshoot = self.overshoot(room);
+        self.recharge();
+    }
+
+    /// How much of what exceeds `room` does so because of credited frames.
+    fn overshoot(&self, room: Room) -> Extent {
+        Extent {
+            bytes: self.overshoot.bytes.min(self.waiting.bytes.saturating_sub(room.bytes)),
+            messages: self.overshoot.messages.min(self.waiting.messages.saturating_sub(room.messages)),
+        }
+    }
+
     /// Queues a span for which memory is needed, or something has to be dropped.
     #[cold]
     fn push_and_drop(&mut self, span: &Rc<Span>, terms: Terms, room: Room, losses: &mut Losses) -> Pushed {
+        let mut room = room;
         let mut fits = self.fits(span.extent(), room);
         if !fits || self.body.latest_only {
             self.part();
+            self.overshoot = self.overshoot(room);
+            room.bytes += self.overshoot.bytes;
+            room.messages += self.overshoot.messages;
             fits = self.fits(span.extent(), room);
         }
         let fits_alone = || self.waiting.messages == 0 && span.is_one_frame();
@@ -168,7 +217,7 @@ impl Outbox {
                 pushed = Pushed::TooSlow;
                 self.push_frames(Piece::of(span, terms));
             }
-            Overflow::DropNewest if !fits => self.push_what_fits(Piece::of(span, terms), room, losses),
+            Overflow::DropNewest if !fits => pushed = self.push_what_fits(Piece::of(span, terms), room, losses),
             Overflow::Latest if !fits || self.body.latest_only => {
                 self.replace_latest(Piece::of(span, terms), losses);
                 self.drop_oldest(room, losses);
@@ -365,7 +414,7 @@ impl Outbox {
     }
 
     /// Queues the first frames that fit and loses the others.
-    fn push_what_fits(&mut self, mut piece: Piece, room: Room, losses: &mut Losses) {
+    fn push_what_fits(&mut self, mut piece: Piece, room: Room, losses: &mut Losses) -> Pushed {
         let alone = self.waiting.messages == 0;
         let taken = piece.frames_while(|mut taken, frame| {
             let first = taken == Extent::default();
@@ -378,10 +427,12 @@ impl Outbox {
             piece.truncate(taken);
             self.push_frames(piece);
         }
-        if lost > 0 {
-            losses.add(channel, lost, observer);
-            self.body.push_loss(channel, lost);
+        if lost == 0 {
+            return Pushed::Queued;
         }
+        losses.add(channel, lost, observer);
+        self.body.push_loss(channel, lost);
+        Pushed::Lost
     }
 
     /// Queues the newest frame in place of all that waits of its channel under `Latest`.

@@ -51,6 +51,8 @@ enum Item {
 pub(super) struct Model {
     items: Vec<Item>,
     latest_only: bool,
+    /// Bytes and messages beyond the room that credited runs brought.
+    overshoot: (usize, u64),
     /// Channel and number of every message that was lost.
     pub(super) lost: BTreeSet<(u32, u64)>,
     pub(super) lost_by_bus: u64,
@@ -86,7 +88,22 @@ impl Model {
         self.items.push(Item::Control { number, bytes });
     }
 
+    pub(super) fn push_credited(&mut self, run: Run, room: Room) {
+        let before = self.overshoot(room);
+        self.overshoot = (before.0 + run.bytes() + ENTRY_BYTES, before.1 + run.messages());
+        self.items.push(Item::Run(run));
+        self.overshoot = self.overshoot(room);
+    }
+
+    fn overshoot(&self, room: Room) -> (usize, u64) {
+        let (messages, bytes) = self.queue();
+        let beyond = (bytes.saturating_sub(room.bytes), messages.saturating_sub(room.messages));
+        (self.overshoot.0.min(beyond.0), self.overshoot.1.min(beyond.1))
+    }
+
     pub(super) fn push(&mut self, mut run: Run, room: Room) -> Pushed {
+        self.overshoot = self.overshoot(room);
+        let room = Room { bytes: room.bytes + self.overshoot.0, messages: room.messages + self.overshoot.1 };
         let fits = self.fits(run.bytes(), run.messages(), room);
         let empty = self.queue().0 == 0;
         match run.terms.overflow {
@@ -111,6 +128,7 @@ impl Model {
                 if !rest.frames.is_empty() {
                     self.settle(rest.channel);
                     self.lose(&rest);
+                    return Pushed::Lost;
                 }
             }
             Overflow::Latest if fits && !self.latest_only => self.items.push(Item::Run(run)),
