@@ -173,6 +173,7 @@ impl Broker {
             Event::Control { conn, control } => self.control(now, conn, control, effects),
             Event::Holding { conn, bytes, frame } => self.holding(now, conn, bytes, frame),
             Event::Discarded { conn, header } => self.discarded(now, conn, &header, effects),
+            Event::Lost { channel, messages } => self.lost(now, &channel, messages, effects),
             Event::Malformed { conn, error } => self.malformed(now, conn, &error, effects),
             Event::Opened { conn, pid, uid } => self.opened(now, conn, pid, uid, effects),
             Event::Closed { conn } => self.closed(now, conn, effects),

@@ -62,9 +62,19 @@ impl Broker {
             bytes: header.frame_bytes() as u64,
         };
         if self.accept(now, conn, published, &[], effects).is_some() {
-            let reach = self.lose(now, published.channel, effects);
+            let reach = self.lose(now, published.channel, 1, effects);
             self.set_reach(conn, published.channel, reach);
         }
+    }
+
+    /// Messages that the broker never received count as accepted, and are lost by each subscriber.
+    pub(crate) fn lost(&mut self, now: Moment, channel: &ChannelName, messages: u64, effects: &mut Effects) {
+        let Some(id) = self.registry.id_of(channel).filter(|_| messages > 0) else { return };
+        self.stats.messages_accepted += messages;
+        if let Some(channel) = self.registry.channel_mut(id) {
+            channel.messages_accepted += messages;
+        }
+        self.lose(now, id, messages, effects);
     }
 
     /// What became of the last message of the publication.
@@ -147,10 +157,10 @@ impl Broker {
         reach
     }
 
-    /// Every subscriber of the channel loses a message.
-    fn lose(&mut self, now: Moment, channel: ChannelId, effects: &mut Effects) -> Reach {
+    /// Every subscriber of the channel loses messages.
+    fn lose(&mut self, now: Moment, channel: ChannelId, messages: u64, effects: &mut Effects) -> Reach {
         self.each_subscriber(now, channel, effects, |connection, subscriber, losses| {
-            connection.outbox.push_loss(channel, 1, subscriber.terms, losses);
+            connection.outbox.push_loss(channel, messages, subscriber.terms, losses);
             Pushed::Lost
         })
     }

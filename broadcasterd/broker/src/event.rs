@@ -1,6 +1,6 @@
 //! What can happen to the broker, in the past tense, and when. Nothing else ever reaches it.
 
-use broadcaster_protocol::{Control, DecodeError, Header, Run};
+use broadcaster_protocol::{ChannelName, Control, DecodeError, Header, Run};
 use std::time::Duration;
 
 /// A connection, as the server numbers it. A number may be used again only after [`Event::Closed`] was handled.
@@ -62,6 +62,14 @@ pub enum Event {
         conn: ConnId,
         /// Its header.
         header: Header,
+    },
+    /// Messages on a channel were lost before they reached the broker; nothing if there is no such channel. No daemon makes this happen: it
+    /// is for tests of programs that must cope with losses.
+    Lost {
+        /// The channel.
+        channel: ChannelName,
+        /// How many messages.
+        messages: u64,
     },
     /// A control message was read.
     Control {

@@ -886,6 +886,32 @@ fn a_discarded_frame_is_lost_under_every_policy() {
     }
 }
 
+#[test]
+fn scripted_losses_are_counted_like_others() {
+    for overflow in [Overflow::DropOldest, Overflow::DropNewest, Overflow::Latest, Overflow::Disconnect] {
+        let mut bus = Bus::new(Limits::default());
+        let lost = |channel: &str, messages| Event::Lost { channel: ChannelName::new(channel).unwrap(), messages };
+        bus.happen(lost("news", 9)); // there is no such channel
+        let listener = bus.connect(60);
+        bus.send(listener, Subscribe { overflow, ..subscribe(1, "news") });
+        let (other, observer) = (bus.listener("other"), bus.observer(named("news")));
+        let sender = bus.sender("news");
+        bus.publish(sender, 0..1, b"x");
+        bus.happen(lost("news", 3));
+        bus.happen(lost("news", 0));
+        bus.publish(sender, 1..2, b"x");
+        for conn in [listener, observer] {
+            let stream = bus.stream(conn);
+            let [.., Received::Messages(_, 1), Received::Lost(_, 3), Received::Messages(_, 1)] = stream[..] else {
+                panic!("{overflow:?}: {stream:?}");
+            };
+        }
+        assert_eq!(bus.lost(other), 0);
+        let stats = bus.broker.stats();
+        assert_eq!((stats.messages_accepted, stats.messages_delivered, stats.messages_lost), (5, 2, 3));
+    }
+}
+
 /// Connections with frames of these sizes, each of which has taken all of its frame but 100 bytes.
 fn half_written(bus: &mut Bus, sizes: &[usize]) -> Vec<ConnId> {
     bus.stalled = false;

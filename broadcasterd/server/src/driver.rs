@@ -3,7 +3,7 @@
 
 use broadcaster_broker::{Broker, ConnId, Effect, Effects, Event, Incomplete, Limits, Moment, Snapshot};
 use broadcaster_protocol::control::Report;
-use broadcaster_protocol::{Decoder, Item};
+use broadcaster_protocol::{ChannelName, Decoder, Item};
 use bytes::buf::Limit;
 use bytes::{BufMut, BytesMut};
 use slab::Slab;
@@ -252,6 +252,12 @@ impl<S: Socket> Driver<S> {
     /// Begins an orderly stop.
     pub fn stop(&mut self, now: Moment) {
         self.apply(now, Event::Stop);
+        self.finish_turn(now);
+    }
+
+    /// Lets the listeners of a channel lose messages: see [`Event::Lost`].
+    pub fn lose(&mut self, now: Moment, channel: ChannelName, messages: u64) {
+        self.apply(now, Event::Lost { channel, messages });
         self.finish_turn(now);
     }
 

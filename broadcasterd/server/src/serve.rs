@@ -6,13 +6,16 @@ use crate::lock::Bound;
 use crate::peak::Peak;
 use broadcaster_broker::{Broker, ConnId, Limits, Moment, Snapshot};
 use broadcaster_local::{self as local, Acceptor, Peer, Registration};
+use broadcaster_protocol::ChannelName;
 use broadcaster_protocol::control::{Control, Refused, RefusedCode, Report};
 use bytes::BytesMut;
 use bytes::buf::Limit;
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
+use std::pin::pin;
 use std::rc::{Rc, Weak};
+use std::task::Poll;
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::runtime::LocalOptions;
@@ -50,6 +53,8 @@ struct Signals {
     /// Most of the held memory was released.
     released: Notify,
     exit: Notify,
+    /// The server is to end at once.
+    abort: Notify,
 }
 
 /// A connected socket, shared by the driver and the tasks that wait for it.
@@ -117,6 +122,22 @@ impl ServerHandle {
         true
     }
 
+    /// Ends the server at once, as if its process was killed: nothing more is read or delivered, and connections end without a goodbye. It
+    /// removes its sockets, though. For tests of programs that must cope with that.
+    pub fn abort(&self) {
+        self.read(|server| server.signals.abort.notify_one());
+    }
+
+    /// Lets the listeners of a channel lose this many messages at this point of their streams, as if the memory budget had not sufficed for
+    /// them. Returns how many listeners there are. For tests of programs that must cope with losses.
+    pub fn lose(&self, channel: &ChannelName, messages: u32) -> usize {
+        let Some(server) = self.server.upgrade() else { return 0 };
+        let mut server = server.borrow_mut();
+        server.turn(|driver, now| driver.lose(now, channel.clone(), messages.into()));
+        let channels = server.driver.snapshot(server.now()).channels;
+        channels.iter().find(|present| present.name == *channel).map_or(0, |present| present.listeners)
+    }
+
     fn read<T>(&self, read: impl FnOnce(&Server) -> T) -> Option<T> {
         let server = self.server.upgrade()?;
         let server = server.borrow();
@@ -176,16 +197,25 @@ async fn serve_until_exit<F: Future<Output = ()> + 'static>(
     });
     let watching = spawn_local(watch(Rc::clone(&server), Rc::clone(&bound)));
     server.borrow_mut().turn(Driver::tick);
-    signals.drain.notified().await;
-    // From here on new clients find no socket; the lock is held until everything is delivered. The watch has ended, so that it does not
-    // report this as the act of another process.
-    end(watching).await;
-    bound.leave();
-    end(accepting).await;
-    drain(&server, &signals).await;
-    signals.exit.notified().await;
-    end(ticking).await;
-    end(stopping).await;
+    let orderly = async {
+        signals.drain.notified().await;
+        // From here on new clients find no socket; the lock is held until everything is delivered. The watch has ended, so that it does not
+        // report this as the act of another process.
+        end(watching).await;
+        bound.leave();
+        end(accepting).await;
+        drain(&server, &signals).await;
+        signals.exit.notified().await;
+        end(ticking).await;
+        end(stopping).await;
+    };
+    let (mut orderly, mut aborted) = (pin!(orderly), pin!(signals.abort.notified()));
+    // The tasks of an aborted server end with the runtime, and its sockets with them.
+    poll_fn(|cx| match aborted.as_mut().poll(cx) {
+        Poll::Ready(()) => Poll::Ready(()),
+        Poll::Pending => orderly.as_mut().poll(cx),
+    })
+    .await;
     Ok(())
 }
 
