@@ -28,6 +28,8 @@ mod receiver;
 mod sender;
 #[cfg(feature = "serde")]
 mod serialize;
+#[cfg(feature = "testing")]
+pub mod testing;
 #[cfg(feature = "serde")]
 pub mod typed;
 

@@ -20,6 +20,11 @@ pub struct Message {
 }
 
 impl Message {
+    #[cfg(feature = "testing")]
+    pub(crate) fn new(channel: ChannelName, sender: SenderId, sequence: u64, metadata: Bytes, payload: Bytes) -> Self {
+        Self { channel, sender, sequence, metadata, payload }
+    }
+
     /// The payload; may be empty.
     pub fn payload(&self) -> &[u8] {
         &self.payload

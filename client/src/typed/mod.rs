@@ -73,6 +73,8 @@ pub use error::{DecodeError, TypedRecvError, TypedSendError};
 pub use listener::TypedListenerStream;
 pub use listener::{TypedListener, TypedMessage};
 pub use schema::Schema;
+#[cfg(feature = "testing")]
+pub(crate) use schema::metadata;
 pub use sender::TypedSender;
 
 #[cfg(doc)]
