@@ -1,6 +1,7 @@
 //! Channel names and the rules that they follow. It never looks a channel up.
 
 use crate::limits::CHANNEL_NAME_BYTES_MAX;
+use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -61,6 +62,12 @@ impl FromStr for ChannelName {
 
 impl AsRef<str> for ChannelName {
     fn as_ref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl Borrow<str> for ChannelName {
+    fn borrow(&self) -> &str {
         self.as_str()
     }
 }
