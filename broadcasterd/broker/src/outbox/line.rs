@@ -1,8 +1,8 @@
 //! Entries in the order in which they go out, and the last gap of each channel among them. It never decides what is lost.
 //!
 //! An entry keeps its position for as long as it waits. What is lost behind a gap of its channel, with no frame of that
-//! channel and no confirmed subscription between, is added to that gap: a line has at most one gap for each frame entry and
-//! channel, and for each confirmation and channel.
+//! channel and no beginning or end of a subscription between, is added to that gap: a line has at most one gap for each frame entry and
+//! channel, and for each such beginning or end and channel.
 
 use super::span::{Extent, Piece};
 use broadcaster_protocol::control::kind;
@@ -131,7 +131,7 @@ impl Line {
     }
 
     pub(super) fn push_control(&mut self, frame: Box<[u8]>) {
-        if confirms_subscription(&frame) {
+        if parts_losses(&frame) {
             self.ends.clear(); // what is lost from here on must be reported behind it
         }
         self.push(Entry::Control(frame));
@@ -280,7 +280,7 @@ impl Line {
             match entry {
                 Entry::Control(frame) => {
                     assert!(!frame.is_empty(), "an empty control frame at {at:?}");
-                    if confirms_subscription(frame) {
+                    if parts_losses(frame) {
                         ends.clear();
                     }
                 }
@@ -405,7 +405,7 @@ impl Line {
     }
 }
 
-/// Whether losses before the frame must not be mixed with those behind it.
-fn confirms_subscription(frame: &[u8]) -> bool {
-    Header::peek(frame).is_some_and(|header| header.kind() == kind::SUBSCRIBED)
+/// Whether losses before the frame must not be mixed with those behind it: a subscription begins or ends with it.
+fn parts_losses(frame: &[u8]) -> bool {
+    Header::peek(frame).is_some_and(|header| matches!(header.kind(), kind::SUBSCRIBED | kind::UNSUBSCRIBED))
 }

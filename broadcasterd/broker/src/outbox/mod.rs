@@ -45,7 +45,7 @@ pub(crate) struct Room {
 }
 
 /// The terms of the subscription for which a span is queued.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Terms {
     pub(crate) overflow: Overflow,
     pub(crate) observer: bool,

@@ -19,7 +19,7 @@ pub(super) struct Run {
     pub(super) terms: Terms,
     /// The only frame of the run is half written.
     begun: bool,
-    /// A message of the channel was lost, or a subscription was confirmed, behind it: no newer frame replaces it.
+    /// A message of the channel was lost, or a subscription began or ended, behind it: no newer frame replaces it.
     settled: bool,
 }
 
@@ -275,7 +275,7 @@ impl Model {
         self.settle_if(|run| run.channel == channel);
     }
 
-    /// A subscription is confirmed.
+    /// A subscription begins or ends.
     pub(super) fn settle_all(&mut self) {
         self.settle_if(|_| true);
     }

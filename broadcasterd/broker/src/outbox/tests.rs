@@ -126,7 +126,7 @@ struct Pair {
     /// For each channel, the number of control frames that preceded each message.
     controls_before: BTreeMap<u32, Vec<u32>>,
     controls: u32,
-    /// Those control frames that confirm a subscription.
+    /// Those control frames that confirm the beginning or the end of a subscription.
     confirmations: BTreeSet<u32>,
     /// Bytes of a frame that was written in part.
     pending: Vec<u8>,
@@ -216,8 +216,8 @@ impl Pair {
     }
 
     fn push_control(&mut self) {
-        let confirms = self.rng.u32(..3) == 0;
-        let kind = if confirms { kind::SUBSCRIBED } else { MARKER };
+        let kind = [kind::SUBSCRIBED, kind::UNSUBSCRIBED, MARKER, MARKER, MARKER][self.rng.usize(..5)];
+        let confirms = kind != MARKER;
         let frame = [Header::control(kind, 1, 4).as_bytes(), &self.controls.to_le_bytes()].concat();
         self.model.push_control(self.controls, frame.len());
         if confirms {
@@ -323,7 +323,7 @@ impl Pair {
 
     fn read(&mut self, frame: &[u8]) {
         let header = Header::peek(frame).unwrap();
-        if matches!(header.kind(), MARKER | kind::SUBSCRIBED) {
+        if matches!(header.kind(), MARKER | kind::SUBSCRIBED | kind::UNSUBSCRIBED) {
             assert_eq!(self.model.finish_control(), self.controls_read, "control frames keep their order");
             self.controls_read += 1;
         } else if header.is_data() {
