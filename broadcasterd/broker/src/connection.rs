@@ -8,7 +8,7 @@ use crate::outbox::{Delivered, Outbox, Room, Terms};
 use crate::registry::{Selector, Subscriber};
 use broadcaster_protocol::control::Control;
 use broadcaster_protocol::{ChannelId, SenderId};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The life of a connection.
@@ -38,6 +38,8 @@ pub(crate) struct Connection {
     /// The sender id of its frames, once it was greeted.
     pub(crate) sender: Option<SenderId>,
     pub(crate) publications: BTreeMap<ChannelId, Publication>,
+    /// Those of them of which it waits for so many listeners.
+    pub(crate) counting: BTreeMap<ChannelId, usize>,
     pub(crate) subscriptions: Subscriptions,
     /// When it is ended, unless what is awaited from it happens first.
     pub(crate) deadline: Option<Moment>,
@@ -93,9 +95,14 @@ impl Tally {
 #[derive(Debug, Default)]
 pub(crate) struct Subscriptions {
     /// The client's numbers for them.
-    numbers: BTreeSet<u32>,
-    terms: BTreeMap<Selector, Terms>,
+    numbers: BTreeMap<u32, Selector>,
+    /// Their terms, and how many had been made before each.
+    terms: BTreeMap<Selector, (Terms, u64)>,
     observers: usize,
+    /// How many are to one channel each.
+    by_name: usize,
+    /// How many have been made, with those that have ended.
+    made: u64,
 }
 
 impl Subscriptions {
@@ -108,13 +115,18 @@ impl Subscriptions {
         self.observers
     }
 
-    /// How many are not.
+    /// How many are to one channel each.
+    pub(crate) fn by_name(&self) -> usize {
+        self.by_name
+    }
+
+    /// How many are not observers.
     pub(crate) fn listeners(&self) -> usize {
         self.terms.len() - self.observers
     }
 
     pub(crate) fn has_number(&self, number: u32) -> bool {
-        self.numbers.contains(&number)
+        self.numbers.contains_key(&number)
     }
 
     pub(crate) fn covers(&self, selector: &Selector) -> bool {
@@ -122,16 +134,32 @@ impl Subscriptions {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&Selector, Terms)> {
-        self.terms.iter().map(|(selector, &terms)| (selector, terms))
+        self.terms.iter().map(|(selector, &(terms, _))| (selector, terms))
     }
 
     /// Adds a subscription; returns what the registry has to know of it.
     pub(crate) fn add(&mut self, conn: ConnId, number: u32, selector: Selector, terms: Terms) -> Subscriber {
-        let order = u32::try_from(self.terms.len()).unwrap_or(u32::MAX);
-        self.numbers.insert(number);
+        let order = self.made;
+        self.made += 1;
+        self.numbers.insert(number, selector.clone());
         self.observers += usize::from(terms.observer);
-        self.terms.insert(selector, terms);
+        self.by_name += usize::from(matches!(selector, Selector::Name(_)));
+        self.terms.insert(selector, (terms, order));
         Subscriber::new(conn, terms, order)
+    }
+
+    /// Removes a subscription; returns what the registry has to know of it.
+    pub(crate) fn remove(&mut self, conn: ConnId, number: u32) -> Option<(Selector, Subscriber)> {
+        let selector = self.numbers.remove(&number)?;
+        let (terms, order) = self.terms.remove(&selector)?;
+        self.observers -= usize::from(terms.observer);
+        self.by_name -= usize::from(matches!(selector, Selector::Name(_)));
+        Some((selector, Subscriber::new(conn, terms, order)))
+    }
+
+    /// The subscription with this selector.
+    pub(crate) fn get(&self, conn: ConnId, selector: &Selector) -> Option<Subscriber> {
+        self.terms.get(selector).map(|&(terms, order)| Subscriber::new(conn, terms, order))
     }
 }
 
@@ -143,6 +171,7 @@ impl Connection {
             purpose: String::new(),
             sender: None,
             publications: BTreeMap::new(),
+            counting: BTreeMap::new(),
             subscriptions: Subscriptions::default(),
             deadline: None,
             outbox: Outbox::new(ledger),

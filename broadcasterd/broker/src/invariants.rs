@@ -2,9 +2,9 @@
 
 use crate::broker::{Broker, Counts, Phase};
 use crate::connection::{ConnPhase, Connection};
-use crate::event::{ConnId, Incomplete};
-use crate::limits::TURN_WORK_MAX;
-use crate::registry::Selector;
+use crate::event::Incomplete;
+use crate::limits::{Limits, PATTERN_SEGMENTS, TURN_WORK_MAX};
+use crate::registry::{Selector, Subscriber};
 use broadcaster_protocol::ChannelId;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,9 +24,13 @@ impl Broker {
         assert!(self.to_refuse.is_empty(), "connections wait to be refused");
     }
 
-    /// A turn ends with the event that makes it full, and one event costs no more than a unit for each connection or channel.
+    /// A turn ends with the event that makes it full, and one event costs no more than a unit for each connection, or for each channel
+    /// and a search for patterns.
     fn check_work(&self) {
-        let event_max = self.limits.connections_max.max(self.limits.channels_max) + self.limits.wildcards_max;
+        let Limits { connections_max, channels_max, wildcards_max, patterns_max, .. } = self.limits;
+        let search_max = patterns_max.saturating_mul(PATTERN_SEGMENTS);
+        let channels_max = channels_max.saturating_mul(1 + search_max);
+        let event_max = connections_max.max(channels_max).saturating_add(wildcards_max + patterns_max);
         for (turn, event) in [(self.turn_work, self.event_work_max), self.last_turn_work] {
             assert!(turn < TURN_WORK_MAX + event.max(1), "{turn} units of work in one turn");
             assert!(event <= event_max, "{event} units of work in one event");
@@ -92,16 +96,21 @@ impl Broker {
     fn check_registry(&self) {
         let is_over = self.phase.is_over();
         let mut publications = BTreeMap::<ChannelId, usize>::new();
-        let mut subscriptions = Vec::<(ConnId, &Selector, bool)>::new();
+        let mut subscriptions = Vec::<(&Selector, Subscriber)>::new();
+        let mut counting = BTreeSet::new();
         for (conn, connection) in self.open_connections().filter(|_| !is_over) {
             connection.publications.keys().for_each(|&id| *publications.entry(id).or_default() += 1);
-            let own = connection.subscriptions.iter();
-            subscriptions.extend(own.map(|(selector, terms)| (conn, selector, terms.observer)));
+            counting.extend(connection.counting.iter().map(|(&id, &minimum)| (id, minimum, conn)));
+            let own = &connection.subscriptions;
+            subscriptions.extend(own.iter().filter_map(|(selector, _)| Some((selector, own.get(conn, selector)?))));
+            for id in connection.counting.keys() {
+                assert!(connection.publications.contains_key(id), "{conn:?} waits for listeners of {id:?}");
+            }
         }
         for id in publications.keys() {
             assert!(self.registry.channel(*id).is_some(), "{id:?} is published on and does not exist");
         }
-        self.registry.invariants(&publications, &subscriptions);
+        self.registry.invariants(&publications, &subscriptions, &counting);
     }
 
     fn check_memory(&self) {

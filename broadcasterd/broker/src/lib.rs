@@ -8,6 +8,7 @@
 //! | [`broker`](Broker) | the state machine: its contract, and which event goes where |
 //! | `session` | what a connection may request, and the answers |
 //! | `registry` | channels, their ids and their subscribers |
+//! | `patterns` | subscriptions to patterns, and which of them cover a name |
 //! | `delivery` | from an accepted run to the outboxes, and from there to the counters |
 //! | `credit` | how much senders with backpressure may send, and which listener they wait for |
 //! | `receipt` | how many listeners took a message, and which of them lag |
@@ -33,6 +34,7 @@ mod lifecycle;
 mod limits;
 mod memory;
 mod outbox;
+mod patterns;
 mod receipt;
 mod registry;
 mod session;
@@ -42,5 +44,5 @@ pub use broker::{Broker, Stats};
 pub use connection::ConnPhase;
 pub use effect::{Effect, Effects};
 pub use event::{ConnId, Event, Incomplete, Moment};
-pub use limits::{Limits, TURN_WORK_MAX};
+pub use limits::{Limits, PATTERN_SEGMENTS, TURN_WORK_MAX};
 pub use snapshot::{ChannelSnapshot, ConnSnapshot, Snapshot};

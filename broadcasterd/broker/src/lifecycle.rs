@@ -91,6 +91,7 @@ impl Broker {
         }
         self.credits.release(now, &mut connection.backlog);
         let publications = std::mem::take(&mut connection.publications);
+        let counting = std::mem::take(&mut connection.counting);
         let subscriptions = std::mem::take(&mut connection.subscriptions);
         if let Some(sender) = connection.sender {
             self.senders.remove(&sender);
@@ -103,7 +104,10 @@ impl Broker {
         if self.phase.is_over() {
             return; // the registry is empty
         }
-        let mut ended = self.registry.unsubscribe(conn, subscriptions.iter());
+        for (id, minimum) in counting {
+            self.registry.stop_counting(id, minimum, conn);
+        }
+        let mut ended = self.registry.unsubscribe_all(conn, subscriptions.iter());
         for (id, publication) in publications {
             if publication.pace.is_some() {
                 self.end_pace(now, conn, id);
@@ -116,7 +120,7 @@ impl Broker {
     }
 
     /// The connections that know the channel's name may forget it.
-    fn announce_end(&mut self, now: Moment, channel: &Ended, effects: &mut Effects) {
+    pub(crate) fn announce_end(&mut self, now: Moment, channel: &Ended, effects: &mut Effects) {
         for &conn in &channel.named {
             self.reply(now, conn, &ended(channel.id), effects);
         }

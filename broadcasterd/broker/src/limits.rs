@@ -33,6 +33,9 @@ pub struct Limits {
     pub observers_max: usize,
     /// Subscriptions to all channels (64), observers included.
     pub wildcards_max: usize,
+    /// Subscriptions to patterns (16 384), observers included. Their patterns have at most [`PATTERN_SEGMENTS`] times as many segments,
+    /// together.
+    pub patterns_max: usize,
     /// Time from accept to a complete Hello (2 s).
     pub handshake_timeout: Duration,
     /// Time without a further byte after which a connection that has sent a part of a frame is refused (30 s).
@@ -61,6 +64,7 @@ impl Default for Limits {
             held_bytes_max: 256 * 1024 * 1024,
             observers_max: 16,
             wildcards_max: 64,
+            patterns_max: 16_384,
             handshake_timeout: HANDSHAKE_TIMEOUT,
             frame_timeout: Duration::from_secs(30),
             stalled_timeout: Duration::from_secs(5),
@@ -70,8 +74,13 @@ impl Default for Limits {
     }
 }
 
-/// Work after which a turn ends: one unit for each message run, or loss, and connection that it is queued for, and for each channel
-/// that a subscription to all channels is attached to. What is left of the input waits for the next turn.
+/// Segments of a pattern, on average, if there are as many patterns as [`Limits::patterns_max`] allows. It bounds the search for the
+/// patterns that cover a new channel.
+pub const PATTERN_SEGMENTS: usize = 8;
+
+/// Work after which a turn ends: one unit for each message run, or loss, and connection that it is queued for, for each channel
+/// that a subscription to a pattern or to all channels meets, and for each step of a search for patterns. What is left of the input
+/// waits for the next turn.
 pub const TURN_WORK_MAX: usize = 32 * 1024;
 
 /// The least credit up to which a sender with backpressure is granted more, in bytes, however many share a listener's room or the memory

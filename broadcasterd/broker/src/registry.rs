@@ -1,13 +1,15 @@
 //! Channels, their ids and their subscribers. It knows nothing of messages that wait.
 //!
-//! A channel exists while it has a publication or a listener that subscribed to its name. Observers and subscriptions to all
-//! channels do not keep it; they are attached to each channel that they cover when it appears.
+//! A channel exists while it has a publication or a listener that subscribed to its name. Observers and subscriptions to patterns or to
+//! all channels do not keep it; they are attached to each channel that they cover when it appears.
 
 use crate::event::ConnId;
 use crate::outbox::Terms;
-use broadcaster_protocol::{ChannelId, ChannelName};
+use crate::patterns::Patterns;
+use broadcaster_protocol::{ChannelId, ChannelName, ChannelPattern};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 /// Which channels a subscription covers.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,6 +18,8 @@ pub(crate) enum Selector {
     Name(ChannelName),
     /// Every channel.
     All,
+    /// Every channel whose name the pattern covers.
+    Pattern(ChannelPattern),
 }
 
 /// A connection that receives the messages of a channel: the subscription that decides how, if several cover the channel.
@@ -23,19 +27,19 @@ pub(crate) enum Selector {
 pub(crate) struct Subscriber {
     pub(crate) conn: ConnId,
     pub(crate) terms: Terms,
-    /// How many subscriptions the connection had before this one.
-    order: u32,
+    /// How many subscriptions the connection had made before this one.
+    order: u64,
     /// The connection knows the name of the channel.
     pub(crate) named: bool,
 }
 
 impl Subscriber {
-    pub(crate) fn new(conn: ConnId, terms: Terms, order: u32) -> Self {
+    pub(crate) fn new(conn: ConnId, terms: Terms, order: u64) -> Self {
         Self { conn, terms, order, named: false }
     }
 
     /// The lowest rank decides: a listener's before an observer's, then the first.
-    fn rank(&self) -> (bool, u32) {
+    fn rank(&self) -> (bool, u64) {
         (self.terms.observer, self.order)
     }
 }
@@ -49,6 +53,8 @@ pub(crate) struct Channel {
     publications: usize,
     /// Listeners that subscribed to its name.
     by_name: usize,
+    /// Connections that wait for a number of listeners, with the numbers of their requests.
+    counting: BTreeMap<(usize, ConnId), u32>,
     pub(crate) messages_accepted: u64,
     pub(crate) bytes_accepted: u64,
     pub(crate) messages_lost: u64,
@@ -62,6 +68,7 @@ impl Channel {
             listeners: 0,
             publications: 0,
             by_name: 0,
+            counting: BTreeMap::new(),
             messages_accepted: 0,
             bytes_accepted: 0,
             messages_lost: 0,
@@ -105,6 +112,16 @@ pub(crate) struct Ended {
     pub(crate) named: Vec<ConnId>,
 }
 
+/// A connection that has waited for the listeners that a channel has now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Counted {
+    pub(crate) conn: ConnId,
+    pub(crate) id: ChannelId,
+    /// The number of its request.
+    pub(crate) number: u32,
+    pub(crate) listeners: usize,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     ids: BTreeMap<ChannelName, ChannelId>,
@@ -112,10 +129,15 @@ pub(crate) struct Registry {
     last: u32,
     /// Subscriptions to all channels.
     wildcards: Vec<Subscriber>,
+    patterns: Patterns,
     /// Observers of one channel each, by its name, whether it exists or not.
     observers: BTreeMap<ChannelName, Vec<Subscriber>>,
     /// For each connection, the channels that it receives, and its position among their subscribers.
     positions: Vec<BTreeMap<ChannelId, usize>>,
+    /// Channels with a listener more that some connection may have waited for.
+    joined: Vec<ChannelId>,
+    /// Units of work since the last [`take_work`](Self::take_work).
+    work: usize,
 }
 
 impl Registry {
@@ -127,6 +149,17 @@ impl Registry {
     /// Number of subscriptions to all channels.
     pub(crate) fn wildcards(&self) -> usize {
         self.wildcards.len()
+    }
+
+    /// Subscriptions to patterns, and which of them cover a name.
+    pub(crate) fn patterns(&self) -> &Patterns {
+        &self.patterns
+    }
+
+    /// Units of work since the last call: one for each subscription to a pattern or to all channels that a new channel is attached to,
+    /// for each step of a search for patterns, and for each channel that such a subscription meets when it begins or ends.
+    pub(crate) fn take_work(&mut self) -> usize {
+        std::mem::take(&mut self.work)
     }
 
     pub(crate) fn id_of(&self, name: &ChannelName) -> Option<ChannelId> {
@@ -166,8 +199,14 @@ impl Registry {
         match selector {
             Selector::All => {
                 self.wildcards.push(subscriber);
+                self.work += self.channels.len();
                 let ids: Vec<_> = self.channels.keys().copied().collect();
                 ids.into_iter().for_each(|id| self.attach(id, subscriber));
+                None
+            }
+            Selector::Pattern(pattern) => {
+                self.patterns.insert(pattern, subscriber);
+                self.covered(pattern).into_iter().for_each(|id| self.attach(id, subscriber));
                 None
             }
             Selector::Name(name) if subscriber.terms.observer => {
@@ -193,42 +232,82 @@ impl Registry {
         }
     }
 
+    /// Removes one subscription of a connection, of which `left` returns those that are left; returns the channel that ended by that.
+    pub(crate) fn unsubscribe(
+        &mut self,
+        selector: &Selector,
+        gone: Subscriber,
+        left: impl Fn(&Selector) -> Option<Subscriber>,
+    ) -> Option<Ended> {
+        let conn = gone.conn;
+        let ids = match selector {
+            Selector::All => {
+                self.work += self.channels.len();
+                self.channels.keys().copied().collect()
+            }
+            Selector::Pattern(pattern) => self.covered(pattern),
+            Selector::Name(name) => self.id_of(name).into_iter().collect(),
+        };
+        let by_name = self.forget(conn, selector, gone.terms);
+        for id in ids {
+            self.detach(id, gone, &left);
+        }
+        self.end_if_unused(by_name?)
+    }
+
     /// Removes all `subscriptions` of the connection; returns the channels that ended by that.
-    pub(crate) fn unsubscribe<'a>(
+    pub(crate) fn unsubscribe_all<'a>(
         &mut self,
         conn: ConnId,
         subscriptions: impl Iterator<Item = (&'a Selector, Terms)>,
     ) -> Vec<Ended> {
         for (id, position) in self.positions.get_mut(conn.0).map(std::mem::take).unwrap_or_default() {
-            let Some(channel) = self.channels.get_mut(&id) else { continue };
-            let gone = channel.subscribers.swap_remove(position);
-            channel.listeners -= usize::from(!gone.terms.observer);
-            if let Some(moved) = channel.subscribers.get(position) {
-                self.positions[moved.conn.0].insert(id, position);
-            }
+            self.remove_at(id, position);
         }
         let mut ended = Vec::new();
         for (selector, terms) in subscriptions {
-            match selector {
-                Selector::All => self.wildcards.retain(|wildcard| wildcard.conn != conn),
-                Selector::Name(name) if terms.observer => {
-                    if let Entry::Occupied(mut observers) = self.observers.entry(name.clone()) {
-                        observers.get_mut().retain(|observer| observer.conn != conn);
-                        if observers.get().is_empty() {
-                            observers.remove();
-                        }
-                    }
-                }
-                Selector::Name(name) => {
-                    let Some(&id) = self.ids.get(name) else { continue };
-                    if let Some(channel) = self.channels.get_mut(&id) {
-                        channel.by_name -= 1;
-                    }
-                    ended.extend(self.end_if_unused(id));
-                }
-            }
+            let by_name = self.forget(conn, selector, terms);
+            ended.extend(by_name.and_then(|id| self.end_if_unused(id)));
         }
         ended
+    }
+
+    /// Answers at once if the channel has `minimum` listeners, or notes that the connection waits for them.
+    pub(crate) fn count_listeners(
+        &mut self,
+        id: ChannelId,
+        minimum: usize,
+        conn: ConnId,
+        number: u32,
+    ) -> Option<Counted> {
+        let channel = self.channels.get_mut(&id)?;
+        if channel.listeners >= minimum {
+            return Some(Counted { conn, id, number, listeners: channel.listeners });
+        }
+        channel.counting.insert((minimum, conn), number);
+        None
+    }
+
+    /// The connection waits no more for `minimum` listeners of the channel.
+    pub(crate) fn stop_counting(&mut self, id: ChannelId, minimum: usize, conn: ConnId) {
+        if let Some(channel) = self.channels.get_mut(&id) {
+            channel.counting.remove(&(minimum, conn));
+        }
+    }
+
+    /// The connections that have waited for as many listeners as their channels have now. They wait no more.
+    pub(crate) fn take_counted(&mut self) -> Vec<Counted> {
+        let mut counted = Vec::new();
+        for id in std::mem::take(&mut self.joined) {
+            let Some(channel) = self.channels.get_mut(&id) else { continue };
+            let listeners = channel.listeners;
+            while let Some(first) = channel.counting.first_entry().filter(|first| first.key().0 <= listeners) {
+                let ((_, conn), number) = first.remove_entry();
+                counted.push(Counted { conn, id, number, listeners });
+            }
+        }
+        self.work += counted.len();
+        counted
     }
 
     /// Forgets all channels and subscriptions.
@@ -249,10 +328,21 @@ impl Registry {
         };
         self.ids.insert(name.clone(), id);
         self.channels.insert(id, Channel::new(name.clone()));
-        let observers = self.observers.get(name).into_iter().flatten();
-        let covering: Vec<_> = self.wildcards.iter().chain(observers).copied().collect();
+        let mut covering = self.wildcards.clone();
+        self.work += self.patterns.each_covering(name, &mut |subscribers| covering.extend(subscribers.values()));
+        self.work += covering.len();
+        covering.extend(self.observers.get(name).into_iter().flatten());
         covering.into_iter().for_each(|subscriber| self.attach(id, subscriber));
         id
+    }
+
+    /// The channels that the pattern covers.
+    fn covered(&mut self, pattern: &ChannelPattern) -> Vec<ChannelId> {
+        let prefix = pattern.literal_prefix();
+        let from = self.ids.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+        let candidates = from.take_while(|(name, _)| name.as_str().starts_with(prefix));
+        let work = &mut self.work;
+        candidates.inspect(|_| *work += 1).filter(|(name, _)| pattern.covers(name)).map(|(_, &id)| id).collect()
     }
 
     /// Lets the connection receive the channel under these terms, unless it does under others that outrank them.
@@ -266,16 +356,90 @@ impl Registry {
             Entry::Vacant(position) => {
                 position.insert(channel.subscribers.len());
                 channel.subscribers.push(subscriber);
-                channel.listeners += usize::from(!subscriber.terms.observer);
+                if subscriber.terms.observer {
+                    return;
+                }
             }
             Entry::Occupied(position) => {
                 let present = &mut channel.subscribers[*position.get()];
-                if subscriber.rank() < present.rank() {
-                    channel.listeners += usize::from(present.terms.observer && !subscriber.terms.observer);
-                    *present = Subscriber { named: present.named, ..subscriber };
+                if subscriber.rank() >= present.rank() {
+                    return;
+                }
+                let joins = present.terms.observer && !subscriber.terms.observer;
+                *present = Subscriber { named: present.named, ..subscriber };
+                if !joins {
+                    return;
                 }
             }
         }
+        channel.listeners += 1;
+        if !channel.counting.is_empty() {
+            self.joined.push(id);
+        }
+    }
+
+    /// The channel is no longer covered by this subscription: the best of those that are left decides now, if one is.
+    fn detach(&mut self, id: ChannelId, gone: Subscriber, left: &impl Fn(&Selector) -> Option<Subscriber>) {
+        let conn = gone.conn;
+        let Some(&position) = self.positions.get(conn.0).and_then(|positions| positions.get(&id)) else { return };
+        let Some(channel) = self.channels.get(&id).filter(|channel| channel.subscribers[position].order == gone.order)
+        else {
+            return; // another one has decided
+        };
+        let name = channel.name.clone();
+        let best = self.best(conn, &name, left);
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        let Some(best) = best else {
+            self.positions[conn.0].remove(&id);
+            return self.remove_at(id, position);
+        };
+        let present = &mut channel.subscribers[position];
+        channel.listeners -= usize::from(!present.terms.observer && best.terms.observer);
+        *present = Subscriber { named: present.named, ..best };
+    }
+
+    /// The subscription that decides how the connection receives the channel `name`.
+    fn best(
+        &mut self,
+        conn: ConnId,
+        name: &ChannelName,
+        own: &impl Fn(&Selector) -> Option<Subscriber>,
+    ) -> Option<Subscriber> {
+        let mut covering: Vec<_> = [Selector::Name(name.clone()), Selector::All].iter().filter_map(own).collect();
+        self.work += self.patterns.each_covering(name, &mut |subscribers| covering.extend(subscribers.get(&conn)));
+        covering.into_iter().min_by_key(Subscriber::rank)
+    }
+
+    /// Removes the subscriber at this position of the channel. The connection has forgotten the position already.
+    fn remove_at(&mut self, id: ChannelId, position: usize) {
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        let gone = channel.subscribers.swap_remove(position);
+        channel.listeners -= usize::from(!gone.terms.observer);
+        if let Some(moved) = channel.subscribers.get(position) {
+            self.positions[moved.conn.0].insert(id, position);
+        }
+    }
+
+    /// Removes a subscription, and leaves its channels as they are; returns the channel that it has helped to keep.
+    fn forget(&mut self, conn: ConnId, selector: &Selector, terms: Terms) -> Option<ChannelId> {
+        match selector {
+            Selector::All => self.wildcards.retain(|wildcard| wildcard.conn != conn),
+            Selector::Pattern(pattern) => self.patterns.remove(pattern, conn),
+            Selector::Name(name) if terms.observer => {
+                if let Entry::Occupied(mut observers) = self.observers.entry(name.clone()) {
+                    observers.get_mut().retain(|observer| observer.conn != conn);
+                    if observers.get().is_empty() {
+                        observers.remove();
+                    }
+                }
+            }
+            Selector::Name(name) => {
+                let id = self.id_of(name)?;
+                self.channels.get_mut(&id)?.by_name -= 1;
+                return Some(id);
+            }
+        }
+        None
     }
 
     fn end_if_unused(&mut self, id: ChannelId) -> Option<Ended> {
@@ -292,8 +456,8 @@ impl Registry {
         Some(Ended { id, named: named.map(|subscriber| subscriber.conn).collect() })
     }
 
-    /// Checks its tables against each other, and against the `publications` on each channel and the `subscriptions` of each
-    /// connection, with whether they observe.
+    /// Checks its tables against each other, and against what the connections have: the `publications` on each channel, all
+    /// `subscriptions`, and what is awaited by requests for a number of listeners.
     ///
     /// # Panics
     ///
@@ -301,54 +465,87 @@ impl Registry {
     pub(crate) fn invariants(
         &self,
         publications: &BTreeMap<ChannelId, usize>,
-        subscriptions: &[(ConnId, &Selector, bool)],
+        subscriptions: &[(&Selector, Subscriber)],
+        counting: &BTreeSet<(ChannelId, usize, ConnId)>,
     ) {
-        // For each name, the connections that subscribed to it, with whether they observe; and the same for all channels.
-        let mut by_name = BTreeMap::<&ChannelName, BTreeMap<ConnId, bool>>::new();
-        let mut all = BTreeMap::<ConnId, bool>::new();
-        for (conn, selector, observer) in subscriptions {
-            let covering = match selector {
-                Selector::Name(name) => by_name.entry(name).or_default(),
-                Selector::All => &mut all,
-            };
-            assert!(covering.insert(*conn, *observer).is_none(), "{conn:?} has {selector:?} twice");
-        }
-        let wildcards: BTreeSet<_> = self.wildcards.iter().map(|wildcard| wildcard.conn).collect();
-        assert_eq!(wildcards, all.keys().copied().collect(), "subscriptions to all channels");
-        assert_eq!(self.wildcards.len(), wildcards.len(), "subscriptions to all channels, each once");
-        let observers = |of: &BTreeMap<ConnId, bool>| of.values().filter(|&&observer| observer).count();
-        for (name, covering) in &by_name {
-            let kept = self.observers.get(*name).map_or(0, Vec::len);
-            assert_eq!(kept, observers(covering), "observers of the channel {name:?}");
-            let listeners = covering.len() - kept;
-            assert!(listeners == 0 || self.ids.contains_key(*name), "{name:?} has listeners and does not exist");
-        }
-        assert!(self.observers.keys().all(|name| by_name.contains_key(name)), "observers that are gone");
-
+        self.check_subscriptions(subscriptions);
         assert_eq!(self.ids.len(), self.channels.len(), "each channel has one name");
-        let mut received = 0;
-        let none = BTreeMap::new();
+        let mut by_name = BTreeMap::<&ChannelName, Vec<Subscriber>>::new();
+        let mut others = Vec::new();
+        for &(selector, subscriber) in subscriptions {
+            match selector {
+                Selector::Name(name) => by_name.entry(name).or_default().push(subscriber),
+                Selector::All | Selector::Pattern(_) => others.push((selector, subscriber)),
+            }
+        }
+        let (mut received, mut awaited) = (0, 0);
         for (name, id) in &self.ids {
             let channel = self.channels.get(id).filter(|channel| channel.name == *name);
             let channel = channel.unwrap_or_else(|| panic!("{id:?} does not have the name {name:?}"));
             assert!(!channel.is_unused(), "{id:?} is unused and still exists");
             assert_eq!(channel.publications, publications.get(id).copied().unwrap_or(0), "publications of {id:?}");
-            let named = by_name.get(name).unwrap_or(&none);
-            assert_eq!(channel.by_name, named.len() - observers(named), "listeners by name of {id:?}");
-            let listeners = channel.subscribers.iter().filter(|subscriber| !subscriber.terms.observer);
+            let covering =
+                by_name.get(name).into_iter().flatten().chain(others.iter().filter_map(|(selector, subscriber)| {
+                    match selector {
+                        Selector::Pattern(pattern) if !pattern.covers(name) => None,
+                        Selector::Name(_) | Selector::Pattern(_) | Selector::All => Some(subscriber),
+                    }
+                }));
+            let mut best = BTreeMap::<ConnId, Subscriber>::new();
+            for subscriber in covering {
+                let best = best.entry(subscriber.conn).or_insert(*subscriber);
+                *best = if subscriber.rank() < best.rank() { *subscriber } else { *best };
+            }
+            let by_name =
+                by_name.get(name).into_iter().flatten().filter(|subscriber| !subscriber.terms.observer).count();
+            assert_eq!(channel.by_name, by_name, "listeners by name of {id:?}");
+            let listeners = best.values().filter(|subscriber| !subscriber.terms.observer);
             assert_eq!(channel.listeners, listeners.count(), "listeners of {id:?}");
+            assert_eq!(channel.subscribers.len(), best.len(), "connections that receive {id:?}");
             for (position, subscriber) in channel.subscribers.iter().enumerate() {
                 let conn = subscriber.conn;
                 assert_eq!(self.positions[conn.0].get(id), Some(&position), "position of {conn:?} in {id:?}");
-                let covering = [named.get(&conn), all.get(&conn)].into_iter().flatten().copied();
-                let observes = covering.reduce(|one, other| one && other);
-                assert_eq!(observes, Some(subscriber.terms.observer), "whether {conn:?} observes {id:?}");
+                let decides = |subscriber: &Subscriber| (subscriber.rank(), subscriber.terms);
+                assert_eq!(
+                    best.get(&conn).map(decides),
+                    Some(decides(subscriber)),
+                    "what decides for {conn:?} on {id:?}"
+                );
             }
-            let covering = all.len() + named.keys().filter(|conn| !all.contains_key(conn)).count();
-            assert_eq!(channel.subscribers.len(), covering, "connections that receive {id:?}");
-            received += covering;
+            received += best.len();
+            for &(minimum, conn) in channel.counting.keys() {
+                assert!(minimum > channel.listeners, "{conn:?} waits for {minimum} listeners of {id:?}, which it has");
+                assert!(counting.contains(&(*id, minimum, conn)), "{conn:?} does not wait for {minimum} of {id:?}");
+            }
+            awaited += channel.counting.len();
         }
         let positions = self.positions.iter().map(BTreeMap::len).sum::<usize>();
         assert_eq!(positions, received, "positions in channels");
+        assert_eq!(awaited, counting.len(), "requests that wait for listeners");
+        assert_eq!((self.joined.len(), self.work), (0, 0), "what was done was not reported");
+    }
+
+    /// Checks that the tables of subscriptions contain these, and no others.
+    fn check_subscriptions(&self, subscriptions: &[(&Selector, Subscriber)]) {
+        let mut selectors = BTreeSet::new();
+        let (mut all, mut patterns, mut observers) = (BTreeSet::new(), Vec::new(), BTreeMap::new());
+        for (selector, subscriber) in subscriptions {
+            let Subscriber { conn, terms, .. } = *subscriber;
+            assert!(selectors.insert((conn, *selector)), "{conn:?} has {selector:?} twice");
+            match selector {
+                Selector::All => assert!(all.insert(conn)),
+                Selector::Pattern(pattern) => patterns.push((pattern, conn, terms.observer)),
+                Selector::Name(name) if terms.observer => *observers.entry(name).or_insert(0) += 1,
+                Selector::Name(name) => {
+                    assert!(self.ids.contains_key(name), "{name:?} has a listener and does not exist");
+                }
+            }
+        }
+        let wildcards: BTreeSet<_> = self.wildcards.iter().map(|wildcard| wildcard.conn).collect();
+        assert_eq!(wildcards, all, "subscriptions to all channels");
+        assert_eq!(self.wildcards.len(), all.len(), "subscriptions to all channels, each once");
+        self.patterns.invariants(patterns.into_iter());
+        let kept = self.observers.iter().map(|(name, observers)| (name, observers.len()));
+        assert_eq!(kept.collect::<BTreeMap<_, _>>(), observers, "observers of one channel each");
     }
 }

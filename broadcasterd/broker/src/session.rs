@@ -6,17 +6,18 @@ use crate::credit::{self, Pace};
 use crate::delivery::named;
 use crate::effect::Effects;
 use crate::event::{ConnId, Incomplete, Moment};
-use crate::limits::counted;
+use crate::limits::{PATTERN_SEGMENTS, counted};
 use crate::outbox::Terms;
-use crate::registry::{Channel, Selector};
+use crate::registry::{Channel, Counted, Selector};
 use broadcaster_protocol::control::{
-    self, Control, Hello, Open, Opened, Overflow, RefusedCode, Subscribe, Subscribed, Welcome, capability, purpose_text,
+    self, Control, CountListeners, Declined, Hello, Listeners, Open, Opened, Overflow, RefusedCode, Subscribe,
+    Subscribed, Unsubscribe, Unsubscribed, Welcome, capability, purpose_text,
 };
 use broadcaster_protocol::limits::{PROTOCOL_MAX, PROTOCOL_MIN};
-use broadcaster_protocol::{ChannelName, DecodeError, SenderId, handshake};
+use broadcaster_protocol::{ChannelId, ChannelName, ChannelPattern, DecodeError, SenderId, handshake};
 use std::error::Error;
 
-/// Why a request is refused.
+/// Why a request is not carried out.
 pub(crate) type Refusal = (RefusedCode, String);
 
 impl Broker {
@@ -31,8 +32,17 @@ impl Broker {
             }
             (ConnPhase::Active, _) if is_over => {}
             (ConnPhase::Active, control) => {
-                if let Err((code, reason)) = self.request(now, conn, control, effects) {
-                    self.refuse(now, conn, code, &reason, effects);
+                let (kind, number) = (control.kind(), number_of(&control));
+                match self.request(now, conn, control, effects) {
+                    Ok(()) => {}
+                    Err((
+                        code @ (RefusedCode::Connections | RefusedCode::Channels | RefusedCode::Unsupported),
+                        reason,
+                    )) => {
+                        let declined = Declined::new(kind, number, code, reason);
+                        self.reply(now, conn, &Control::Declined(declined), effects);
+                    }
+                    Err((code, reason)) => self.refuse(now, conn, code, &reason, effects),
                 }
             }
         }
@@ -46,9 +56,11 @@ impl Broker {
                 let report = self.report(now);
                 self.reply(now, conn, &Control::Report(report), effects);
             }
+            Control::Unsubscribe(unsubscribe) => self.unsubscribe(now, conn, &unsubscribe, effects)?,
+            Control::CountListeners(count) => self.count_listeners(now, conn, &count, effects)?,
             Control::Stop(_) => self.stop(effects),
             Control::Confirm(confirm) => self.confirm(now, conn, &confirm, effects)?,
-            Control::Unsubscribe(_) | Control::CountListeners(_) | Control::Watch(_) | Control::Unwatch(_) => {
+            Control::Watch(_) | Control::Unwatch(_) => {
                 let reason = format!("requests of kind {:#04x}", control.kind());
                 return Err((RefusedCode::Unsupported, reason));
             }
@@ -114,9 +126,7 @@ impl Broker {
         }
         self.check_channels(conn, Some(&name))?;
         let id = self.registry.publish(&name);
-        if known.is_none() {
-            self.turn_work += self.registry.wildcards();
-        }
+        self.turn_work += self.registry.take_work();
         let listeners = self.registry.channel(id).map_or(0, Channel::listeners);
         let Some(connection) = self.connections.get_mut(conn.0).and_then(Option::as_mut) else { return Ok(()) };
         self.counts.senders += usize::from(connection.publications.is_empty());
@@ -149,9 +159,7 @@ impl Broker {
         let selector = match selector {
             control::Selector::Name(name) => Selector::Name(channel_name(&name)?),
             control::Selector::All => Selector::All,
-            control::Selector::Pattern(_) => {
-                return Err((RefusedCode::Unsupported, "patterns".to_owned()));
-            }
+            control::Selector::Pattern(pattern) => Selector::Pattern(channel_pattern(&pattern)?),
             control::Selector::Other { kind, .. } => {
                 return Err((RefusedCode::Unsupported, format!("selector kind {kind}")));
             }
@@ -164,20 +172,79 @@ impl Broker {
         let before = if observer { connection.subscriptions.observers() } else { connection.subscriptions.listeners() };
         *of_kind += usize::from(before == 0);
         let subscriber = connection.subscriptions.add(conn, number, selector.clone(), terms);
-        let channels_before = self.registry.len();
         let id = self.registry.subscribe(&selector, subscriber);
-        match selector {
-            Selector::All => self.turn_work += channels_before,
-            Selector::Name(_) if self.registry.len() > channels_before => self.turn_work += self.registry.wildcards(),
-            Selector::Name(_) => {}
-        }
         let subscribed = Subscribed { subscription: number, extensions: Vec::new() };
         self.reply(now, conn, &Control::Subscribed(subscribed), effects);
         if let (Some(id), Selector::Name(name)) = (id, selector) {
             self.registry.set_named(id, conn);
             self.reply(now, conn, &named(id, &name), effects);
         }
+        for counted in self.registry.take_counted() {
+            if let Some(connection) = self.connection(counted.conn) {
+                connection.counting.remove(&counted.id);
+            }
+            self.report_listeners(now, counted, effects);
+        }
+        self.turn_work += self.registry.take_work();
         Ok(())
+    }
+
+    fn unsubscribe(
+        &mut self,
+        now: Moment,
+        conn: ConnId,
+        unsubscribe: &Unsubscribe,
+        effects: &mut Effects,
+    ) -> Result<(), Refusal> {
+        let number = unsubscribe.subscription;
+        let Some(connection) = self.connections.get_mut(conn.0).and_then(Option::as_mut) else { return Ok(()) };
+        let subscriptions = &mut connection.subscriptions;
+        let Some((selector, gone)) = subscriptions.remove(conn, number) else {
+            return Err((RefusedCode::Protocol, format!("this connection has no subscription {number}")));
+        };
+        let (of_kind, left) = match gone.terms.observer {
+            true => (&mut self.counts.observers, subscriptions.observers()),
+            false => (&mut self.counts.listeners, subscriptions.listeners()),
+        };
+        *of_kind -= usize::from(left == 0);
+        let ended = self.registry.unsubscribe(&selector, gone, |selector| subscriptions.get(conn, selector));
+        self.turn_work += self.registry.take_work();
+        self.credits.release(now, &mut connection.backlog); // it may not count any more where a sender waits for it
+        let unsubscribed = Unsubscribed { subscription: number, extensions: Vec::new() };
+        self.reply(now, conn, &Control::Unsubscribed(unsubscribed), effects);
+        if let Some(ended) = ended {
+            self.announce_end(now, &ended, effects);
+        }
+        Ok(())
+    }
+
+    fn count_listeners(
+        &mut self,
+        now: Moment,
+        conn: ConnId,
+        count: &CountListeners,
+        effects: &mut Effects,
+    ) -> Result<(), Refusal> {
+        let &CountListeners { number, id, minimum, extensions: _ } = count;
+        let (id, minimum) = (ChannelId(id), usize::try_from(minimum).unwrap_or(usize::MAX));
+        let Some(connection) = self.connections.get_mut(conn.0).and_then(Option::as_mut) else { return Ok(()) };
+        if !connection.publications.contains_key(&id) {
+            return Err((RefusedCode::Protocol, format!("channel {} is not open on this connection", id.0)));
+        }
+        if let Some(replaced) = connection.counting.remove(&id) {
+            self.registry.stop_counting(id, replaced, conn);
+        }
+        match self.registry.count_listeners(id, minimum, conn, number) {
+            Some(counted) => self.report_listeners(now, counted, effects),
+            None => _ = connection.counting.insert(id, minimum),
+        }
+        Ok(())
+    }
+
+    fn report_listeners(&mut self, now: Moment, counted: Counted, effects: &mut Effects) {
+        let listeners = u32::try_from(counted.listeners).unwrap_or(u32::MAX);
+        let listeners = Listeners { number: counted.number, listeners, extensions: Vec::new() };
+        self.reply(now, counted.conn, &Control::Listeners(listeners), effects);
     }
 
     fn check_subscription(
@@ -189,6 +256,8 @@ impl Broker {
     ) -> Result<(), Refusal> {
         let (observing, all) = (self.counts.observers, self.registry.wildcards());
         let (observers_max, wildcards_max) = (self.limits.observers_max, self.limits.wildcards_max);
+        let (patterns, patterns_max) = (self.registry.patterns(), self.limits.patterns_max);
+        let (patterns, segments) = (patterns.len(), patterns.segments());
         let Some(connection) = self.connection(conn) else { return Ok(()) };
         if connection.subscriptions.has_number(number) {
             return Err((RefusedCode::Protocol, format!("this connection has a subscription {number} already")));
@@ -196,6 +265,7 @@ impl Broker {
         if connection.subscriptions.covers(selector) {
             let what = match selector {
                 Selector::Name(name) => format!("the channel {name:?}"),
+                Selector::Pattern(pattern) => format!("the pattern {pattern:?}"),
                 Selector::All => "all channels".to_owned(),
             };
             return Err((RefusedCode::Protocol, format!("this connection has a subscription to {what} already")));
@@ -210,9 +280,24 @@ impl Broker {
             let reason = format!("the daemon has {subscriptions} to all channels, which is the limit");
             return Err((RefusedCode::Channels, reason));
         }
+        if let Selector::Pattern(pattern) = selector {
+            if patterns >= patterns_max {
+                let subscriptions = counted(patterns_max, "subscription");
+                let reason = format!("the daemon has {subscriptions} to patterns, which is the limit");
+                return Err((RefusedCode::Channels, reason));
+            }
+            let segments_max = patterns_max.saturating_mul(PATTERN_SEGMENTS);
+            let segments = segments + pattern.segments().count();
+            if segments > segments_max {
+                let reason = format!(
+                    "the patterns of all subscriptions would have {segments} segments; the limit is {segments_max}"
+                );
+                return Err((RefusedCode::Channels, reason));
+            }
+        }
         let creates = match selector {
             Selector::Name(name) if !terms.observer => Some(name),
-            Selector::Name(_) | Selector::All => None,
+            Selector::Name(_) | Selector::Pattern(_) | Selector::All => None,
         };
         self.check_channels(conn, creates)
     }
@@ -274,4 +359,19 @@ impl Broker {
 
 fn channel_name(name: &str) -> Result<ChannelName, Refusal> {
     ChannelName::new(name).map_err(|error| (RefusedCode::Protocol, error.to_string()))
+}
+
+fn channel_pattern(pattern: &str) -> Result<ChannelPattern, Refusal> {
+    ChannelPattern::new(pattern).map_err(|error| (RefusedCode::Protocol, error.to_string()))
+}
+
+/// The number that the client gave the request; 0 if it has none.
+fn number_of(request: &Control) -> u32 {
+    match request {
+        Control::Subscribe(subscribe) => subscribe.subscription,
+        Control::Confirm(confirm) => confirm.number,
+        Control::Watch(watch) => watch.watch,
+        Control::Unwatch(unwatch) => unwatch.watch,
+        _ => 0,
+    }
 }

@@ -127,19 +127,16 @@ impl Broker {
     fn conn_snapshot(&self, now: Moment, conn: ConnId, connection: &Connection) -> ConnSnapshot {
         let subscriptions = &connection.subscriptions;
         let published = connection.publications.keys().filter_map(|&id| self.registry.channel(id)).map(Channel::name);
-        let subscribed = || {
-            subscriptions.iter().filter_map(|(selector, _)| match selector {
-                Selector::Name(name) => Some(name),
-                Selector::All => None,
-            })
-        };
+        let subscribed = subscriptions.iter().filter_map(|(selector, _)| match selector {
+            Selector::Name(name) => Some(name),
+            Selector::All | Selector::Pattern(_) => None,
+        });
         let mut channels: Vec<ChannelName> = Vec::new();
-        for name in published.chain(subscribed()).take(2 * CONN_CHANNELS_MAX) {
+        for name in published.chain(subscribed).take(2 * CONN_CHANNELS_MAX) {
             if channels.len() < CONN_CHANNELS_MAX && !channels.contains(name) {
                 channels.push(name.clone());
             }
         }
-        let by_name = subscriptions.len() - usize::from(subscriptions.covers(&Selector::All));
         let (queue_messages, queue_bytes) = connection.outbox.queue();
         let paced =
             connection.publications.iter().filter_map(|(&id, publication)| Some((id, publication.pace.as_ref()?)));
@@ -157,7 +154,7 @@ impl Broker {
             subscriptions: subscriptions.listeners(),
             observers: subscriptions.observers(),
             channels,
-            channels_total: connection.publications.len() + by_name,
+            channels_total: connection.publications.len() + subscriptions.by_name(),
             messages: connection.tally.messages,
             bytes: connection.tally.bytes,
             messages_lost: connection.tally.lost,

@@ -3,10 +3,11 @@
 #![allow(clippy::unwrap_used)]
 
 use broadcaster_broker::{
-    Broker, ConnId, ConnPhase, ConnSnapshot, Effect, Event, Incomplete, Limits, Moment, TURN_WORK_MAX,
+    Broker, ConnId, ConnPhase, ConnSnapshot, Effect, Event, Incomplete, Limits, Moment, PATTERN_SEGMENTS, TURN_WORK_MAX,
 };
 use broadcaster_protocol::control::{
-    Control, Inspect, Open, Overflow, Refused, RefusedCode, Selector, Stop, Subscribe, Welcome, kind,
+    Control, CountListeners, Declined, Inspect, Open, Overflow, Refused, RefusedCode, Selector, Stop, Subscribe,
+    Unsubscribe, Welcome, kind,
 };
 use broadcaster_protocol::limits::PAYLOAD_BYTES_MAX;
 use broadcaster_protocol::{ChannelId, ChannelName, Decoder, Header, Item, Run, SenderId, handshake};
@@ -171,6 +172,23 @@ impl Bus {
         self.happen(Event::Run { conn: sender.conn, run });
     }
 
+    fn answer(&self, conn: ConnId) -> &Control {
+        match self.received[conn.0].last() {
+            Some(Item::Control(control)) => control,
+            other => panic!("{conn:?} has received {other:?}"),
+        }
+    }
+
+    /// Numbers of the requests for listeners that were answered, with the listeners.
+    fn counted(&self, conn: ConnId) -> Vec<(u32, u32)> {
+        let items = self.received[conn.0].iter();
+        let counted = items.filter_map(|item| match item {
+            Item::Control(Control::Listeners(listeners)) => Some((listeners.number, listeners.listeners)),
+            _ => None,
+        });
+        counted.collect()
+    }
+
     /// What the connection has received since it began, but for answers to requests.
     fn stream(&self, conn: ConnId) -> Vec<Received> {
         let items = self.received[conn.0].iter();
@@ -206,6 +224,16 @@ impl Bus {
         }
     }
 
+    /// The request that was answered last was declined, and the connection goes on; returns the reason.
+    fn is_declined(&self, conn: ConnId, request: u8, number: u32, code: RefusedCode) -> String {
+        let Some(Item::Control(Control::Declined(declined))) = self.received[conn.0].last() else {
+            panic!("{conn:?} was not declined, but received {:?}", self.received[conn.0].last())
+        };
+        assert_eq!(*declined, Declined::new(request, number, code, declined.reason.clone()));
+        assert!(!self.ended[conn.0], "a request is declined, not the connection");
+        declined.reason.clone()
+    }
+
     fn is_refused(&self, conn: ConnId, code: RefusedCode) {
         assert_eq!(self.refusal(conn).code, code, "{}", self.refusal(conn).reason);
         assert!(self.ended[conn.0], "a refused connection is closed");
@@ -234,6 +262,18 @@ fn subscribe_all(subscription: u32) -> Subscribe {
 
 fn observe(subscription: u32, selector: Selector) -> Subscribe {
     Subscribe { selector, observer: true, ..subscribe(subscription, "") }
+}
+
+fn subscribe_pattern(subscription: u32, pattern: &str) -> Subscribe {
+    Subscribe { selector: Selector::Pattern(pattern.to_owned()), ..subscribe(subscription, "") }
+}
+
+fn unsubscribe(subscription: u32) -> Unsubscribe {
+    Unsubscribe { subscription, extensions: Vec::new() }
+}
+
+fn count(number: u32, of: Sender, minimum: u32) -> CountListeners {
+    CountListeners { number, id: of.channel.0, minimum, extensions: Vec::new() }
 }
 
 fn named(channel: &str) -> Selector {
@@ -598,20 +638,22 @@ fn a_name_is_given_before_it_is_used_and_withdrawn_when_the_channel_ends() {
 }
 
 #[test]
-fn what_is_not_supported_is_refused_by_name() {
+fn what_is_not_supported_is_declined_by_name() {
     let cases = [
         (Subscribe { overflow: Overflow::Other(9), ..subscribe(1, "a") }, "overflow policy 9"),
         (
-            Subscribe { selector: Selector::Other { kind: 2, text: "com.**".into() }, ..subscribe(1, "a") },
-            "selector kind 2",
+            Subscribe { selector: Selector::Other { kind: 3, text: "com.**".into() }, ..subscribe(1, "a") },
+            "selector kind 3",
         ),
     ];
     for (request, what) in cases {
         let mut bus = Bus::new(Limits::default());
         let conn = bus.connect(60);
         bus.send(conn, request);
-        bus.is_refused(conn, RefusedCode::Unsupported);
-        assert_eq!(bus.refusal(conn).reason, what);
+        assert_eq!(bus.is_declined(conn, kind::SUBSCRIBE, 1, RefusedCode::Unsupported), what);
+        bus.send(conn, subscribe(1, "a"));
+        assert!(matches!(bus.stream(conn)[..], [Received::Name(..)]), "the number is free");
+        assert_eq!(bus.broker.stats().connections_refused, 0);
     }
 }
 
@@ -622,6 +664,7 @@ fn a_subscription_is_made_once() {
         (subscribe(1, "a"), subscribe(2, "a")),
         (subscribe(1, "a"), observe(2, named("a"))),
         (subscribe_all(1), observe(2, Selector::All)),
+        (subscribe_pattern(1, "a.*"), observe(2, Selector::Pattern("a.*".into()))),
     ];
     for (first, second) in twice {
         let mut bus = Bus::new(Limits::default());
@@ -641,6 +684,243 @@ fn a_subscription_is_made_once() {
         bus.is_refused(conn, RefusedCode::Protocol);
         assert!(bus.refusal(conn).reason.contains("\"a/b\""));
     }
+    for pattern in ["", "a/b", "a*", "**.a"] {
+        let conn = bus.connect(60);
+        bus.send(conn, subscribe_pattern(1, pattern));
+        bus.is_refused(conn, RefusedCode::Protocol);
+        assert!(bus.refusal(conn).reason.contains("pattern"), "{}", bus.refusal(conn).reason);
+    }
+}
+
+#[test]
+fn a_pattern_covers_channels_that_exist_and_those_that_appear_later() {
+    let mut bus = Bus::new(Limits::default());
+    let [early, other] = ["com.example.early", "com.example"].map(|name| bus.sender(name));
+    let listener = bus.connect(60);
+    bus.send(listener, subscribe_pattern(1, "com.example.*"));
+    assert!(matches!(bus.answer(listener), Control::Subscribed(_)));
+    let [late, literal] = ["com.example.late", "com.example.*"].map(|name| bus.sender(name));
+    for sender in [other, late, early, literal] {
+        bus.publish(sender, 0..2, b"x");
+    }
+    let received = |sender: Sender, name: &str| {
+        [Received::Name(sender.channel.0, name.into()), Received::Messages(sender.channel.0, 2)]
+    };
+    let expected = [(late, "com.example.late"), (early, "com.example.early"), (literal, "com.example.*")]
+        .map(|(s, n)| received(s, n));
+    assert_eq!(bus.stream(listener), expected.into_iter().flatten().collect::<Vec<_>>());
+    bus.send(listener, subscribe(2, "com.*"));
+    let name = bus.sender("com.x");
+    bus.publish(name, 0..1, b"x");
+    assert_eq!(bus.messages(listener), 6, "a name is not read as a pattern");
+    let channels = bus.broker.snapshot(bus.now).channels;
+    let listeners: Vec<_> = channels.iter().map(|channel| (channel.name.as_str(), channel.listeners)).collect();
+    let expected =
+        [("com.*", 1), ("com.example", 0), ("com.example.*", 1), ("com.example.early", 1), ("com.example.late", 1)];
+    assert_eq!(listeners[..5], expected, "a listener to a pattern is a listener");
+    bus.close(early.conn);
+    assert_eq!(bus.broker.snapshot(bus.now).channels.len(), 5, "but does not keep a channel");
+    let ended = Received::Name(early.channel.0, String::new());
+    assert_eq!(bus.stream(listener).last(), Some(&ended));
+}
+
+#[test]
+fn nothing_is_delivered_after_unsubscribed_and_everything_before() {
+    for first in [subscribe(1, "a.b"), subscribe_pattern(1, "a.*"), subscribe_all(1), observe(1, named("a.b"))] {
+        let mut bus = Bus::new(Limits::default());
+        let (listener, sender) = (bus.connect(60), bus.sender("a.b"));
+        bus.send(listener, first.clone());
+        bus.stalled = true;
+        bus.publish(sender, 0..3, b"x");
+        bus.send(listener, unsubscribe(1));
+        bus.publish(sender, 3..5, b"x");
+        bus.stalled = false;
+        bus.read(listener);
+        assert_eq!((bus.messages(listener), bus.lost(listener)), (3, 0), "{first:?}");
+        assert!(matches!(bus.answer(listener), Control::Unsubscribed(of) if of.subscription == 1), "{first:?}");
+        let snapshot = bus.snapshot_of(listener);
+        assert_eq!((snapshot.subscriptions, snapshot.observers, snapshot.channels_total), (0, 0, 0), "{first:?}");
+        assert_eq!(bus.broker.snapshot(bus.now).channels[0].listeners, 0);
+        // The number and the selector may be used again, and the name is given again.
+        bus.send(listener, first.clone());
+        bus.publish(sender, 5..6, b"x");
+        let again = [Received::Name(sender.channel.0, "a.b".into()), Received::Messages(sender.channel.0, 1)];
+        let stream = bus.stream(listener);
+        assert_eq!(stream[stream.len() - 2..], again, "{first:?}");
+    }
+}
+
+#[test]
+fn a_subscription_by_name_that_ends_no_longer_keeps_its_channel() {
+    let mut bus = Bus::new(Limits::default());
+    let (one, two, all) = (bus.listener("a"), bus.listener("a"), bus.observer(Selector::All));
+    let sender = bus.sender("a");
+    bus.publish(sender, 0..1, b"x");
+    bus.close(sender.conn);
+    bus.send(one, unsubscribe(1));
+    assert_eq!(bus.stream(all).len(), 2, "another listener keeps it");
+    bus.send(two, subscribe_pattern(2, "*"));
+    bus.send(two, unsubscribe(1));
+    let ended = Received::Name(sender.channel.0, String::new());
+    assert_eq!((bus.stream(all).last(), bus.stream(two).last()), (Some(&ended), Some(&ended)));
+    assert_eq!(bus.stream(one).len(), 2, "its name is forgotten with the last subscription that covers it");
+    assert_eq!(bus.broker.snapshot(bus.now).channels.len(), 0);
+}
+
+#[test]
+fn what_is_not_subscribed_cannot_be_unsubscribed() {
+    let mut bus = Bus::new(Limits::default());
+    let listener = bus.listener("a");
+    bus.send(listener, unsubscribe(2));
+    bus.is_refused(listener, RefusedCode::Protocol);
+    assert_eq!(bus.refusal(listener).reason, "this connection has no subscription 2");
+}
+
+#[test]
+fn the_best_subscription_that_is_left_decides() {
+    let with = |overflow, subscribe| Subscribe { overflow, ..subscribe };
+    let newest = Overflow::DropNewest;
+    let pattern = |number, text: &str| subscribe_pattern(number, text);
+    // The subscriptions, those that end, and the sequence number of the first message that is not lost under the one that is left.
+    let cases: [([Subscribe; 3], &[u32], u64); 6] = [
+        ([subscribe(1, "a.b"), with(newest, pattern(2, "a.*")), with(newest, subscribe_all(3))], &[1], 0),
+        ([with(newest, subscribe(1, "a.b")), subscribe_all(2), with(newest, pattern(3, "a.*"))], &[1], 6),
+        ([with(newest, pattern(1, "a.*")), pattern(2, "a.**"), subscribe(3, "a.b")], &[2, 1], 6),
+        ([pattern(1, "*.b"), with(newest, subscribe_all(2)), with(newest, pattern(3, "*.*"))], &[1, 2], 0),
+        ([observe(1, Selector::All), with(newest, pattern(2, "**")), pattern(3, "*.*")], &[3], 0),
+        ([with(newest, observe(1, named("a.b"))), subscribe_all(2), observe(3, named("c"))], &[2], 0),
+    ];
+    for (subscriptions, ended, kept) in cases {
+        let mut limits = Limits::default();
+        limits.outbox_messages_max = 4;
+        let mut bus = Bus::new(limits);
+        let (listener, sender) = (bus.connect(60), bus.sender("a.b"));
+        for subscription in &subscriptions {
+            bus.send(listener, subscription.clone());
+        }
+        for &number in ended {
+            bus.send(listener, unsubscribe(number));
+        }
+        bus.stalled = true;
+        for number in 0..10 {
+            bus.publish(sender, number..number + 1, b"x");
+        }
+        bus.stalled = false;
+        bus.read(listener);
+        let runs = bus.received[listener.0].iter();
+        let first = runs.filter_map(|item| if let Item::Run(run) = item { Some(run.first()) } else { None }).next();
+        assert_eq!(first, Some(kept), "{subscriptions:?} without {ended:?}");
+        assert_eq!((bus.messages(listener), bus.lost(listener)), (4, 6));
+        let observes = subscriptions
+            .iter()
+            .all(|subscription| subscription.observer || ended.contains(&subscription.subscription));
+        assert_eq!(bus.broker.stats().messages_lost, if observes { 0 } else { 6 });
+    }
+}
+
+#[test]
+fn losses_before_unsubscribed_are_reported_before_it() {
+    let mut limits = Limits::default();
+    limits.outbox_messages_max = 2;
+    let mut bus = Bus::new(limits);
+    let (listener, sender) = (bus.connect(60), bus.sender("a"));
+    bus.send(listener, Subscribe { overflow: Overflow::DropNewest, ..subscribe(1, "a") });
+    bus.send(listener, subscribe_pattern(2, "*"));
+    bus.stalled = true;
+    bus.publish(sender, 0..5, b"x");
+    bus.send(listener, unsubscribe(2));
+    bus.publish(sender, 5..9, b"x");
+    bus.send(listener, unsubscribe(1));
+    bus.stalled = false;
+    bus.read(listener);
+    let from_first = bus.received[listener.0].iter().skip_while(|item| !matches!(item, Item::Run(_)));
+    let seen: Vec<_> = from_first
+        .map(|item| match item {
+            Item::Run(run) => format!("{} messages", run.messages()),
+            Item::Control(Control::Lagged(lagged)) => format!("{} lost", lagged.count),
+            Item::Control(Control::Unsubscribed(of)) => format!("unsubscribed {}", of.subscription),
+            other => format!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(seen, ["2 messages", "3 lost", "unsubscribed 2", "4 lost", "unsubscribed 1"]);
+}
+
+#[test]
+fn listeners_are_counted_once_there_are_enough() {
+    let mut bus = Bus::new(Limits::default());
+    let sender = bus.sender("a.b");
+    bus.send(sender.conn, count(1, sender, 0));
+    assert_eq!(bus.counted(sender.conn), [(1, 0)]);
+    bus.send(sender.conn, count(2, sender, 2));
+    bus.observer(named("a.b"));
+    let one = bus.listener("a.b");
+    bus.send(one, subscribe_pattern(2, "**"));
+    assert_eq!(bus.counted(sender.conn), [(1, 0)], "a connection counts once, and an observer does not");
+    bus.send(sender.conn, subscribe_pattern(1, "a.*"));
+    assert_eq!(bus.counted(sender.conn), [(1, 0), (2, 2)], "a connection may listen to itself");
+    bus.send(sender.conn, count(3, sender, 2));
+    assert_eq!(bus.counted(sender.conn)[2..], [(3, 2)]);
+    bus.listen_to_all();
+    assert_eq!(bus.counted(sender.conn).len(), 3, "each request has one answer");
+}
+
+#[test]
+fn a_request_for_listeners_is_replaced_by_the_next_one_of_its_channel() {
+    let mut bus = Bus::new(Limits::default());
+    let (sender, twin) = (bus.sender("a"), bus.sender("a"));
+    let other = bus.open(sender.conn, "b");
+    for request in [count(1, sender, 1), count(2, sender, 3), count(3, other, 1)] {
+        bus.send(sender.conn, request);
+    }
+    bus.send(twin.conn, count(9, twin, 2));
+    bus.listener("a");
+    assert_eq!(bus.counted(sender.conn), [], "the first was replaced");
+    bus.listener("b");
+    assert_eq!(bus.counted(sender.conn), [(3, 1)]);
+    let leaves = bus.listener("a");
+    assert_eq!(bus.counted(twin.conn), [(9, 2)]);
+    bus.close(leaves);
+    bus.listener("a");
+    assert_eq!(bus.counted(sender.conn), [(3, 1)], "those that have left do not count");
+    bus.close(twin.conn);
+    bus.listener("a");
+    assert_eq!(bus.counted(sender.conn), [(3, 1), (2, 3)]);
+    for bad in [count(4, other, 0), CountListeners { id: 99, ..count(4, sender, 0) }] {
+        let conn = bus.connect(60);
+        bus.send(conn, bad);
+        bus.is_refused(conn, RefusedCode::Protocol);
+    }
+    let waits = bus.sender("a");
+    bus.send(waits.conn, count(1, waits, 99));
+    bus.close(waits.conn);
+}
+
+#[test]
+fn patterns_cost_their_share_of_a_turn() {
+    let mut limits = Limits::default();
+    limits.channels_per_connection_max = 10_000;
+    let mut bus = Bus::new(limits);
+    let (sender, listener) = (bus.connect(50), bus.connect(60));
+    for number in 0..100 {
+        bus.open(sender, &format!("a.{number}"));
+    }
+    let subscribed = events_in_a_turn(&mut bus, |at| Event::Control {
+        conn: listener,
+        control: subscribe_pattern(u32::try_from(at).unwrap(), &format!("a.*.{at}")).into(),
+    });
+    assert_eq!(subscribed, TURN_WORK_MAX.div_ceil(100), "one unit for each channel with the same beginning");
+    let ended = events_in_a_turn(&mut bus, |at| Event::Control {
+        conn: listener,
+        control: unsubscribe(u32::try_from(at).unwrap()).into(),
+    });
+    assert_eq!(ended, subscribed);
+    let conns: Vec<_> = (0..16).map(|_| bus.connect(60)).collect();
+    for (number, &conn) in conns.iter().enumerate() {
+        bus.send(conn, subscribe_pattern(1, if number % 2 == 0 { "b.*" } else { "*.*" }));
+    }
+    let opened =
+        events_in_a_turn(&mut bus, |at| Event::Control { conn: sender, control: open(&format!("b.{at}")).into() });
+    assert_eq!(opened, TURN_WORK_MAX.div_ceil(16 + 3), "one unit for each subscriber, and for each step of the search");
 }
 
 #[test]
@@ -724,7 +1004,7 @@ fn connections_are_limited_in_total_and_for_each_process() {
 fn reason_names_a_limit_of_one_in_the_singular() {
     let mut limits = Limits::default();
     (limits.connections_per_process_max, limits.channels_max) = (1, 1);
-    (limits.observers_max, limits.wildcards_max) = (1, 1);
+    (limits.observers_max, limits.wildcards_max, limits.patterns_max) = (1, 1, 1);
     let mut bus = Bus::new(limits);
     bus.listener("a");
     let same_process = bus.connect_as(60, UID);
@@ -736,13 +1016,15 @@ fn reason_names_a_limit_of_one_in_the_singular() {
     let listener = request(&mut bus, 61, subscribe(1, "b"));
     let [_, observer] = [62, 63].map(|pid| request(&mut bus, pid, observe(1, named("a"))));
     let [_, wildcard] = [64, 65].map(|pid| request(&mut bus, pid, subscribe_all(1)));
-    for (conn, reason) in [
-        (same_process, "process 60 has 1 connection, which is the limit"),
-        (listener, "the daemon has 1 channel, which is the limit"),
-        (observer, "the daemon has 1 observing connection, which is the limit"),
-        (wildcard, "the daemon has 1 subscription to all channels, which is the limit"),
+    let [_, pattern] = [66, 67].map(|pid| request(&mut bus, pid, subscribe_pattern(1, "a.*")));
+    assert_eq!(bus.refusal(same_process).reason, "process 60 has 1 connection, which is the limit");
+    for (conn, code, reason) in [
+        (listener, RefusedCode::Channels, "the daemon has 1 channel, which is the limit"),
+        (observer, RefusedCode::Connections, "the daemon has 1 observing connection, which is the limit"),
+        (wildcard, RefusedCode::Channels, "the daemon has 1 subscription to all channels, which is the limit"),
+        (pattern, RefusedCode::Channels, "the daemon has 1 subscription to patterns, which is the limit"),
     ] {
-        assert_eq!(bus.refusal(conn).reason, reason);
+        assert_eq!(bus.is_declined(conn, kind::SUBSCRIBE, 1, code), reason);
     }
 }
 
@@ -754,18 +1036,26 @@ fn channels_are_limited_in_total_and_for_each_connection() {
     let one = bus.listener("a");
     bus.send(one, subscribe(2, "b"));
     bus.send(one, subscribe(3, "c"));
-    bus.is_refused(one, RefusedCode::Channels);
-    // Its channels are gone with it.
+    bus.is_declined(one, kind::SUBSCRIBE, 3, RefusedCode::Channels);
+    bus.send(one, open("c"));
+    bus.is_declined(one, kind::OPEN, 0, RefusedCode::Channels);
+    bus.close(one); // and its channels with it
     let two = bus.listener("c");
     bus.send(two, open("d"));
     let three = bus.listener("e");
     let four = bus.listener("f");
-    bus.is_refused(four, RefusedCode::Channels);
+    bus.is_declined(four, kind::SUBSCRIBE, 1, RefusedCode::Channels);
+    bus.send(four, open("f"));
+    bus.is_declined(four, kind::OPEN, 0, RefusedCode::Channels);
     let five = bus.listener("c");
     bus.send(five, observe(2, named("g")));
-    assert!(!bus.ended[three.0] && !bus.ended[five.0], "what exists can be joined, and an observer makes no channel");
+    assert_eq!([three, five].map(|conn| bus.stream(conn).len()), [1, 1], "what exists can be joined");
+    assert!(matches!(bus.answer(five), Control::Subscribed(_)), "an observer makes no channel");
     bus.send(two, subscribe(3, "e"));
-    bus.is_refused(two, RefusedCode::Channels);
+    bus.is_declined(two, kind::SUBSCRIBE, 3, RefusedCode::Channels);
+    bus.send(two, unsubscribe(1));
+    bus.send(two, subscribe(3, "e"));
+    assert!(matches!(bus.answer(two), Control::Named(_)), "what has ended counts no more");
 }
 
 #[test]
@@ -776,11 +1066,38 @@ fn subscriptions_to_all_channels_are_limited() {
     let first = bus.observer(Selector::All);
     let second = bus.connect(60);
     bus.send(second, subscribe_all(1));
-    bus.is_refused(second, RefusedCode::Channels);
-    bus.close(first);
+    bus.is_declined(second, kind::SUBSCRIBE, 1, RefusedCode::Channels);
+    bus.send(first, unsubscribe(1));
+    bus.send(second, subscribe_all(1));
+    assert!(matches!(bus.answer(second), Control::Subscribed(_)));
+    bus.close(second);
     let third = bus.connect(60);
     bus.send(third, subscribe_all(1));
-    assert!(!bus.ended[third.0]);
+    assert!(matches!(bus.answer(third), Control::Subscribed(_)));
+}
+
+#[test]
+fn patterns_and_their_segments_are_limited() {
+    let mut limits = Limits::default();
+    limits.patterns_max = 3;
+    let mut bus = Bus::new(limits);
+    let (first, second) = (bus.connect(60), bus.connect(61));
+    for number in 0..3 {
+        bus.send(first, subscribe_pattern(number, &format!("a{number}.*")));
+    }
+    bus.send(second, subscribe_pattern(7, "b.*"));
+    let reason = bus.is_declined(second, kind::SUBSCRIBE, 7, RefusedCode::Channels);
+    assert_eq!(reason, "the daemon has 3 subscriptions to patterns, which is the limit");
+    bus.send(first, unsubscribe(1));
+    let long = vec!["*"; 3 * PATTERN_SEGMENTS - 3].join(".");
+    bus.send(second, subscribe_pattern(7, &long));
+    let reason = bus.is_declined(second, kind::SUBSCRIBE, 7, RefusedCode::Channels);
+    assert_eq!(reason, "the patterns of all subscriptions would have 25 segments; the limit is 24");
+    bus.send(second, subscribe_pattern(7, &long[2..]));
+    assert!(matches!(bus.answer(second), Control::Subscribed(_)));
+    bus.close(second);
+    bus.send(first, subscribe_pattern(1, &long[2..]));
+    assert!(matches!(bus.answer(first), Control::Subscribed(_)), "the patterns of a connection end with it");
 }
 
 #[test]
@@ -1344,10 +1661,16 @@ fn observing_connections_are_limited() {
     let second = bus.observer(named("a"));
     bus.send(second, observe(2, named("b")));
     let third = bus.observer(Selector::All);
-    bus.is_refused(third, RefusedCode::Connections);
+    bus.is_declined(third, kind::SUBSCRIBE, 1, RefusedCode::Connections);
+    bus.send(second, unsubscribe(1));
+    bus.send(third, observe(1, Selector::All));
+    bus.is_declined(third, kind::SUBSCRIBE, 1, RefusedCode::Connections);
+    bus.send(second, unsubscribe(2));
+    bus.send(third, observe(1, Selector::All));
+    assert!(matches!(bus.answer(third), Control::Subscribed(_)), "a connection without an observer does not observe");
     bus.close(first);
     let fourth = bus.observer(Selector::All);
-    assert!(!bus.ended[second.0] && !bus.ended[fourth.0]);
+    assert!(matches!(bus.answer(fourth), Control::Subscribed(_)));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What every connection has, whatever it is for: the Hello, outgoing control messages, and the bytes that arrive. It never
 //! interprets a data frame.
 
-use broadcaster_protocol::control::{Control, Refused, RefusedCode, Welcome};
+use broadcaster_protocol::control::{Control, Declined, Refused, RefusedCode, Welcome};
 use broadcaster_protocol::frame::KIND_PUBLISH;
 use broadcaster_protocol::limits::{PAYLOAD_BYTES_MAX, PROTOCOL_MAX, PROTOCOL_MIN};
 use broadcaster_protocol::{DecodeError, Decoder, Item, handshake};
@@ -196,6 +196,7 @@ impl Session {
         match self.decoder.next(&mut self.chunk).map_err(Ended::Garbage)? {
             Some(Item::Control(Control::Goodbye(_))) => Err(Ended::Goodbye),
             Some(Item::Control(Control::Refused(refused))) => Err(self.refused(refused)),
+            Some(Item::Control(Control::Declined(declined))) => Err(self.declined(declined)),
             Some(Item::Control(Control::Welcome(Welcome { protocol, .. }))) if !OFFERED.contains(&protocol) => {
                 Err(Ended::NotOffered(protocol))
             }
@@ -205,6 +206,11 @@ impl Session {
             }
             item => Ok(item),
         }
+    }
+
+    /// The daemon declines a request without which this connection is of no use.
+    fn declined(&self, declined: Declined) -> Ended {
+        self.refused(Refused { code: declined.code, reason: declined.reason, extensions: declined.extensions })
     }
 
     fn refused(&self, refused: Refused) -> Ended {
@@ -229,7 +235,7 @@ pub(super) fn unexpected(item: &Item) -> Ended {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use broadcaster_protocol::control::{Named, Subscribed};
+    use broadcaster_protocol::control::{Named, Subscribed, kind};
     use bytes::BufMut;
 
     pub(in super::super) fn welcome() -> Control {
@@ -308,6 +314,9 @@ pub(super) mod tests {
         assert_eq!(ended, Err(Ended::Stalled(Refused::new(RefusedCode::Stalled, "patterns"))));
         let ended = accept(&mut bare(), &[welcome(), refused(RefusedCode::Unsupported)]);
         assert_eq!(ended, Err(Ended::Unsupported { what: "patterns".into(), version: "9.9.9".into() }));
+        let declined = Control::Declined(Declined::new(kind::OPEN, 0, RefusedCode::Channels, "patterns"));
+        let ended = accept(&mut bare(), &[welcome(), declined]);
+        assert_eq!(ended, Err(Ended::Refused(Refused::new(RefusedCode::Channels, "patterns"))));
         let ended = accept(&mut bare(), &[refused(RefusedCode::Memory)]);
         assert_eq!(ended, Err(Ended::Refused(Refused::new(RefusedCode::Memory, "patterns"))));
         let ended = accept(&mut bare(), &[welcome_as("", PROTOCOL_MAX + 1)]);
