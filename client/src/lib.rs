@@ -1,9 +1,4 @@
-// The examples on the front page need every feature.
-#![cfg_attr(all(feature = "embedded", feature = "tokio"), doc = include_str!("../README.md"))]
-#![cfg_attr(
-    not(all(feature = "embedded", feature = "tokio")),
-    doc = "A broadcast channel by name between all processes of one user."
-)]
+#![cfg_attr(not(doctest), doc = include_str!("../README.md"))]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod capabilities;
@@ -52,6 +47,11 @@ pub use receiver::Closer;
 pub use sender::Sender;
 #[cfg(feature = "tokio")]
 pub use sender::SenderSink;
+
+// The examples on the front page need every feature. They are tested where those are enabled, as with `cargo test --workspace`.
+#[cfg(all(doctest, feature = "json", feature = "testing", feature = "tokio"))]
+#[doc = include_str!("../README.md")]
+mod readme {}
 
 /// A random number, seeded by the system.
 fn random() -> u64 {

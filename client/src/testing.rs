@@ -15,8 +15,8 @@
 //! use system_broadcaster::testing::Bus;
 //!
 //! let bus = Bus::new();
-//! let mut listener = bus.options().listener("com.example.sync")?;
-//! bus.options().sender("com.example.sync")?.send(b"hello")?;
+//! let mut listener = bus.listener("com.example.sync")?;
+//! bus.sender("com.example.sync")?.send(b"hello")?;
 //! assert_eq!(listener.recv()?.payload(), b"hello");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -35,8 +35,8 @@
 //!
 //! To test a program in another process, pass [`Bus::socket`] to it in `BROADCASTER_SOCKET`, and set `BROADCASTER_NO_AUTOSTART=1`.
 
-use crate::error::Lag;
-use crate::{ChannelName, Message, Metadata, NameError, Options, SenderId};
+use crate::error::{ConnectError, Lag};
+use crate::{ChannelName, Listener, Message, Metadata, NameError, Options, Sender, SenderId};
 use broadcaster_local::without_signals;
 use broadcaster_protocol::endpoint::{Candidate, Origin};
 use broadcaster_server::{Limits, ServerHandle, bind, serve};
@@ -61,8 +61,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 /// use system_broadcaster::testing::Bus;
 ///
 /// let bus = Bus::new();
-/// let mut listener = bus.options().listener("com.example.frames")?;
-/// let mut sender = bus.options().sender("com.example.frames")?;
+/// let mut listener = bus.listener("com.example.frames")?;
+/// let mut sender = bus.sender("com.example.frames")?;
 /// sender.send(b"before")?;
 /// sender.confirm()?; // the daemon has accepted it
 /// bus.lose("com.example.frames", 3);
@@ -112,9 +112,27 @@ impl Bus {
     }
 
     /// Options for handles on this bus and no other. They never start or host a daemon, so that after [`stop`](Self::stop) connecting fails
-    /// with [`ConnectError::NotRunning`](crate::ConnectError::NotRunning).
+    /// with [`ConnectError::NotRunning`].
     pub fn options(&self) -> Options {
         Options::new().socket(&self.socket).autostart(false).embedded(false)
+    }
+
+    /// A connected sender on `channel`, with [`options`](Self::options).
+    ///
+    /// # Errors
+    ///
+    /// As [`Options::sender`].
+    pub fn sender(&self, channel: &str) -> Result<Sender, ConnectError> {
+        self.options().sender(channel)
+    }
+
+    /// A connected listener on `channel`, with [`options`](Self::options).
+    ///
+    /// # Errors
+    ///
+    /// As [`Options::listener`].
+    pub fn listener(&self, channel: &str) -> Result<Listener, ConnectError> {
+        self.options().listener(channel)
     }
 
     /// The socket of the bus, for other processes.
@@ -161,8 +179,8 @@ impl Bus {
     /// use system_broadcaster::testing::Bus;
     ///
     /// let mut bus = Bus::new();
-    /// let mut listener = bus.options().listener("com.example.sync")?;
-    /// let mut sender = bus.options().sender("com.example.sync")?;
+    /// let mut listener = bus.listener("com.example.sync")?;
+    /// let mut sender = bus.sender("com.example.sync")?;
     /// bus.restart();
     /// assert!(matches!(listener.recv(), Err(RecvError::Lagged(lag)) if lag.count.is_none()));
     /// sender.send(b"on the next daemon")?;
@@ -187,7 +205,7 @@ impl Bus {
     /// there are. The daemon accounts for them as for messages that it accepts and has no memory for: they count as accepted and lost, and
     /// [`RecvError::Lagged`](crate::RecvError::Lagged) reports them behind everything that it accepted before.
     ///
-    /// A message that was sent before is certain to be accepted after [`Sender::confirm`](crate::Sender::confirm).
+    /// A message that was sent before is certain to be accepted after [`Sender::confirm`].
     ///
     /// # Panics
     ///

@@ -31,9 +31,9 @@ fn received(listener: &mut Listener) -> Message {
 #[test]
 fn each_bus_is_private() {
     let buses = [0; 4].map(|_| Bus::new());
-    let listeners = buses.each_ref().map(|bus| bus.options().listener("news").unwrap());
+    let listeners = buses.each_ref().map(|bus| bus.listener("news").unwrap());
     for (bus, text) in buses.iter().zip(["a", "b", "c", "d"]) {
-        bus.options().sender("news").unwrap().send(text.as_bytes()).unwrap();
+        bus.sender("news").unwrap().send(text.as_bytes()).unwrap();
     }
     for (mut listener, text) in listeners.into_iter().zip(["a", "b", "c", "d"]) {
         assert_eq!(received(&mut listener).payload(), text.as_bytes());
@@ -47,8 +47,8 @@ fn tests_in_parallel_have_their_own_bus() {
         std::thread::spawn(move || {
             for _ in 0..5 {
                 let bus = Bus::new();
-                let mut listener = bus.options().listener("news").unwrap();
-                bus.options().sender("news").unwrap().send(&[number]).unwrap();
+                let mut listener = bus.listener("news").unwrap();
+                bus.sender("news").unwrap().send(&[number]).unwrap();
                 assert_eq!(received(&mut listener).payload(), [number]);
             }
         })
@@ -72,9 +72,8 @@ fn exactly_so_many_messages_are_lost_at_this_point() {
     for overflow in [Overflow::DropOldest, Overflow::DropNewest, Overflow::Latest, Overflow::Disconnect] {
         let bus = Bus::new();
         let mut listener = bus.options().overflow(overflow).listener("news").unwrap();
-        let (mut second, mut other) =
-            (bus.options().listener("news").unwrap(), bus.options().listener("other").unwrap());
-        let mut sender = bus.options().sender("news").unwrap();
+        let (mut second, mut other) = (bus.listener("news").unwrap(), bus.listener("other").unwrap());
+        let mut sender = bus.sender("news").unwrap();
         sender.send(b"before").unwrap();
         sender.confirm().unwrap();
         assert_eq!(bus.lose("news", 3), 2);
@@ -119,8 +118,8 @@ fn a_task_sees_the_same_losses() {
 #[test]
 fn a_restart_leaves_one_gap() {
     let mut bus = Bus::new();
-    let mut listener = bus.options().listener("news").unwrap();
-    let mut sender = bus.options().sender("news").unwrap();
+    let mut listener = bus.listener("news").unwrap();
+    let mut sender = bus.sender("news").unwrap();
     let id = sender.id();
     sender.send(b"delivered by an orderly stop").unwrap();
     bus.restart();
@@ -137,16 +136,16 @@ fn without_a_daemon_connecting_fails_until_it_starts_again() {
     let mut bus = Bus::new();
     assert!(bus.is_running());
     bus.start(); // it runs already
-    let mut listener = bus.options().listener("news").unwrap();
+    let mut listener = bus.listener("news").unwrap();
     bus.stop();
     bus.stop();
     assert!(!bus.is_running());
-    assert!(matches!(bus.options().sender("news"), Err(ConnectError::NotRunning { .. })));
+    assert!(matches!(bus.sender("news"), Err(ConnectError::NotRunning { .. })));
     assert!(matches!(listener.recv(), Err(RecvError::Connect(ConnectError::NotRunning { .. }))));
     bus.start();
     assert!(bus.is_running());
     assert_eq!(lagged(&mut listener), None);
-    bus.options().sender("news").unwrap().send(b"again").unwrap();
+    bus.sender("news").unwrap().send(b"again").unwrap();
     assert_eq!(received(&mut listener).payload(), b"again");
 }
 
@@ -155,14 +154,14 @@ fn a_bus_whose_daemon_was_stopped_by_a_client_starts_again() {
     let mut bus = Bus::new();
     bus.options().daemon().stop().unwrap();
     bus.restart();
-    bus.options().sender("news").unwrap().send(b"x").unwrap();
+    bus.sender("news").unwrap().send(b"x").unwrap();
 }
 
 #[test]
 fn a_killed_daemon_loses_what_it_has_not_read() {
     let mut bus = Bus::new();
-    let mut listener = bus.options().listener("news").unwrap();
-    let mut sender = bus.options().sender("news").unwrap();
+    let mut listener = bus.listener("news").unwrap();
+    let mut sender = bus.sender("news").unwrap();
     sender.send(b"accepted").unwrap();
     sender.confirm().unwrap();
     bus.kill();
@@ -178,7 +177,7 @@ fn a_killed_daemon_loses_what_it_has_not_read() {
 #[test]
 fn a_paused_daemon_answers_nothing_and_loses_nothing() {
     let bus = Bus::new();
-    let mut listener = bus.options().listener("news").unwrap();
+    let mut listener = bus.listener("news").unwrap();
     let brief = bus.options().timeout(Duration::from_millis(20));
     let mut sender = brief.sender("news").unwrap();
     let paused = bus.pause();
@@ -198,7 +197,7 @@ fn a_daemon_can_be_paused_again() {
     let first = bus.pause();
     drop(first);
     drop(bus.pause());
-    bus.options().sender("news").unwrap();
+    bus.sender("news").unwrap();
 }
 
 #[test]
@@ -214,7 +213,7 @@ fn a_bus_takes_milliseconds() {
     let began = Instant::now();
     for _ in 0..20 {
         let bus = Bus::new();
-        bus.options().sender("news").unwrap().send(b"x").unwrap();
+        bus.sender("news").unwrap().send(b"x").unwrap();
     }
     // Typically 1 ms each. The limit only shows that nothing waits for a time limit.
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());

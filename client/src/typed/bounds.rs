@@ -331,3 +331,40 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Bounded<'_, A> {
         self.inner.struct_variant(fields, self.bounds.keep(visitor))
     }
 }
+
+#[cfg(all(test, feature = "bincode"))]
+mod tests {
+    use super::*;
+    use crate::typed::{Bincode, Codec};
+
+    /// How many elements a sequence announces. They are not read.
+    #[derive(Debug, PartialEq)]
+    struct Announced(Option<usize>);
+
+    impl<'de> Deserialize<'de> for Announced {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            deserializer.deserialize_seq(Self(None))
+        }
+    }
+
+    impl<'de> Visitor<'de> for Announced {
+        type Value = Self;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Self, A::Error> {
+            Ok(Self(list.size_hint()))
+        }
+    }
+
+    #[test]
+    fn no_more_is_announced_than_the_payload_has_bytes_for() {
+        let claim = [0xfc, 0xff, 0xff, 0xff, 0x7f];
+        assert_eq!(Bincode::decode::<Announced>(&claim).ok(), Some(Announced(Some(5))));
+        let bounds = Bounds::of(&claim);
+        assert_eq!([3, 255, 1].map(|claim| bounds.reserve(Some(claim))), [3, 2, 0].map(Some), "in total");
+        assert_eq!(bounds.reserve(None), None);
+    }
+}
