@@ -389,16 +389,15 @@ impl MessageBuilder {
     ///
     /// # Errors
     ///
-    /// If the codec cannot represent the value.
+    /// [`TypedSendError::Encode`](crate::typed::TypedSendError::Encode) if the codec cannot represent the value.
     #[cfg(feature = "serde")]
-    pub fn value<T, C>(self, value: &T) -> Result<Self, crate::typed::Cause>
+    pub fn value<T, C>(self, value: &T) -> Result<Self, crate::typed::TypedSendError>
     where
         T: crate::typed::Schema + serde::Serialize,
         C: crate::typed::Codec,
     {
-        let mut payload = Vec::new();
-        C::encode(value, &mut payload)?;
-        Ok(self.metadata(&crate::typed::metadata::<T, C>()).payload(payload))
+        let (metadata, payload) = crate::typed::encode::<T, C>(value)?;
+        Ok(self.metadata(&metadata).payload(payload))
     }
 
     /// The message.

@@ -3,6 +3,7 @@
 #![cfg(all(feature = "testing", feature = "tokio", feature = "json"))]
 #![allow(clippy::unwrap_used)]
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 use system_broadcaster::testing::{Bus, MessageBuilder, lag, sender_id};
 use system_broadcaster::typed::{Json, Schema};
@@ -54,6 +55,25 @@ fn tests_in_parallel_have_their_own_bus() {
         })
     });
     threads.collect::<Vec<_>>().into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+/// In a process of its own, because the environment of a process belongs to all of its tests.
+#[test]
+fn no_variable_has_an_influence() {
+    const ROLE: &str = "BROADCASTER_TEST_ROLE";
+    if std::env::var_os(ROLE).is_some() {
+        let bus = Bus::new();
+        let mut listener = bus.listener("news").unwrap();
+        bus.sender("news").unwrap().send(b"received").unwrap();
+        assert_eq!(received(&mut listener).payload(), b"received");
+        return;
+    }
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", "no_variable_has_an_influence"]).env(ROLE, "child");
+    child.env("BROADCASTER_SOCKET", "/nonexistent/bus.sock").env("BROADCASTERD", "not an absolute path");
+    child.env("BROADCASTER_NO_AUTOSTART", "1").env("XDG_RUNTIME_DIR", "/nonexistent").env_remove("HOME");
+    let output = child.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
 #[test]

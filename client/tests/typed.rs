@@ -1,7 +1,7 @@
 //! Typed handles: each codec, each way to receive, marks and their mismatches, damaged payloads, and values that are channels.
 
 #![cfg(all(feature = "embedded", feature = "tokio", feature = "json", feature = "postcard", feature = "bincode"))]
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
 mod common;
 
@@ -259,6 +259,19 @@ fn survives_damage<C: Codec>() {
             damaged[at] = byte;
             let _either: Result<Theme, _> = C::decode(&damaged);
         }
+    }
+    // Random bytes, most of them small, so that lengths are often valid.
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    for _ in 0..20_000 {
+        let random: Vec<u8> = std::iter::repeat_with(|| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            if state & 1 == 0 { (state >> 8) as u8 % 4 } else { (state >> 8) as u8 }
+        })
+        .take(64)
+        .collect();
+        let _either: Result<Theme, _> = C::decode(&random);
     }
 }
 

@@ -31,6 +31,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! [`encode`] and [`Message::decode`](crate::Message::decode) do the same for handles that are not typed, such as those that send values of
+//! several types.
+//!
 //! # The mark
 //!
 //! Every message carries the mark of its type in [`Metadata::schema`]: the names of codec and type, as in `json:com.example.Theme`. A listener
@@ -45,7 +48,7 @@
 //!
 //! Programs of different versions share a channel. A change that both versions can decode keeps the name: with JSON, a new field that has
 //! `#[serde(default)]`. Any other change gets a new name, such as `com.example.Theme/2`; with Postcard and Bincode, which write no field names,
-//! that is every change. [`Message::decode`](crate::Message::decode) decodes the message of a mismatch as another type, so that a listener can
+//! that is every change. [`Message::decode`](crate::Message::decode) also decodes the message of a mismatch as another type, so that a listener can
 //! support several versions.
 //!
 //! # Limits
@@ -73,9 +76,7 @@ pub use error::{DecodeError, TypedRecvError, TypedSendError};
 pub use listener::TypedListenerStream;
 pub use listener::{TypedListener, TypedMessage};
 pub use schema::Schema;
-#[cfg(feature = "testing")]
-pub(crate) use schema::metadata;
-pub use sender::TypedSender;
+pub use sender::{TypedSender, encode};
 
 #[cfg(doc)]
 use crate::Metadata;

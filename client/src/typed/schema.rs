@@ -58,7 +58,7 @@ pub(super) fn mark<T: Schema, C: Codec>() -> String {
 }
 
 /// The metadata of a type's messages.
-pub(crate) fn metadata<T: Schema, C: Codec>() -> Metadata {
+pub(super) fn metadata<T: Schema, C: Codec>() -> Metadata {
     let marked = Metadata::new().schema(mark::<T, C>().as_bytes());
     let typed = match C::CONTENT_TYPE {
         Some(content_type) => marked.and_then(|metadata| metadata.content_type(content_type)),

@@ -101,9 +101,34 @@ impl<T: Schema + Serialize, C: Codec> TypedSender<T, C> {
     fn encode(&mut self, value: &T) -> Result<(), TypedSendError> {
         self.payload.clear();
         self.payload.shrink_to(BUFFER_BYTES_KEPT);
-        let encoded = C::encode(value, &mut self.payload);
-        encoded.map_err(|source| TypedSendError::Encode { schema: mark::<T, C>(), source })
+        encode_into::<T, C>(value, &mut self.payload)
     }
+}
+
+fn encode_into<T: Schema + Serialize, C: Codec>(value: &T, payload: &mut Vec<u8>) -> Result<(), TypedSendError> {
+    C::encode(value, payload).map_err(|source| TypedSendError::Encode { schema: mark::<T, C>(), source })
+}
+
+/// The metadata and the payload of a message that carries `value`, to send with a handle that is not typed.
+/// [`Message::decode`](crate::Message::decode) is its counterpart.
+///
+/// # Errors
+///
+/// [`TypedSendError::Encode`] if the codec cannot represent the value.
+///
+/// ```
+/// # #[cfg(feature = "json")] {
+/// use system_broadcaster::typed::{Json, encode};
+///
+/// let (metadata, payload) = encode::<u32, Json>(&7)?;
+/// assert_eq!((metadata.as_ref().schema(), &payload[..]), (Some(&b"json:u32"[..]), &b"7"[..]));
+/// # }
+/// # Ok::<(), system_broadcaster::typed::TypedSendError>(())
+/// ```
+pub fn encode<T: Schema + Serialize, C: Codec>(value: &T) -> Result<(Metadata, Vec<u8>), TypedSendError> {
+    let mut payload = Vec::new();
+    encode_into::<T, C>(value, &mut payload)?;
+    Ok((metadata::<T, C>(), payload))
 }
 
 impl<T, C> TypedSender<T, C> {
