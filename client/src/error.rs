@@ -1,7 +1,7 @@
 //! What can go wrong, one enum per verb. Each sentence names the value, the limit and, where there is one, the remedy; the cause is
 //! the error's `source()`.
 
-use crate::machine::TooLarge;
+use crate::machine::{Declined, Rejected, TooLarge};
 use crate::{ChannelName, EndpointError, NameError, RefusalCode};
 use std::fmt;
 use std::io;
@@ -284,6 +284,20 @@ pub enum SendError {
     /// Only from [`confirm`](crate::Sender::confirm): messages travel as notifications of the system, which nothing confirms.
     #[error("messages travel without a daemon, as notifications of the system, and nothing confirms those")]
     NoConfirmation,
+    /// Only from calls that name a channel: the name is not allowed.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// The daemon does not open the channel, mostly because too many are open on this connection or in total. The message was not sent, or
+    /// it is an earlier one on that channel that waited. Other channels are not affected, and a later attempt may succeed.
+    #[error("channel {:?} cannot be opened: {reason}", channel.as_str())]
+    Declined {
+        /// The channel.
+        channel: ChannelName,
+        /// Why, for programs.
+        code: RefusalCode,
+        /// Why, for people.
+        reason: String,
+    },
     /// The daemon is gone, and no other is available.
     #[error(transparent)]
     Connect(#[from] ConnectError),
@@ -307,10 +321,29 @@ impl SendError {
         match self {
             Self::TimedOut { .. } | Self::Unfinished { .. } | Self::Unconfirmed { .. } => true,
             Self::Connect(error) => error.is_timeout(),
-            Self::TooLarge { .. } | Self::Full | Self::Connecting | Self::InDoubt { .. } | Self::NoConfirmation => {
-                false
-            }
+            Self::TooLarge { .. }
+            | Self::Full
+            | Self::Connecting
+            | Self::InDoubt { .. }
+            | Self::NoConfirmation
+            | Self::Name(_)
+            | Self::Declined { .. } => false,
         }
+    }
+}
+
+impl From<Rejected> for SendError {
+    fn from(rejected: Rejected) -> Self {
+        match rejected {
+            Rejected::TooLarge(too_large) => too_large.into(),
+            Rejected::Declined(declined) => (*declined).into(),
+        }
+    }
+}
+
+impl From<Declined> for SendError {
+    fn from(Declined { channel, code, reason }: Declined) -> Self {
+        Self::Declined { channel, code: code.into(), reason }
     }
 }
 

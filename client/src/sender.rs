@@ -2,7 +2,7 @@
 
 use crate::capabilities::Capabilities;
 use crate::error::{ConnectError, SendError};
-use crate::machine::{self, Confirmation, Link, Machine, PendingSend, Posted, Publisher, Transfer};
+use crate::machine::{self, Confirmation, Link, Machine, OWN, PendingSend, Place, Posted, Publisher, Transfer};
 use crate::metadata::Metadata;
 use crate::options::Options;
 use crate::path::{Clock, ConnectConfig, Path, Until, Waited, Waiter};
@@ -125,7 +125,7 @@ impl Sender {
         self.path.capabilities()
     }
 
-    /// The channel's name.
+    /// The name of the channel that the sender was created for.
     pub fn channel(&self) -> &ChannelName {
         self.publisher.channel()
     }
@@ -141,7 +141,7 @@ impl Sender {
     ///
     /// [`SendError`]; the message was not sent, and will not be, unless the error is [`SendError::Unfinished`].
     pub fn send(&mut self, payload: &[u8]) -> Result<(), SendError> {
-        self.send_bytes(&[], payload)
+        self.send_bytes(OWN, &[], payload)
     }
 
     /// Sends `payload` with `metadata`, which listeners read from [`Message::metadata`](crate::Message::metadata). Without metadata this
@@ -163,14 +163,55 @@ impl Sender {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn send_with(&mut self, metadata: &Metadata, payload: &[u8]) -> Result<(), SendError> {
-        self.send_bytes(metadata.as_bytes(), payload)
+        self.send_bytes(OWN, metadata.as_bytes(), payload)
     }
 
-    fn send_bytes(&mut self, metadata: &[u8], payload: &[u8]) -> Result<(), SendError> {
+    /// Sends `payload` on another channel, over the same connection.
+    ///
+    /// The first message on a channel opens it, which takes one round trip to the daemon; the first one after a reconnection does that
+    /// again. From then on it costs what [`send`](Self::send) costs. Each channel counts its messages separately, from 0, and keeps counting
+    /// as long as the handle lives. Messages on all channels go out in the order of the calls. A channel cannot be closed; a connection has
+    /// up to 1024, and a sender remembers 65 536.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send); [`SendError::Name`] if the name is not allowed; [`SendError::Declined`] if the daemon does not open the
+    /// channel.
+    ///
+    /// ```
+    /// use system_broadcaster::Options;
+    ///
+    /// let directory = tempfile::tempdir()?; // a bus of its own, for this example
+    /// let bus = Options::new().socket(directory.path().join("bus.sock")).autostart(false);
+    /// let (mut news, mut sports) = (bus.listener("news")?, bus.listener("sports")?);
+    /// let mut sender = bus.sender("news")?;
+    /// sender.send(b"an election")?;
+    /// sender.send_to("sports", b"a match")?;
+    /// assert_eq!(news.recv()?.payload(), b"an election");
+    /// let message = sports.recv()?;
+    /// assert_eq!((message.payload(), message.sender(), message.sequence()), (&b"a match"[..], sender.id(), 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn send_to(&mut self, channel: &str, payload: &[u8]) -> Result<(), SendError> {
+        let place = place_of(&mut self.publisher, channel)?;
+        self.send_bytes(place, &[], payload)
+    }
+
+    /// [`send_to`](Self::send_to) with metadata, as in [`send_with`](Self::send_with).
+    ///
+    /// # Errors
+    ///
+    /// As [`send_to`](Self::send_to).
+    pub fn send_to_with(&mut self, channel: &str, metadata: &Metadata, payload: &[u8]) -> Result<(), SendError> {
+        let place = place_of(&mut self.publisher, channel)?;
+        self.send_bytes(place, metadata.as_bytes(), payload)
+    }
+
+    fn send_bytes(&mut self, place: Place, metadata: &[u8], payload: &[u8]) -> Result<(), SendError> {
         let timeout = self.path.config().timeout;
         let Self { publisher, path, waiter, .. } = self;
         path.set_clock(Clock::System);
-        let mut pending = PendingSend::new(publisher, path, metadata, payload);
+        let mut pending = PendingSend::new(publisher, path, place, metadata, payload);
         let waited = waiter.block_on_for(timeout, || pending.poll::<SendError>())?;
         outcome(&waited, pending.has_begun(), timeout)
     }
@@ -204,7 +245,7 @@ impl Sender {
                 waiter.block_on(Until::after(HANDSHAKE_ALLOWANCE), || path.connect(publisher))?;
             }
         }
-        let mut pending = PendingSend::new(publisher, path, metadata, payload);
+        let mut pending = PendingSend::new(publisher, path, OWN, metadata, payload);
         let waited = waiter.block_on(Until::Now, || pending.poll::<SendError>())?;
         let begun = pending.has_begun();
         drop(pending);
@@ -231,7 +272,7 @@ impl Sender {
     /// Outside a tokio runtime with I/O and time enabled.
     #[cfg(feature = "tokio")]
     pub async fn send_async(&mut self, payload: &[u8]) -> Result<(), SendError> {
-        self.send_bytes_async(&[], payload).await
+        self.send_bytes_async(OWN, &[], payload).await
     }
 
     /// [`send_with`](Self::send_with) without blocking the thread.
@@ -249,16 +290,59 @@ impl Sender {
     /// Outside a tokio runtime with I/O and time enabled.
     #[cfg(feature = "tokio")]
     pub async fn send_with_async(&mut self, metadata: &Metadata, payload: &[u8]) -> Result<(), SendError> {
-        self.send_bytes_async(metadata.as_bytes(), payload).await
+        self.send_bytes_async(OWN, metadata.as_bytes(), payload).await
+    }
+
+    /// [`send_to`](Self::send_to) without blocking the thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`send_to`](Self::send_to).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`send_async`](Self::send_async). The channel may be open already, or be opened by then.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with I/O and time enabled.
+    #[cfg(feature = "tokio")]
+    pub async fn send_to_async(&mut self, channel: &str, payload: &[u8]) -> Result<(), SendError> {
+        let place = place_of(&mut self.publisher, channel)?;
+        self.send_bytes_async(place, &[], payload).await
+    }
+
+    /// [`send_to_with`](Self::send_to_with) without blocking the thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`send_to`](Self::send_to).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`send_to_async`](Self::send_to_async).
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with I/O and time enabled.
+    #[cfg(feature = "tokio")]
+    pub async fn send_to_with_async(
+        &mut self,
+        channel: &str,
+        metadata: &Metadata,
+        payload: &[u8],
+    ) -> Result<(), SendError> {
+        let place = place_of(&mut self.publisher, channel)?;
+        self.send_bytes_async(place, metadata.as_bytes(), payload).await
     }
 
     #[cfg(feature = "tokio")]
-    async fn send_bytes_async(&mut self, metadata: &[u8], payload: &[u8]) -> Result<(), SendError> {
+    async fn send_bytes_async(&mut self, place: Place, metadata: &[u8], payload: &[u8]) -> Result<(), SendError> {
         let timeout = self.path.config().timeout;
         let Self { publisher, path, waiter, .. } = self;
         path.set_clock(Clock::Runtime);
         let until = Until::after_by(Clock::Runtime, timeout);
-        let mut pending = PendingSend::new(publisher, path, metadata, payload);
+        let mut pending = PendingSend::new(publisher, path, place, metadata, payload);
         let waited = poll_fn(|cx| waiter.poll_on(cx, until, || pending.poll::<SendError>())).await?;
         outcome(&waited, pending.has_begun(), timeout)
     }
@@ -313,12 +397,12 @@ impl Sender {
     fn append(&mut self, payload: &[u8]) -> Result<(), SendError> {
         let Self { publisher, path, .. } = self;
         if path.carries_messages() {
-            return Ok(machine::post(publisher, path, payload)?);
+            return Ok(machine::post(publisher, path, OWN, payload)?);
         }
         let sequence = publisher.committed();
         publisher.feed(payload)?;
         if path.duplicates() {
-            path.written(publisher, Posted { sequence, payload });
+            path.written(publisher, Posted { channel: publisher.channel(), sequence, payload });
         }
         Ok(())
     }
@@ -404,7 +488,8 @@ impl Sender {
         let timeout = self.path.config().timeout;
         let Self { publisher, path, waiter, .. } = self;
         path.set_clock(Clock::System);
-        let waited = waiter.block_on_for(timeout, || machine::confirm::<_, SendError>(publisher, path))?;
+        let commits = publisher.commits();
+        let waited = waiter.block_on_for(timeout, || machine::confirm::<_, SendError>(publisher, path, commits))?;
         self.confirmed(&waited, timeout)
     }
 
@@ -426,8 +511,10 @@ impl Sender {
         let until = Until::after_by(Clock::Runtime, self.path.config().timeout);
         let Self { publisher, path, waiter, .. } = self;
         path.set_clock(Clock::Runtime);
+        let commits = publisher.commits();
         let waited =
-            poll_fn(|cx| waiter.poll_on(cx, until, || machine::confirm::<_, SendError>(publisher, path))).await?;
+            poll_fn(|cx| waiter.poll_on(cx, until, || machine::confirm::<_, SendError>(publisher, path, commits)))
+                .await?;
         self.confirmed(&waited, until.duration())
     }
 
@@ -447,6 +534,14 @@ impl Sender {
     }
 }
 
+/// The place of `channel`, which is known from now on.
+fn place_of(publisher: &mut Publisher, channel: &str) -> Result<Place, SendError> {
+    match publisher.known(channel) {
+        Some(place) => Ok(place),
+        None => Ok(publisher.place(&ChannelName::new(channel)?)?),
+    }
+}
+
 fn outcome(waited: &Waited<()>, begun: bool, after: Duration) -> Result<(), SendError> {
     match waited {
         Waited::Done(()) => Ok(()),
@@ -458,7 +553,7 @@ fn outcome(waited: &Waited<()>, begun: bool, after: Duration) -> Result<(), Send
 /// Writes what was fed, or written in part, as far as that is possible without waiting. A forked child leaves that to its parent.
 impl Drop for Sender {
     fn drop(&mut self) {
-        while self.publisher.is_ready() && !self.publisher.is_flushed() && self.path.is_own() {
+        while self.publisher.is_ready() && !self.publisher.is_written() && self.path.is_own() {
             match self.path.write(self.publisher.outgoing(), &[]) {
                 Transfer::Bytes(bytes @ 1..) => self.publisher.sent(bytes),
                 Transfer::Bytes(_) | Transfer::Wait(_) | Transfer::Broken => return,

@@ -3,7 +3,10 @@
 //! | module | contents |
 //! | --- | --- |
 //! | `session` | the handshake, control messages in and out, the buffers of one connection |
-//! | `publisher` | a publication: numbers frames, keeps those that are not written yet, knows those that are confirmed |
+//! | `publisher` | the publications of one connection: numbers messages, keeps those that are not written yet, knows those that are confirmed |
+//! | `frames` | frames that are not written yet |
+//! | `credit` | what a publication with backpressure may send |
+//! | `counting` | requests for numbers of listeners and for receipts |
 //! | `subscriber` | the subscriptions of one connection: frames, and gaps in their places |
 //! | `request` | one request on a connection of its own: Inspect or Stop |
 //! | `link` | what the loops need of a connection, whatever carries it |
@@ -12,6 +15,9 @@
 //! The simulation in the project's `tests` runs this code over links of its own. It is public for that purpose only; programs
 //! use [`Sender`](crate::Sender) and [`Listener`](crate::Listener).
 
+mod counting;
+mod credit;
+mod frames;
 mod link;
 mod publisher;
 mod receive;
@@ -20,10 +26,11 @@ mod send;
 mod session;
 mod subscriber;
 
+pub use counting::Ticket;
 pub use link::{Carrier, Link, Loss, Step, Transfer};
-pub use publisher::{Posted, Publisher, TooLarge};
+pub use publisher::{Declined, OWN, PUBLICATIONS_MAX, Place, Posted, Publisher, Rejected, TooLarge};
 pub use receive::{Event, receive};
 pub use request::Request;
-pub use send::{Confirmation, PendingSend, confirm, flush, post};
+pub use send::{Confirmation, Confirming, Counted, PendingSend, Receipted, Sending, confirm, count, flush, post};
 pub use session::{Ended, Machine, Session};
 pub use subscriber::{External, Received, Selector, Subscriber, Subscription};

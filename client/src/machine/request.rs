@@ -1,6 +1,6 @@
 //! One request to a daemon: its report, or its end. It never joins a channel.
 
-use super::session::{Ended, Machine, Phase, Session, unexpected};
+use super::session::{Ended, Machine, Phase, Session};
 use broadcaster_protocol::Item;
 use broadcaster_protocol::control::{Control, Inspect, Report, Stop, Welcome};
 
@@ -82,7 +82,7 @@ impl Machine for Request {
                     self.report = Some(report);
                     self.session.phase = Phase::Ready;
                 }
-                (_, item) => return Err(unexpected(&item)),
+                (_, item) => return Err(self.session.declined_or_unexpected(item)),
             }
         }
     }

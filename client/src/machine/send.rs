@@ -1,83 +1,89 @@
-//! The send loop: one message directly from the caller's memory, or everything that waits; and the confirmation of what was sent. It
-//! never waits for a listener.
+//! The send loop: one message directly from the caller's memory, or everything that waits; and what the daemon answers about it. It
+//! never waits for a listener, unless the publisher has backpressure.
 
-use super::{Carrier, Link, Loss, Machine, Posted, Publisher, Step, TooLarge, Transfer};
+use super::counting::{Answer, Ticket};
+use super::{Carrier, Declined, Link, Loss, Machine, Place, Posted, Publisher, Rejected, Step, TooLarge, Transfer};
 use broadcaster_protocol::Header;
+use broadcaster_protocol::control::Receipt;
 use broadcaster_protocol::limits::HEADER_BYTES;
 
 /// A payload of up to this size is copied behind its header: one buffer is cheaper for the kernel than two.
 const COPIED_BYTES_MAX: usize = 4096;
 
-/// One message being sent, directly from the caller's memory.
+/// One message, sent directly from the caller's memory.
 ///
-/// When it is dropped after a part of it was written, the publisher keeps the rest: the daemon would take the bytes that
-/// follow for a part of this message.
+/// A caller that stops before the message is done calls [`leave`](Self::leave): the daemon would take the bytes that follow for a part of
+/// this message.
 #[derive(Debug)]
-pub struct PendingSend<'a, L: Link> {
-    publisher: &'a mut Publisher,
-    link: &'a mut L,
+pub struct Sending<'a> {
+    place: Place,
     metadata: &'a [u8],
     payload: &'a [u8],
     /// As it was made for the present connection.
     header: Option<Header>,
     written: usize,
+    /// The publisher has it, as the message with this count on its channel.
+    left: Option<u64>,
 }
 
-impl<'a, L: Link> PendingSend<'a, L> {
+impl<'a> Sending<'a> {
     /// A message with `metadata` that is at most [`META_BYTES_MAX`](broadcaster_protocol::limits::META_BYTES_MAX) bytes long.
-    pub fn new(publisher: &'a mut Publisher, link: &'a mut L, metadata: &'a [u8], payload: &'a [u8]) -> Self {
-        Self { publisher, link, metadata, payload, header: None, written: 0 }
+    pub fn new(place: Place, metadata: &'a [u8], payload: &'a [u8]) -> Self {
+        Self { place, metadata, payload, header: None, written: 0, left: None }
     }
 
     /// Whether a part of the message was written.
     pub fn has_begun(&self) -> bool {
-        self.written > 0
+        self.written > 0 || self.left.is_some()
     }
 
     /// Goes on as far as that is possible without waiting; done when the message was written completely.
     ///
     /// # Errors
     ///
-    /// If the payload is too large, or there is no connection and will be none. The message was not sent.
+    /// If the message is rejected, or there is no connection and will be none. The message was not sent.
     #[inline]
-    pub fn poll<E>(&mut self) -> Result<Step<(), L::Wait>, E>
+    pub fn poll<L: Link, E>(&mut self, publisher: &mut Publisher, link: &mut L) -> Result<Step<(), L::Wait>, E>
     where
-        E: From<TooLarge> + From<L::Error>,
+        E: From<Rejected> + From<L::Error>,
     {
         loop {
-            match self.link.connect(self.publisher)? {
+            match link.connect(publisher)? {
                 Step::Wait(wait) => return Ok(Step::Wait(wait)),
-                Step::Done(Carrier::Messages) => return Ok(Step::Done(post(self.publisher, self.link, self.payload)?)),
-                Step::Done(Carrier::Stream) => {}
-            }
-            if !self.publisher.is_flushed() {
-                if let Step::Wait(wait) = flush::<L, E>(self.publisher, self.link)? {
-                    return Ok(Step::Wait(wait));
+                Step::Done(Carrier::Messages) => {
+                    return Ok(Step::Done(self.post(publisher, link).map_err(Rejected::from)?));
                 }
-                continue;
+                Step::Done(Carrier::Stream) => {}
             }
             let header = match self.header {
                 Some(header) => header,
-                None => self.begin()?,
+                None if publisher.is_clear(self.place) && self.left.is_none() => self.begin(publisher)?,
+                None => match self.prepare::<L, E>(publisher, link)? {
+                    Prepared::Wait(wait) => return Ok(Step::Wait(wait)),
+                    Prepared::Sent => return Ok(Step::Done(())),
+                    Prepared::Partly => continue,
+                    Prepared::Fully => self.begin(publisher)?,
+                },
             };
-            let copied = &self.publisher.scratch;
+            let copied = &publisher.scratch;
             let transfer = if copied.len() == header.frame_bytes() {
-                self.link.write(&copied[self.written..], &[])
+                link.write(&copied[self.written..], &[])
             } else if self.written < copied.len() {
-                self.link.write(&copied[self.written..], self.payload)
+                link.write(&copied[self.written..], self.payload)
             } else {
-                self.link.write(&self.payload[self.written - copied.len()..], &[])
+                link.write(&self.payload[self.written - copied.len()..], &[])
             };
             match transfer {
                 Transfer::Bytes(bytes) => {
                     self.written += bytes;
                     if self.written == header.frame_bytes() {
                         self.written = 0;
-                        if self.link.duplicates() {
-                            let message = Posted { sequence: header.sequence(), payload: self.payload };
-                            self.link.written(self.publisher, message);
+                        if link.duplicates() {
+                            let channel = &publisher.name(self.place).clone();
+                            let message = Posted { channel, sequence: header.sequence(), payload: self.payload };
+                            link.written(publisher, message);
                         }
-                        self.publisher.commit();
+                        publisher.wrote(self.place, header.frame_bytes());
                         return Ok(Step::Done(()));
                     }
                 }
@@ -85,18 +91,56 @@ impl<'a, L: Link> PendingSend<'a, L> {
                 Transfer::Broken => {
                     // No daemon has the complete message: it starts over on the next connection.
                     (self.header, self.written) = (None, 0);
-                    lose::<L, E>(self.publisher, self.link, Loss::Write)?;
+                    lose::<L, E>(publisher, link, Loss::Write)?;
                 }
             }
         }
     }
 
+    /// Does what must be done before the message: opens its channel, gets credit, and writes what was committed before.
+    #[cold]
+    fn prepare<L: Link, E>(&mut self, publisher: &mut Publisher, link: &mut L) -> Result<Prepared<L::Wait>, E>
+    where
+        E: From<Rejected> + From<L::Error>,
+    {
+        if let Some(commit) = self.left
+            && publisher.departed(self.place) >= commit
+        {
+            self.left = None;
+            // If it was dropped, on behalf of another caller that has the reason, it was never written completely: it starts over.
+            return Ok(if publisher.was_dropped(self.place, commit) { Prepared::Partly } else { Prepared::Sent });
+        }
+        if !publisher.is_open(self.place) {
+            publisher.open(self.place)?;
+        }
+        match write_out::<L, E>(publisher, link)? {
+            Written::Wait(wait) => return Ok(Prepared::Wait(wait)),
+            Written::Lost => return Ok(Prepared::Partly),
+            Written::All => {}
+        }
+        let waits = !publisher.is_open(self.place) || publisher.lacks_credit(self.place);
+        if self.left.is_some() && !waits {
+            return Ok(Prepared::Partly); // it has just been written
+        }
+        if !waits && !publisher.is_low(self.place) {
+            return Ok(Prepared::Fully);
+        }
+        match read::<L, E>(publisher, link)? {
+            Some(wait) if waits => Ok(Prepared::Wait(wait)),
+            Some(_) => {
+                publisher.has_looked(self.place);
+                Ok(Prepared::Fully)
+            }
+            None => Ok(Prepared::Partly),
+        }
+    }
+
     /// Lays the frame out for the present connection.
-    fn begin(&mut self) -> Result<Header, TooLarge> {
-        self.publisher.report_rejected()?;
+    fn begin(&mut self, publisher: &mut Publisher) -> Result<Header, Rejected> {
+        publisher.report_rejected()?;
         let meta_bytes = u16::try_from(self.metadata.len()).expect("metadata never exceeds its limit");
-        let header = self.publisher.next_header(self.payload.len())?.with_metadata(meta_bytes);
-        let scratch = &mut self.publisher.scratch;
+        let header = publisher.next_header(self.place, self.payload.len())?.with_metadata(meta_bytes);
+        let scratch = &mut publisher.scratch;
         scratch.clear();
         scratch.extend_from_slice(header.as_bytes());
         scratch.extend_from_slice(self.metadata);
@@ -106,13 +150,80 @@ impl<'a, L: Link> PendingSend<'a, L> {
         debug_assert!(scratch.len() >= HEADER_BYTES);
         Ok(*self.header.insert(header))
     }
+
+    /// Sends the message without a daemon.
+    #[cold]
+    fn post<L: Link>(&mut self, publisher: &mut Publisher, link: &mut L) -> Result<(), TooLarge> {
+        match self.left.take() {
+            Some(_) => post_waiting(publisher, link),
+            None => post(publisher, link, self.place, self.payload),
+        }
+    }
+
+    /// The publisher keeps the rest of a message of which a part was written.
+    pub fn leave(&mut self, publisher: &mut Publisher) {
+        if let (Some(header), 1..) = (&self.header, self.written) {
+            publisher.adopt(self.place, header, self.metadata, self.payload, self.written);
+            self.left = Some(publisher.commits_on(self.place));
+        }
+        (self.header, self.written) = (None, 0);
+    }
+}
+
+/// How far a message is prepared.
+enum Prepared<W> {
+    /// It must wait.
+    Wait(W),
+    /// It was sent already, by another caller.
+    Sent,
+    /// Something has changed.
+    Partly,
+    /// It can be written.
+    Fully,
+}
+
+/// [`Sending`] with all that it needs. When it is dropped after a part of the message was written, the publisher keeps the rest.
+#[derive(Debug)]
+pub struct PendingSend<'a, L: Link> {
+    publisher: &'a mut Publisher,
+    link: &'a mut L,
+    sending: Sending<'a>,
+}
+
+impl<'a, L: Link> PendingSend<'a, L> {
+    /// A message with `metadata` that is at most [`META_BYTES_MAX`](broadcaster_protocol::limits::META_BYTES_MAX) bytes long.
+    pub fn new(
+        publisher: &'a mut Publisher,
+        link: &'a mut L,
+        place: Place,
+        metadata: &'a [u8],
+        payload: &'a [u8],
+    ) -> Self {
+        Self { publisher, link, sending: Sending::new(place, metadata, payload) }
+    }
+
+    /// Whether a part of the message was written.
+    pub fn has_begun(&self) -> bool {
+        self.sending.has_begun()
+    }
+
+    /// See [`Sending::poll`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    #[inline]
+    pub fn poll<E>(&mut self) -> Result<Step<(), L::Wait>, E>
+    where
+        E: From<Rejected> + From<L::Error>,
+    {
+        self.sending.poll(self.publisher, self.link)
+    }
 }
 
 impl<L: Link> Drop for PendingSend<'_, L> {
     fn drop(&mut self) {
-        if let (Some(header), 1..) = (&self.header, self.written) {
-            self.publisher.adopt(header, self.metadata, self.payload, self.written);
-        }
+        self.sending.leave(self.publisher);
     }
 }
 
@@ -120,22 +231,29 @@ impl<L: Link> Drop for PendingSend<'_, L> {
 ///
 /// # Errors
 ///
-/// If there is no connection and will be none. What was not written still waits, unless the daemon refused it. [`TooLarge`]: everything
+/// If there is no connection and will be none. What was not written still waits, unless the daemon refused it. [`Rejected`]: everything
 /// was written except what the daemon does not accept.
 pub fn flush<L: Link, E>(publisher: &mut Publisher, link: &mut L) -> Result<Step<(), L::Wait>, E>
 where
-    E: From<TooLarge> + From<L::Error>,
+    E: From<Rejected> + From<L::Error>,
 {
     while !publisher.is_flushed() {
         match link.connect(publisher)? {
             Step::Wait(wait) => return Ok(Step::Wait(wait)),
-            Step::Done(Carrier::Messages) => return Ok(Step::Done(post_waiting(publisher, link)?)),
+            Step::Done(Carrier::Messages) => {
+                return Ok(Step::Done(post_waiting(publisher, link).map_err(Rejected::from)?));
+            }
             Step::Done(Carrier::Stream) => {}
         }
-        match link.write(publisher.outgoing(), &[]) {
-            Transfer::Bytes(bytes) => publisher.sent(bytes),
-            Transfer::Wait(wait) => return Ok(Step::Wait(wait)),
-            Transfer::Broken => lose::<L, E>(publisher, link, Loss::Write)?,
+        if let Written::Wait(wait) = write_out::<L, E>(publisher, link)? {
+            return Ok(Step::Wait(wait));
+        }
+        // What still waits lacks credit.
+        if publisher.is_ready()
+            && !publisher.is_flushed()
+            && let Some(wait) = read::<L, E>(publisher, link)?
+        {
+            return Ok(Step::Wait(wait));
         }
     }
     publisher.report_rejected()?;
@@ -151,36 +269,218 @@ pub enum Confirmation {
     InDoubt(u64),
 }
 
-/// Writes everything that waits, and asks the daemon whether it has accepted everything that was sent. What an earlier connection took,
-/// this daemon cannot confirm.
+/// Writes everything that waits, and asks the daemon whether it has accepted the first `commits` of the messages that were committed. What
+/// an earlier connection took, this daemon cannot confirm.
 ///
 /// # Errors
 ///
 /// If there is no connection and will be none for what waits, or the daemon refused it.
-pub fn confirm<L: Link, E>(publisher: &mut Publisher, link: &mut L) -> Result<Step<Confirmation, L::Wait>, E>
+pub fn confirm<L: Link, E>(
+    publisher: &mut Publisher,
+    link: &mut L,
+    commits: u64,
+) -> Result<Step<Confirmation, L::Wait>, E>
 where
-    E: From<TooLarge> + From<L::Error>,
+    E: From<Rejected> + From<L::Error>,
 {
     loop {
         if let Step::Wait(wait) = flush::<L, E>(publisher, link)? {
             return Ok(Step::Wait(wait));
         }
         match publisher.take_doubt() {
-            0 if publisher.is_settled() => return Ok(Step::Done(Confirmation::Accepted)),
+            0 if publisher.is_settled() || publisher.has_confirmed(commits) => {
+                return Ok(Step::Done(Confirmation::Accepted));
+            }
             0 if publisher.ask() => continue,
             0 => {}
             count => return Ok(Step::Done(Confirmation::InDoubt(count))),
         }
-        match link.read_answer(publisher) {
-            Transfer::Bytes(_) => {
-                if let Err(ended) = publisher.received() {
-                    lose::<L, E>(publisher, link, Loss::Ended(ended))?;
-                }
-            }
-            Transfer::Wait(wait) => return Ok(Step::Wait(wait)),
-            Transfer::Broken => lose::<L, E>(publisher, link, Loss::Closed)?,
+        if let Some(wait) = read::<L, E>(publisher, link)? {
+            return Ok(Step::Wait(wait));
         }
     }
+}
+
+/// One message, and a receipt for it.
+#[derive(Debug)]
+pub struct Confirming<'a> {
+    sending: Sending<'a>,
+    /// The number of the request, once the message was written.
+    request: Option<u32>,
+}
+
+impl<'a> Confirming<'a> {
+    /// As [`Sending::new`].
+    pub fn new(place: Place, metadata: &'a [u8], payload: &'a [u8]) -> Self {
+        Self { sending: Sending::new(place, metadata, payload), request: None }
+    }
+
+    /// Whether a part of the message was written, but not all of it.
+    pub fn has_begun(&self) -> bool {
+        self.sending.has_begun()
+    }
+
+    /// Whether the message was written completely.
+    pub fn is_sent(&self) -> bool {
+        self.request.is_some()
+    }
+
+    /// Goes on as far as that is possible without waiting.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sending::poll`]; or, if the message [was sent](Self::is_sent), because the daemon has ended the connection for a reason.
+    pub fn poll<L: Link, E>(&mut self, publisher: &mut Publisher, link: &mut L) -> Result<Step<Receipted, L::Wait>, E>
+    where
+        E: From<Rejected> + From<L::Error>,
+    {
+        let request = match self.request {
+            Some(request) => request,
+            None => {
+                match link.connect(publisher)? {
+                    Step::Wait(wait) => return Ok(Step::Wait(wait)),
+                    Step::Done(Carrier::Messages) => return Ok(Step::Done(Receipted::Unconfirmed)),
+                    Step::Done(Carrier::Stream) => {}
+                }
+                if let Step::Wait(wait) = self.sending.poll::<L, E>(publisher, link)? {
+                    return Ok(Step::Wait(wait));
+                }
+                match publisher.request_receipt(self.sending.place) {
+                    Some(request) => *self.request.insert(request),
+                    None => return Ok(Step::Done(Receipted::Unconfirmed)),
+                }
+            }
+        };
+        receipt(publisher, link, request)
+    }
+
+    /// The caller stops before there is a receipt.
+    pub fn leave(&mut self, publisher: &mut Publisher) {
+        self.sending.leave(publisher);
+    }
+
+    /// The receipt is no longer wanted.
+    pub fn forget(&mut self, publisher: &mut Publisher) {
+        if let Some(request) = self.request {
+            publisher.forget_receipt(request);
+        }
+    }
+}
+
+/// What became of a request for a receipt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Receipted {
+    /// There is no daemon to give one. The message may have been sent without it.
+    Unconfirmed,
+    /// It has arrived.
+    Receipt(Box<Receipt>),
+    /// The daemon gives none.
+    Declined(Box<Declined>),
+    /// The connection is gone. So many messages may be lost, this one included.
+    InDoubt(u64),
+}
+
+/// Waits for the receipt that was requested under this number.
+fn receipt<L: Link, E>(publisher: &mut Publisher, link: &mut L, number: u32) -> Result<Step<Receipted, L::Wait>, E>
+where
+    E: From<L::Error>,
+{
+    loop {
+        match publisher.take_receipt(number) {
+            Answer::Due => {}
+            Answer::Received(receipt) => return Ok(Step::Done(Receipted::Receipt(receipt))),
+            Answer::Declined(declined) => return Ok(Step::Done(Receipted::Declined(declined))),
+            Answer::Lost => return Ok(Step::Done(Receipted::InDoubt(publisher.take_doubt().max(1)))),
+        }
+        if let Step::Wait(wait) = ask::<L, E>(publisher, link)? {
+            return Ok(Step::Wait(wait));
+        }
+    }
+}
+
+/// What became of a wish for the number of listeners.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Counted {
+    /// This is the number.
+    Listeners(u32),
+    /// The daemon does not count them.
+    Declined(Box<Declined>),
+    /// There is no daemon.
+    Uncounted,
+}
+
+/// Waits for the number of listeners: see [`Publisher::count_listeners`].
+///
+/// # Errors
+///
+/// If there is no connection and will be none.
+pub fn count<L: Link, E>(publisher: &mut Publisher, link: &mut L, ticket: Ticket) -> Result<Step<Counted, L::Wait>, E>
+where
+    E: From<L::Error>,
+{
+    loop {
+        match publisher.take_count(ticket) {
+            Some(Ok(listeners)) => return Ok(Step::Done(Counted::Listeners(listeners))),
+            Some(Err(declined)) => return Ok(Step::Done(Counted::Declined(declined))),
+            None => {}
+        }
+        match link.connect(publisher)? {
+            Step::Wait(wait) => return Ok(Step::Wait(wait)),
+            Step::Done(Carrier::Messages) => return Ok(Step::Done(Counted::Uncounted)),
+            Step::Done(Carrier::Stream) => publisher.ask_count(),
+        }
+        if let Step::Wait(wait) = ask::<L, E>(publisher, link)? {
+            return Ok(Step::Wait(wait));
+        }
+    }
+}
+
+/// Writes the questions that wait, and what is in front of them, and reads once.
+fn ask<L: Link, E: From<L::Error>>(publisher: &mut Publisher, link: &mut L) -> Result<Step<(), L::Wait>, E> {
+    match write_out::<L, E>(publisher, link)? {
+        Written::Wait(wait) => Ok(Step::Wait(wait)),
+        Written::Lost => Ok(Step::Done(())),
+        Written::All => Ok(read::<L, E>(publisher, link)?.map_or(Step::Done(()), Step::Wait)),
+    }
+}
+
+/// What became of the frames that may be written.
+enum Written<W> {
+    /// The connection has taken all of them.
+    All,
+    /// There is no room for the others.
+    Wait(W),
+    /// The connection is gone.
+    Lost,
+}
+
+/// Writes the frames that may be written.
+fn write_out<L: Link, E: From<L::Error>>(publisher: &mut Publisher, link: &mut L) -> Result<Written<L::Wait>, E> {
+    while !publisher.is_written() {
+        match link.write(publisher.outgoing(), &[]) {
+            Transfer::Bytes(bytes) => publisher.sent(bytes),
+            Transfer::Wait(wait) => return Ok(Written::Wait(wait)),
+            Transfer::Broken => {
+                lose::<L, E>(publisher, link, Loss::Write)?;
+                return Ok(Written::Lost);
+            }
+        }
+    }
+    Ok(Written::All)
+}
+
+/// Reads once; returns what to wait for if nothing had arrived.
+fn read<L: Link, E: From<L::Error>>(publisher: &mut Publisher, link: &mut L) -> Result<Option<L::Wait>, E> {
+    match link.read_answer(publisher) {
+        Transfer::Bytes(_) => {
+            if let Err(ended) = publisher.received() {
+                lose::<L, E>(publisher, link, Loss::Ended(ended))?;
+            }
+        }
+        Transfer::Wait(wait) => return Ok(Some(wait)),
+        Transfer::Broken => lose::<L, E>(publisher, link, Loss::Closed)?,
+    }
+    Ok(None)
 }
 
 fn lose<L: Link, E: From<L::Error>>(publisher: &mut Publisher, link: &mut L, loss: Loss) -> Result<(), E> {
@@ -195,18 +495,726 @@ fn lose<L: Link, E: From<L::Error>>(publisher: &mut Publisher, link: &mut L, los
 /// # Errors
 ///
 /// [`TooLarge`]: this message, or one that waited, was not sent.
-pub fn post<L: Link>(publisher: &mut Publisher, link: &mut L, payload: &[u8]) -> Result<(), TooLarge> {
+pub fn post<L: Link>(publisher: &mut Publisher, link: &mut L, place: Place, payload: &[u8]) -> Result<(), TooLarge> {
     post_waiting(publisher, link)?;
-    link.post(publisher, Posted { sequence: publisher.committed(), payload })?;
-    publisher.commit();
+    post_one(publisher, link, (place, publisher.next(place)), payload)?;
+    publisher.commit(place);
     Ok(())
 }
 
 /// Sends what waits without a daemon. A message that is too large for that is lost, which is the error.
 fn post_waiting<L: Link>(publisher: &mut Publisher, link: &mut L) -> Result<(), TooLarge> {
     let mut outcome = Ok(());
-    for (sequence, payload) in publisher.take_waiting() {
-        outcome = outcome.and(link.post(publisher, Posted { sequence, payload: &payload }));
+    for (place, sequence, payload) in publisher.take_waiting() {
+        outcome = outcome.and(post_one(publisher, link, (place, sequence), &payload));
     }
     outcome
+}
+
+fn post_one<L: Link>(
+    publisher: &Publisher,
+    link: &mut L,
+    (place, sequence): (Place, u64),
+    payload: &[u8],
+) -> Result<(), TooLarge> {
+    link.post(publisher, Posted { channel: publisher.name(place), sequence, payload })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::session::tests::{feed_bytes, welcome};
+    use super::super::{Ended, OWN, PUBLICATIONS_MAX, Subscriber};
+    use super::*;
+    use crate::ChannelName;
+    use broadcaster_protocol::control::{
+        self, Control, Credit, Extension, Goodbye, Lagging, Listeners, Opened, RefusedCode, Report, kind,
+    };
+    use broadcaster_protocol::limits::CREDIT_MESSAGE_BYTES;
+    use broadcaster_protocol::{Decoder, Item};
+    use bytes::{BufMut, BytesMut};
+    use std::collections::VecDeque;
+    use std::time::Duration;
+
+    /// What the publisher waits for.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Due {
+        Daemon,
+        Room,
+        Answer,
+    }
+
+    #[derive(Debug, PartialEq)]
+    enum Failure {
+        Rejected(Rejected),
+        Refused,
+    }
+
+    impl From<Rejected> for Failure {
+        fn from(rejected: Rejected) -> Self {
+            Self::Rejected(rejected)
+        }
+    }
+
+    impl From<Ended> for Failure {
+        fn from(_: Ended) -> Self {
+            Self::Refused
+        }
+    }
+
+    /// A connection to a daemon that is played by the test.
+    struct Wire {
+        /// There is a daemon.
+        serves: bool,
+        connected: bool,
+        /// Bytes that the connection takes.
+        room: usize,
+        decoder: Decoder,
+        chunk: BytesMut,
+        /// What the daemon has read.
+        read: Vec<Item>,
+        /// What it has written.
+        answers: VecDeque<Control>,
+        /// It answers Open by itself, with these ids.
+        opens: bool,
+        next_id: u32,
+        reads: usize,
+    }
+
+    impl Wire {
+        fn new() -> Self {
+            Self {
+                serves: true,
+                connected: false,
+                room: usize::MAX,
+                decoder: Decoder::consumer(1 << 20),
+                chunk: BytesMut::new(),
+                read: Vec::new(),
+                answers: VecDeque::new(),
+                opens: true,
+                next_id: 3,
+                reads: 0,
+            }
+        }
+
+        fn take(&mut self, mut bytes: &[u8]) {
+            while !bytes.is_empty() {
+                let mut target = self.decoder.target(&mut self.chunk);
+                let (now, later) = bytes.split_at(bytes.len().min(target.remaining_mut()));
+                target.put_slice(now);
+                bytes = later;
+                while let Some(item) = self.decoder.next(&mut self.chunk).expect("frames") {
+                    match &item {
+                        Item::Control(Control::Hello(_)) => self.answers.push_back(welcome()),
+                        Item::Control(Control::Open(open)) if self.opens => {
+                            let (channel, id) = (open.channel.clone(), self.next_id);
+                            self.next_id += 1;
+                            self.answers.push_back(opened(channel, id));
+                        }
+                        _ => {}
+                    }
+                    self.read.push(item);
+                }
+            }
+        }
+
+        /// The daemon is gone, with what it had not read.
+        fn break_off(&mut self) {
+            self.connected = false;
+            self.answers.clear();
+            (self.decoder, self.chunk) = (Decoder::consumer(1 << 20), BytesMut::new());
+        }
+
+        /// The messages that the daemon has read since the last call: channel id, number, bytes.
+        fn messages(&mut self) -> Vec<(u32, u64, usize)> {
+            let runs = self.read.drain(..).filter_map(|item| match item {
+                Item::Run(run) => Some(run),
+                Item::Control(_) | Item::Discarded(_) => None,
+            });
+            let of_run = |run: broadcaster_protocol::Run| {
+                let id = run.channel().0;
+                run.iter().map(|(sequence, payload)| (id, sequence, payload.len())).collect::<Vec<_>>()
+            };
+            runs.flat_map(of_run).collect()
+        }
+
+        /// The last request that the daemon has read.
+        fn request(&self) -> Control {
+            let requests = self.read.iter().filter_map(|item| match item {
+                Item::Control(control) => Some(control.clone()),
+                Item::Run(_) | Item::Discarded(_) => None,
+            });
+            requests.last().expect("a request")
+        }
+
+        fn grant(&mut self, id: u32, bytes: u64) {
+            self.answers.push_back(Credit { id, bytes, extensions: Vec::new() }.into());
+        }
+    }
+
+    impl Link for Wire {
+        type Wait = Due;
+        type Error = Ended;
+
+        fn connect(&mut self, machine: &mut impl Machine) -> Result<Step<Carrier, Due>, Ended> {
+            while !machine.is_ready() {
+                if !self.serves {
+                    return Ok(Step::Wait(Due::Daemon));
+                }
+                if !self.connected {
+                    self.connected = true;
+                    machine.connected();
+                }
+                while let bytes @ [_, ..] = machine.outgoing() {
+                    let bytes = bytes.to_vec();
+                    self.take(&bytes);
+                    machine.sent(bytes.len());
+                }
+                if let Transfer::Wait(wait) = self.read_answer(machine) {
+                    return Ok(Step::Wait(wait));
+                }
+                if let Err(ended) = machine.received() {
+                    machine.disconnected();
+                    self.break_off();
+                    return Err(ended);
+                }
+            }
+            Ok(Step::Done(Carrier::Stream))
+        }
+
+        fn read(&mut self, _: &mut Subscriber, _: bool) -> Result<Step<(), Due>, Ended> {
+            unreachable!("a publisher does not subscribe")
+        }
+
+        fn read_answer(&mut self, machine: &mut impl Machine) -> Transfer<Due> {
+            self.reads += 1;
+            if !self.connected {
+                return Transfer::Broken;
+            }
+            let Some(answer) = self.answers.pop_front() else { return Transfer::Wait(Due::Answer) };
+            let mut bytes = Vec::new();
+            answer.encode(&mut bytes).expect("encoded");
+            feed_bytes(machine, &bytes);
+            Transfer::Bytes(bytes.len())
+        }
+
+        fn write(&mut self, head: &[u8], body: &[u8]) -> Transfer<Due> {
+            if !self.connected {
+                return Transfer::Broken;
+            }
+            let bytes = [head, body].concat();
+            let taken = bytes.len().min(self.room);
+            if taken == 0 {
+                return Transfer::Wait(Due::Room);
+            }
+            self.room -= taken;
+            self.take(&bytes[..taken]);
+            Transfer::Bytes(taken)
+        }
+
+        fn lose(&mut self, machine: &mut impl Machine, loss: Loss) -> Result<(), Ended> {
+            if loss == Loss::Ended(Ended::Goodbye) {
+                machine.accepted();
+            }
+            machine.disconnected();
+            self.break_off();
+            match loss {
+                Loss::Ended(ended @ Ended::Refused(_)) => Err(ended),
+                Loss::Ended(_) | Loss::Write | Loss::Closed => Ok(()),
+            }
+        }
+    }
+
+    fn opened(channel: String, id: u32) -> Control {
+        Opened { channel, id, listeners: 0, extensions: Vec::new() }.into()
+    }
+
+    fn declined(request: u8, number: u32) -> Control {
+        control::Declined::new(request, number, RefusedCode::Channels, "too many").into()
+    }
+
+    fn name(channel: &str) -> ChannelName {
+        ChannelName::new(channel).expect("a name")
+    }
+
+    fn publisher() -> Publisher {
+        Publisher::new(name("news"), "test", 7, 1)
+    }
+
+    fn paced() -> Publisher {
+        publisher().with_backpressure(Duration::from_millis(1500))
+    }
+
+    type Sent = Result<Step<(), Due>, Failure>;
+
+    const DONE: Sent = Ok(Step::Done(()));
+
+    fn send(publisher: &mut Publisher, wire: &mut Wire, place: Place, payload: &[u8]) -> Sent {
+        PendingSend::new(publisher, wire, place, &[], payload).poll()
+    }
+
+    fn flushed(publisher: &mut Publisher, wire: &mut Wire) -> Sent {
+        flush(publisher, wire)
+    }
+
+    fn confirmed(publisher: &mut Publisher, wire: &mut Wire) -> Result<Step<Confirmation, Due>, Failure> {
+        let commits = publisher.commits();
+        confirm(publisher, wire, commits)
+    }
+
+    fn report() -> Control {
+        Report::default().into()
+    }
+
+    fn goodbye() -> Control {
+        Goodbye { reason: String::new(), extensions: Vec::new() }.into()
+    }
+
+    // ---- many channels ----
+
+    #[test]
+    fn each_channel_is_opened_once_and_counts_separately() {
+        let (mut publisher, mut wire) = (publisher(), Wire::new());
+        let other = publisher.place(&name("other")).expect("room");
+        assert_eq!(publisher.place(&name("other")).expect("room"), other);
+        for _ in 0..2 {
+            assert_eq!(send(&mut publisher, &mut wire, other, b"other"), DONE);
+            assert_eq!(send(&mut publisher, &mut wire, OWN, b"own"), DONE);
+        }
+        let opens = wire.read.iter().filter(|item| matches!(item, Item::Control(Control::Open(_)))).count();
+        assert_eq!(opens, 2);
+        assert_eq!(wire.messages(), [(4, 0, 5), (3, 0, 3), (4, 1, 5), (3, 1, 3)]);
+        assert_eq!((publisher.next(other), publisher.committed(), publisher.commits()), (2, 2, 4));
+    }
+
+    #[test]
+    fn a_channel_that_is_declined_affects_no_other() {
+        let (mut publisher, mut wire) = (publisher(), Wire::new());
+        let other = publisher.place(&name("other")).expect("room");
+        assert_eq!(send(&mut publisher, &mut wire, OWN, b"own"), DONE);
+        wire.opens = false;
+        assert_eq!(send(&mut publisher, &mut wire, other, b"other"), Ok(Step::Wait(Due::Answer)));
+        assert_eq!(send(&mut publisher, &mut wire, OWN, b"meanwhile"), DONE);
+        wire.answers.push_back(declined(kind::OPEN, 0));
+        let Err(Failure::Rejected(Rejected::Declined(declined))) = send(&mut publisher, &mut wire, other, b"other")
+        else {
+            panic!("it is declined")
+        };
+        assert_eq!((declined.channel.as_str(), declined.code), ("other", RefusedCode::Channels));
+        wire.opens = true;
+        assert_eq!(send(&mut publisher, &mut wire, other, b"there is room now"), DONE);
+        assert_eq!(send(&mut publisher, &mut wire, OWN, b"own"), DONE);
+        assert_eq!(wire.messages(), [(3, 0, 3), (3, 1, 9), (4, 0, 17), (3, 2, 3)]);
+    }
+
+    #[test]
+    fn an_own_channel_that_is_declined_is_a_refusal() {
+        let (mut publisher, mut wire) = (publisher(), Wire::new());
+        wire.opens = false;
+        assert_eq!(send(&mut publisher, &mut wire, OWN, b"own"), Ok(Step::Wait(Due::Answer)));
+        wire.answers.push_back(declined(kind::OPEN, 0));
+        assert_eq!(send(&mut publisher, &mut wire, OWN, b"own"), Err(Failure::Refused));
+    }
+
+    #[test]
+    fn answers_to_open_come_in_the_order_of_the_requests() {
+        let (mut publisher, mut wire) = (publisher(), Wire::new());
+        assert_eq!(send(&mut publisher, &mut wire, OWN, b"own"), DONE);
+        wire.opens = false;
+        let places = ["a", "b"].map(|channel| publisher.place(&name(channel)).expect("room"));
+        for place in places {
+            assert_eq!(send(&mut publisher, &mut wire, place, b"x"), Ok(Step::Wait(Due::Answer)));
+        }
+        wire.answers.extend([declined(kind::OPEN, 0), opened("b".to_owned(), 9)]);
+        assert_eq!(send(&mut publisher, &mut wire, places[1], b"x"), DONE);
+        assert!(matches!(send(&mut publisher, &mut wire, places[0], b"x"), Err(Failure::Rejected(_))));
+        wire.answers.push_back(opened("c".to_owned(), 10));
+        let error = send(&mut publisher, &mut wire, places[0], b"x");
+        assert_eq!(error, Ok(Step::Wait(Due::Answer)), "a name that was not requested ends the connection");
+        assert_eq!(wire.messages(), [(3, 0, 3), (9, 0, 1)]);
+    }
+
+    #[test]
+    fn a_new_connection_opens_channels_with_frames_at_once_and_others_when_they_are_used() {
+        let (mut publisher, mut wire) = (publisher(), Wire::new());
+        let [begun, idle] = ["begun", "idle"].map(|channel| publisher.place(&name(channel)).expect("room"));
+        for place in [OWN, begun, idle] {
+            assert_eq!(send(&mut publisher, &mut wire, place, b"first"), DONE);
+        }
+        wire.room = 10;
+        assert_eq!(send(&mut publisher, &mut wire, begun, b"written in part"), Ok(Step::Wait(Due::Room)));
+        wire.messages();
+        wire.break_off();
+        wire.room = usize::MAX;
+        // Ids change: that of one channel becomes that of another.
+        wire.next_id = 4;
+        assert_eq!(send(&mut publisher, &mut wire, OWN, b"own"), DONE);
+        let opens: Vec<_> = wire
+            .read
+            .iter()
+            .filter_map(|item| match item {
+                Item::Control(Control::Open(open)) => Some((open.channel.as_str(), open.next_sequence)),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(opens, [("news", 1), ("begun", 1)]);
+        assert_eq!(wire.messages(), [(5, 1, 15), (4, 1, 3)]);
+        assert_eq!(send(&mut publisher, &mut wire, idle, b"second"), DONE);
+        assert!(matches!(&wire.read[0], Item::Control(Control::Open(open)) if open.next_sequence == 1));
+        assert_eq!(wire.messages(), [(6, 1, 6)]);
+    }
+
+    #[test]
+    fn frames_of_a_channel_that_the_next_daemon_declines_are_dropped_and_reported_once() {
+        let (mut publisher, mut wire) = (publisher(), Wire::new());
+        let other = publisher.place(&name("other")).expect("room");
+        assert_eq!(send(&mut publisher, &mut wire, other, b"first"), DONE);
+        wire.messages();
+        publisher.feed(b"0").expect("fed");
+        publisher.feed_to(other, b"not opened again").expect("fed");
+        publisher.feed(b"1").expect("fed");
+        wire.break_off();
+        wire.opens = false;
+        assert_eq!(flushed(&mut publisher, &mut wire), Ok(Step::Wait(Due::Answer)));
+        wire.answers.extend([opened("news".to_owned(), 1), declined(kind::OPEN, 0)]);
+        let Err(Failure::Rejected(Rejected::Declined(declined))) = flushed(&mut publisher, &mut wire) else {
+            panic!("it is reported")
+        };
+        assert_eq!(declined.channel.as_str(), "other");
+        assert_eq!(flushed(&mut publisher, &mut wire), DONE);
+        assert_eq!(wire.messages(), [(1, 0, 1), (1, 1, 1)]);
+        assert_eq!(publisher.next(other), 1, "the number is free");
+    }
+
+    #[test]
+    fn a_confirmation_covers_all_channels() {
+        let (mut publisher, mut wire) = (publisher(), Wire::new());
+        let other = publisher.place(&name("other")).expect("room");
+        assert_eq!(send(&mut publisher, &mut wire, other, b"x"), DONE);
+        assert_eq!(send(&mut publisher, &mut wire, OWN, b"x"), DONE);
+        assert_eq!(confirmed(&mut publisher, &mut wire), Ok(Step::Wait(Due::Answer)));
+        wire.answers.push_back(report());
+        assert_eq!(confirmed(&mut publisher, &mut wire), Ok(Step::Done(Confirmation::Accepted)));
+        // One is lost with its daemon, and one that used the next daemon can be confirmed.
+        assert_eq!(send(&mut publisher, &mut wire, other, b"x"), DONE);
+        wire.break_off();
+        assert_eq!(send(&mut publisher, &mut wire, OWN, b"x"), DONE);
+        assert_eq!(confirmed(&mut publisher, &mut wire), Ok(Step::Done(Confirmation::InDoubt(1))));
+        wire.answers.push_back(report());
+        assert_eq!(confirmed(&mut publisher, &mut wire), Ok(Step::Done(Confirmation::Accepted)));
+    }
+
+    #[test]
+    fn a_doubt_outlasts_the_orderly_stop_of_a_later_daemon() {
+        let (mut publisher, mut wire) = (publisher(), Wire::new());
+        assert_eq!(send(&mut publisher, &mut wire, OWN, b"lost"), DONE);
+        wire.break_off();
+        assert_eq!(send(&mut publisher, &mut wire, OWN, b"accepted"), DONE);
+        publisher.ask();
+        assert_eq!(flushed(&mut publisher, &mut wire), DONE);
+        wire.answers.push_back(goodbye());
+        assert!(read::<_, Failure>(&mut publisher, &mut wire).expect("another daemon will serve").is_none());
+        assert_eq!(confirmed(&mut publisher, &mut wire), Ok(Step::Done(Confirmation::InDoubt(1))));
+        assert_eq!(confirmed(&mut publisher, &mut wire), Ok(Step::Done(Confirmation::Accepted)));
+    }
+
+    #[test]
+    fn a_publisher_knows_so_many_channels_and_no_more() {
+        let mut publisher = publisher();
+        for n in 1..PUBLICATIONS_MAX {
+            publisher.place(&name(&n.to_string())).expect("room");
+        }
+        let Err(Rejected::Declined(declined)) = publisher.place(&name("one more")) else { panic!("it has a limit") };
+        assert!(declined.reason.contains("65536"), "{}", declined.reason);
+        assert!(publisher.place(&name("1")).is_ok() && publisher.known("news") == Some(OWN));
+    }
+
+    // ---- messages that another caller finishes ----
+
+    #[test]
+    fn a_message_that_was_left_is_done_when_another_caller_has_written_it() {
+        let (mut publisher, mut wire) = (publisher(), Wire::new());
+        assert_eq!(send(&mut publisher, &mut wire, OWN, b"x"), DONE);
+        wire.room = 10;
+        let mut left = Sending::new(OWN, &[], b"begun");
+        let poll = |publisher: &mut Publisher, wire: &mut Wire, sending: &mut Sending<'_>| {
+            let step: Sent = sending.poll(publisher, wire);
+            sending.leave(publisher);
+            step
+        };
+        assert_eq!(poll(&mut publisher, &mut wire, &mut left), Ok(Step::Wait(Due::Room)));
+        assert!(left.has_begun());
+        assert_eq!(poll(&mut publisher, &mut wire, &mut left), Ok(Step::Wait(Due::Room)));
+        let mut next = Sending::new(OWN, &[], b"next");
+        assert_eq!(poll(&mut publisher, &mut wire, &mut next), Ok(Step::Wait(Due::Room)));
+        assert!(!next.has_begun(), "it waits for its turn");
+        wire.room = usize::MAX;
+        assert_eq!(poll(&mut publisher, &mut wire, &mut next), DONE);
+        assert_eq!(poll(&mut publisher, &mut wire, &mut left), DONE);
+        assert_eq!(wire.messages(), [(3, 0, 1), (3, 1, 5), (3, 2, 4)]);
+    }
+
+    #[test]
+    fn a_message_that_was_left_and_dropped_starts_over() {
+        let (mut publisher, mut wire) = (publisher(), Wire::new());
+        assert_eq!(send(&mut publisher, &mut wire, OWN, b"x"), DONE);
+        wire.room = 10;
+        let mut left = Sending::new(OWN, &[], b"begun");
+        assert_eq!(left.poll::<_, Failure>(&mut publisher, &mut wire), Ok(Step::Wait(Due::Room)));
+        left.leave(&mut publisher);
+        // Another caller has the reason.
+        let refused = control::Refused::new(RefusedCode::Memory, "no memory");
+        wire.answers.push_back(refused.into());
+        assert_eq!(read::<_, Failure>(&mut publisher, &mut wire), Err(Failure::Refused));
+        wire.room = usize::MAX;
+        assert_eq!(left.poll::<_, Failure>(&mut publisher, &mut wire), DONE);
+        assert_eq!(wire.messages(), [(3, 0, 1), (4, 2, 5)]);
+    }
+
+    // ---- backpressure ----
+
+    /// What a frame with one message costs.
+    fn cost(payload: usize) -> u64 {
+        (HEADER_BYTES + payload) as u64 + CREDIT_MESSAGE_BYTES
+    }
+
+    #[test]
+    fn open_has_the_duration_in_milliseconds() {
+        let durations = [
+            (Duration::ZERO, None),
+            (Duration::from_nanos(1), Some(1)),
+            (Duration::from_micros(1500), Some(2)),
+            (Duration::from_secs(5), Some(5000)),
+            (Duration::MAX, Some(u32::MAX)),
+        ];
+        for (duration, millis) in durations {
+            let (mut publisher, mut wire) = (publisher().with_backpressure(duration), Wire::new());
+            assert_eq!(wire.connect(&mut publisher), Ok(Step::Done(Carrier::Stream)));
+            let open = wire.read.iter().find_map(|item| match item {
+                Item::Control(Control::Open(open)) => Some(open.extensions.clone()),
+                _ => None,
+            });
+            let extension = |millis: u32| Extension { id: 1, data: millis.to_le_bytes().to_vec() };
+            assert_eq!(open.expect("it opens"), millis.map(extension).into_iter().collect::<Vec<_>>(), "{duration:?}");
+        }
+    }
+
+    #[test]
+    fn a_message_waits_for_credit_and_may_use_up_more_than_is_left() {
+        let (mut publisher, mut wire) = (paced(), Wire::new());
+        assert_eq!(send(&mut publisher, &mut wire, OWN, b"x"), Ok(Step::Wait(Due::Answer)));
+        assert!(wire.messages().is_empty() && publisher.committed() == 0, "nothing was sent");
+        wire.grant(3, 1);
+        assert_eq!(send(&mut publisher, &mut wire, OWN, &[7; 10_000]), DONE);
+        assert_eq!(send(&mut publisher, &mut wire, OWN, b"x"), Ok(Step::Wait(Due::Answer)));
+        wire.grant(3, cost(10_000) - 1);
+        assert_eq!(send(&mut publisher, &mut wire, OWN, b"x"), Ok(Step::Wait(Due::Answer)), "the debt is paid");
+        wire.grant(3, 1);
+        assert_eq!(send(&mut publisher, &mut wire, OWN, b"x"), DONE);
+        assert_eq!(wire.messages(), [(3, 0, 10_000), (3, 1, 1)]);
+    }
+
+    #[test]
+    fn a_channel_without_credit_holds_up_no_other() {
+        let (mut publisher, mut wire) = (paced(), Wire::new());
+        let other = publisher.place(&name("other")).expect("room");
+        assert_eq!(send(&mut publisher, &mut wire, other, b"x"), Ok(Step::Wait(Due::Answer)));
+        for _ in 0..3 {
+            publisher.feed(b"waits aside").expect("fed");
+        }
+        assert_eq!(flushed(&mut publisher, &mut wire), Ok(Step::Wait(Due::Answer)));
+        wire.grant(4, 1000);
+        assert_eq!(send(&mut publisher, &mut wire, other, b"passes"), DONE);
+        assert_eq!(send(&mut publisher, &mut wire, OWN, b"does not"), Ok(Step::Wait(Due::Answer)));
+        assert_eq!(wire.messages(), [(4, 0, 6)]);
+        wire.grant(3, 1);
+        assert_eq!(flushed(&mut publisher, &mut wire), DONE);
+        assert_eq!(wire.messages(), [(3, 0, 11), (3, 1, 11), (3, 2, 11)], "a batch is one frame");
+    }
+
+    #[test]
+    fn a_batch_costs_what_the_daemon_computes() {
+        let (mut publisher, mut wire) = (paced(), Wire::new());
+        publisher.feed(b"before there is a connection").expect("fed");
+        let _: Sent = flush(&mut publisher, &mut wire);
+        wire.grant(3, 10_000);
+        assert_eq!(flushed(&mut publisher, &mut wire), DONE);
+        let mut paid = 0;
+        // Until the credit is used up, to the byte.
+        while !publisher.lacks_credit(OWN) {
+            publisher.feed(b"12345678").expect("fed");
+            assert_eq!(flushed(&mut publisher, &mut wire), DONE);
+            paid += 1;
+        }
+        let first = cost(4 + b"before there is a connection".len());
+        assert_eq!(paid, (10_000 - first).div_ceil(cost(4 + 8)));
+        let debt = first + paid * cost(4 + 8) - 10_000;
+        wire.grant(3, debt);
+        assert_eq!(send(&mut publisher, &mut wire, OWN, b"x"), Ok(Step::Wait(Due::Answer)));
+        wire.grant(3, 1);
+        // Four messages that are fed together share a header. The credit lasts for the first of them, and it pays for all.
+        assert_eq!(send(&mut publisher, &mut wire, OWN, b"x"), DONE);
+        wire.grant(3, cost(1));
+        for _ in 0..4 {
+            publisher.feed(b"1234").expect("fed");
+        }
+        assert_eq!(flushed(&mut publisher, &mut wire), DONE);
+        wire.grant(3, HEADER_BYTES as u64 + 4 * (4 + 4 + CREDIT_MESSAGE_BYTES) - 1);
+        assert_eq!(send(&mut publisher, &mut wire, OWN, b"x"), Ok(Step::Wait(Due::Answer)));
+        wire.grant(3, 1);
+        assert_eq!(send(&mut publisher, &mut wire, OWN, b"x"), DONE);
+    }
+
+    #[test]
+    fn a_sender_that_never_waits_reads_its_credit_and_not_for_each_message() {
+        let (mut publisher, mut wire) = (paced(), Wire::new());
+        assert_eq!(wire.connect(&mut publisher), Ok(Step::Done(Carrier::Stream)));
+        wire.grant(3, 64 * 1024);
+        let mut granted = 64 * 1024;
+        for sent in 1..=100_000_u64 {
+            assert_eq!(send(&mut publisher, &mut wire, OWN, b"12345678"), DONE);
+            // The daemon tops up as soon as half of it is used up.
+            let missing = sent * cost(8) + 64 * 1024 - granted;
+            if missing >= 32 * 1024 {
+                wire.grant(3, missing);
+                granted += missing;
+            }
+        }
+        assert!(wire.answers.len() <= 1, "{} are unread", wire.answers.len());
+        assert!(wire.reads < 3000, "{} reads for 100000 messages", wire.reads);
+    }
+
+    #[test]
+    fn the_next_daemon_grants_credit_anew() {
+        let (mut publisher, mut wire) = (paced(), Wire::new());
+        let other = publisher.place(&name("other")).expect("room");
+        let _: Sent = send(&mut publisher, &mut wire, other, b"x");
+        wire.grant(3, 100_000);
+        wire.grant(4, 100_000);
+        assert_eq!(send(&mut publisher, &mut wire, other, b"x"), DONE);
+        assert_eq!(send(&mut publisher, &mut wire, OWN, b"x"), DONE);
+        wire.room = 20;
+        publisher.feed(b"0").expect("fed");
+        publisher.feed_to(other, b"1").expect("fed");
+        publisher.feed(&[2; 5000]).expect("fed");
+        assert_eq!(flushed(&mut publisher, &mut wire), Ok(Step::Wait(Due::Room)));
+        wire.messages();
+        wire.break_off();
+        wire.room = usize::MAX;
+        assert_eq!(flushed(&mut publisher, &mut wire), Ok(Step::Wait(Due::Answer)));
+        assert!(wire.messages().is_empty(), "without credit");
+        wire.grant(6, 1);
+        assert_eq!(flushed(&mut publisher, &mut wire), Ok(Step::Wait(Due::Answer)));
+        assert_eq!(wire.messages(), [(6, 1, 1)]);
+        wire.grant(5, 1);
+        assert_eq!(flushed(&mut publisher, &mut wire), Ok(Step::Wait(Due::Answer)));
+        assert_eq!(wire.messages(), [(5, 1, 1)]);
+        publisher.feed(b"behind").expect("fed");
+        wire.grant(5, 100_000);
+        assert_eq!(flushed(&mut publisher, &mut wire), DONE);
+        assert_eq!(wire.messages(), [(5, 2, 5000), (5, 3, 6)]);
+        assert_eq!(publisher.waiting_bytes(), 0);
+    }
+
+    #[test]
+    fn credit_without_backpressure_ends_the_connection() {
+        let (mut publisher, mut wire) = (publisher(), Wire::new());
+        assert_eq!(send(&mut publisher, &mut wire, OWN, b"x"), DONE);
+        wire.grant(3, 1);
+        assert_eq!(confirmed(&mut publisher, &mut wire), Ok(Step::Done(Confirmation::InDoubt(1))));
+    }
+
+    // ---- receipts and listeners ----
+
+    fn wire_receipt(number: u32, next_sequence: u64) -> Control {
+        let worst = vec![Lagging { listener: 1, messages: 2, bytes: 3 }];
+        let (listeners, took, lagging) = (5, 4, 1);
+        Receipt { number, next_sequence, listeners, took, lagging, worst, extensions: Vec::new() }.into()
+    }
+
+    #[test]
+    fn a_receipt_answers_its_message_and_confirms_it() {
+        let (mut publisher, mut wire) = (publisher(), Wire::new());
+        let mut confirming = Confirming::new(OWN, &[], b"x");
+        assert_eq!(confirming.poll::<_, Failure>(&mut publisher, &mut wire), Ok(Step::Wait(Due::Answer)));
+        let Control::Confirm(confirm) = wire.request() else { panic!("it asks") };
+        assert_eq!((confirm.number, confirm.id), (0, 3));
+        assert!(confirming.is_sent());
+        wire.answers.push_back(wire_receipt(0, 1));
+        let step = confirming.poll::<_, Failure>(&mut publisher, &mut wire);
+        assert!(matches!(step, Ok(Step::Done(Receipted::Receipt(receipt))) if receipt.took == 4));
+        assert_eq!(confirmed(&mut publisher, &mut wire), Ok(Step::Done(Confirmation::Accepted)), "without a question");
+    }
+
+    #[test]
+    fn the_answer_to_a_request_that_was_given_up_confuses_nothing() {
+        let (mut publisher, mut wire) = (publisher(), Wire::new());
+        let mut given_up = Confirming::new(OWN, &[], b"x");
+        let _ = given_up.poll::<_, Failure>(&mut publisher, &mut wire);
+        given_up.leave(&mut publisher);
+        given_up.forget(&mut publisher);
+        let mut confirming = Confirming::new(OWN, &[], b"y");
+        let _ = confirming.poll::<_, Failure>(&mut publisher, &mut wire);
+        wire.answers.extend([wire_receipt(0, 1), wire_receipt(1, 2)]);
+        let step = confirming.poll::<_, Failure>(&mut publisher, &mut wire);
+        assert!(matches!(step, Ok(Step::Done(Receipted::Receipt(receipt))) if receipt.number == 1));
+        wire.answers.push_back(wire_receipt(2, 2));
+        let mut confirming = Confirming::new(OWN, &[], b"z");
+        publisher.feed(b"x").expect("fed");
+        assert!(read::<_, Failure>(&mut publisher, &mut wire).expect("lost").is_none());
+        assert!(!publisher.is_ready(), "an answer without a request ends the connection");
+        let _ = confirming.poll::<_, Failure>(&mut publisher, &mut wire);
+    }
+
+    #[test]
+    fn a_receipt_that_is_lost_with_its_daemon_leaves_a_doubt() {
+        let (mut publisher, mut wire) = (publisher(), Wire::new());
+        assert_eq!(send(&mut publisher, &mut wire, OWN, b"before"), DONE);
+        let mut confirming = Confirming::new(OWN, &[], b"x");
+        let _ = confirming.poll::<_, Failure>(&mut publisher, &mut wire);
+        wire.break_off();
+        let step = confirming.poll::<_, Failure>(&mut publisher, &mut wire);
+        assert_eq!(step, Ok(Step::Done(Receipted::InDoubt(2))));
+        assert_eq!(confirmed(&mut publisher, &mut wire), Ok(Step::Done(Confirmation::Accepted)), "reported once");
+    }
+
+    #[test]
+    fn a_receipt_may_be_declined() {
+        let (mut publisher, mut wire) = (publisher(), Wire::new());
+        let mut confirming = Confirming::new(OWN, &[], b"x");
+        let _ = confirming.poll::<_, Failure>(&mut publisher, &mut wire);
+        wire.answers.push_back(declined(kind::CONFIRM, 0));
+        let step = confirming.poll::<_, Failure>(&mut publisher, &mut wire);
+        assert!(matches!(step, Ok(Step::Done(Receipted::Declined(_)))));
+        assert!(publisher.is_ready());
+    }
+
+    #[test]
+    fn listeners_are_counted_again_by_the_next_daemon() {
+        let (mut publisher, mut wire) = (publisher(), Wire::new());
+        let ticket = publisher.count_listeners(2);
+        assert_eq!(count::<_, Failure>(&mut publisher, &mut wire, ticket), Ok(Step::Wait(Due::Answer)));
+        let Control::CountListeners(request) = wire.request() else { panic!("it asks") };
+        assert_eq!((request.number, request.minimum), (0, 2));
+        wire.break_off();
+        assert_eq!(count::<_, Failure>(&mut publisher, &mut wire, ticket), Ok(Step::Wait(Due::Answer)));
+        let Control::CountListeners(request) = wire.request() else { panic!("it asks again") };
+        assert_eq!((request.number, request.minimum), (1, 2));
+        wire.answers.push_back(Listeners { number: 1, listeners: 3, extensions: Vec::new() }.into());
+        let step = count::<_, Failure>(&mut publisher, &mut wire, ticket);
+        assert_eq!(step, Ok(Step::Done(Counted::Listeners(3))));
+        let other = publisher.count_listeners(9);
+        let _ = count::<_, Failure>(&mut publisher, &mut wire, other);
+        wire.answers.push_back(declined(kind::COUNT_LISTENERS, 2));
+        let step = count::<_, Failure>(&mut publisher, &mut wire, other);
+        assert!(matches!(step, Ok(Step::Done(Counted::Declined(_)))), "{step:?}");
+    }
+
+    #[test]
+    fn questions_follow_the_frames_before_them() {
+        let (mut publisher, mut wire) = (publisher(), Wire::new());
+        publisher.feed(b"0").expect("fed");
+        let ticket = publisher.count_listeners(0);
+        let _ = count::<_, Failure>(&mut publisher, &mut wire, ticket);
+        assert!(matches!(wire.read[2..], [Item::Run(_), Item::Control(Control::CountListeners(_))]));
+    }
 }

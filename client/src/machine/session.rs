@@ -196,7 +196,6 @@ impl Session {
         match self.decoder.next(&mut self.chunk).map_err(Ended::Garbage)? {
             Some(Item::Control(Control::Goodbye(_))) => Err(Ended::Goodbye),
             Some(Item::Control(Control::Refused(refused))) => Err(self.refused(refused)),
-            Some(Item::Control(Control::Declined(declined))) => Err(self.declined(declined)),
             Some(Item::Control(Control::Welcome(Welcome { protocol, .. }))) if !OFFERED.contains(&protocol) => {
                 Err(Ended::NotOffered(protocol))
             }
@@ -209,8 +208,16 @@ impl Session {
     }
 
     /// The daemon declines a request without which this connection is of no use.
-    fn declined(&self, declined: Declined) -> Ended {
+    pub(super) fn declined(&self, declined: Declined) -> Ended {
         self.refused(Refused { code: declined.code, reason: declined.reason, extensions: declined.extensions })
+    }
+
+    /// An item arrived when none of its kind was expected, or the daemon declines the only request.
+    pub(super) fn declined_or_unexpected(&self, item: Item) -> Ended {
+        match item {
+            Item::Control(Control::Declined(declined)) => self.declined(declined),
+            item => unexpected(&item),
+        }
     }
 
     fn refused(&self, refused: Refused) -> Ended {
@@ -300,7 +307,11 @@ pub(super) mod tests {
         }
 
         fn received(&mut self) -> Result<(), Ended> {
-            while self.0.next()?.is_some() {}
+            while let Some(item) = self.0.next()? {
+                if !matches!(item, Item::Control(Control::Welcome(_))) {
+                    return Err(self.0.declined_or_unexpected(item));
+                }
+            }
             Ok(())
         }
     }

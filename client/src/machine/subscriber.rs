@@ -1,7 +1,7 @@
 //! The subscriptions of one connection, for listeners and monitors alike: frames as they arrive, and gaps in their places. It
 //! never decides whether to connect again.
 
-use super::session::{Ended, Machine, Phase, Session, unexpected};
+use super::session::{Ended, Machine, Phase, Session};
 use crate::ChannelName;
 use broadcaster_protocol::control::{self, Control, Lagged, Overflow, Refused, RefusedCode, Subscribe, Welcome};
 use broadcaster_protocol::frame::KIND_PUBLISH;
@@ -203,7 +203,7 @@ impl Subscriber {
                     return Ok(Received::Lagged(Some(lagged.count)));
                 }
                 Some(Item::Control(Control::Named(named))) => self.named(&named)?,
-                Some(item) => return Err(unexpected(&item)),
+                Some(item) => return Err(self.session.declined_or_unexpected(item)),
             }
         }
         Ok(Received::Nothing)
@@ -353,7 +353,7 @@ impl Machine for Subscriber {
                 ) if self.held.len() < HELD_ITEMS_MAX => {
                     self.hold(item);
                 }
-                (_, Some(item)) => return Err(unexpected(&item)),
+                (_, Some(item)) => return Err(self.session.declined_or_unexpected(item)),
             }
         }
         Ok(())

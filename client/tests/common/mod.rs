@@ -25,6 +25,20 @@ pub trait Colour {
         sender.send_with(metadata, payload)
     }
 
+    fn send_to(&self, sender: &mut Sender, channel: &str, payload: &[u8]) -> Result<(), SendError> {
+        sender.send_to(channel, payload)
+    }
+
+    fn send_to_with(
+        &self,
+        sender: &mut Sender,
+        channel: &str,
+        metadata: &Metadata,
+        payload: &[u8],
+    ) -> Result<(), SendError> {
+        sender.send_to_with(channel, metadata, payload)
+    }
+
     fn feed(&self, sender: &mut Sender, payload: &[u8]) -> Result<(), SendError> {
         sender.feed(payload)
     }
@@ -95,6 +109,20 @@ impl Colour for Async {
 
     fn send_with(&self, sender: &mut Sender, metadata: &Metadata, payload: &[u8]) -> Result<(), SendError> {
         self.0.block_on(sender.send_with_async(metadata, payload))
+    }
+
+    fn send_to(&self, sender: &mut Sender, channel: &str, payload: &[u8]) -> Result<(), SendError> {
+        self.0.block_on(sender.send_to_async(channel, payload))
+    }
+
+    fn send_to_with(
+        &self,
+        sender: &mut Sender,
+        channel: &str,
+        metadata: &Metadata,
+        payload: &[u8],
+    ) -> Result<(), SendError> {
+        self.0.block_on(sender.send_to_with_async(channel, metadata, payload))
     }
 
     fn feed(&self, sender: &mut Sender, payload: &[u8]) -> Result<(), SendError> {

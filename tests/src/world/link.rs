@@ -4,19 +4,19 @@ use super::Client;
 use super::daemon::{Connected, Daemon};
 use fastrand::Rng;
 use system_broadcaster::ChannelName;
-use system_broadcaster::machine::{Carrier, Ended, Link, Loss, Machine, Step, Subscriber, TooLarge, Transfer};
+use system_broadcaster::machine::{Carrier, Ended, Link, Loss, Machine, Rejected, Step, Subscriber, Transfer};
 
 /// No connection fails for good in a world.
 #[derive(Debug)]
 pub(super) enum Never {}
 
-/// A message of the world is too large.
+/// A message of the world was rejected.
 #[derive(Debug)]
-pub(super) struct SendError;
+pub(super) struct SendError(#[expect(dead_code, reason = "a failure shows it")] Rejected);
 
-impl From<TooLarge> for SendError {
-    fn from(_: TooLarge) -> Self {
-        Self
+impl From<Rejected> for SendError {
+    fn from(rejected: Rejected) -> Self {
+        Self(rejected)
     }
 }
 

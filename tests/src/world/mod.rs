@@ -24,8 +24,8 @@ use std::rc::Rc;
 use std::time::Duration;
 use system_broadcaster::ChannelName;
 use system_broadcaster::machine::{
-    Confirmation, Event, Machine, PendingSend, Publisher, Selector, Step, Subscriber, Subscription, confirm, flush,
-    receive,
+    Confirmation, Event, Machine, OWN, PendingSend, Publisher, Selector, Step, Subscriber, Subscription, confirm,
+    flush, receive,
 };
 
 /// How many of the last moves a failure shows.
@@ -352,7 +352,7 @@ impl World {
         };
         let event = match &mut participant.role {
             Role::Sender { publisher, to_send: 0, in_doubt, .. } => {
-                match confirm::<_, SendError>(publisher, &mut link).expect("messages are small") {
+                match confirm::<_, SendError>(publisher, &mut link, publisher.commits()).expect("messages are small") {
                     Step::Wait(()) if !link.moved => return false,
                     Step::Wait(()) => {}
                     Step::Done(Confirmation::InDoubt(count)) => *in_doubt += count,
@@ -536,7 +536,7 @@ fn send(
     let payload = payload(publisher, link.rng);
     let before = publisher.committed();
     drop({
-        let mut sending = PendingSend::new(publisher, link, &[], &payload);
+        let mut sending = PendingSend::new(publisher, link, OWN, &[], &payload);
         sending.poll::<SendError>().expect("messages are small");
         sending
     });

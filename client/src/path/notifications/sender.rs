@@ -45,10 +45,14 @@ impl NotificationSender {
             return Err(TooLarge { len, max });
         }
         let info = match center.takes_payloads() {
-            true => dialect.encode(publisher.channel(), publisher.id(), message.sequence, message.payload),
+            true => dialect.encode(message.channel, publisher.id(), message.sequence, message.payload),
             false => Info::Absent,
         };
-        center.post(&self.name, &info);
+        if message.channel == publisher.channel() {
+            center.post(&self.name, &info);
+        } else {
+            center.post(&dialect.name(message.channel), &info);
+        }
         Ok(())
     }
 }
