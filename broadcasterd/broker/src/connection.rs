@@ -7,7 +7,7 @@ use crate::memory::{Charge, Ledger};
 use crate::outbox::{Delivered, Outbox, Room, Terms};
 use crate::registry::{Selector, Subscriber};
 use broadcaster_protocol::control::Control;
-use broadcaster_protocol::{ChannelId, SenderId};
+use broadcaster_protocol::{ChannelId, ChannelName, SenderId};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -41,6 +41,8 @@ pub(crate) struct Connection {
     /// Those of them of which it waits for so many listeners.
     pub(crate) counting: BTreeMap<ChannelId, usize>,
     pub(crate) subscriptions: Subscriptions,
+    /// The names that it watches, by its numbers for that.
+    pub(crate) watches: BTreeMap<u32, ChannelName>,
     /// When it is ended, unless what is awaited from it happens first.
     pub(crate) deadline: Option<Moment>,
     pub(crate) outbox: Outbox,
@@ -173,6 +175,7 @@ impl Connection {
             publications: BTreeMap::new(),
             counting: BTreeMap::new(),
             subscriptions: Subscriptions::default(),
+            watches: BTreeMap::new(),
             deadline: None,
             outbox: Outbox::new(ledger),
             writing: false,
@@ -200,9 +203,9 @@ impl Connection {
         self.subscriptions.observers() > 0 && self.subscriptions.listeners() == 0
     }
 
-    /// Publications and subscriptions.
+    /// Publications, subscriptions and watches.
     pub(crate) fn channels(&self) -> usize {
-        self.publications.len() + self.subscriptions.len()
+        self.publications.len() + self.subscriptions.len() + self.watches.len()
     }
 
     pub(crate) fn push_control(&mut self, control: &Control) {

@@ -2,10 +2,10 @@
 
 use crate::broker::{Broker, Counts, Phase};
 use crate::connection::{ConnPhase, Connection};
-use crate::event::Incomplete;
+use crate::event::{ConnId, Incomplete};
 use crate::limits::{Limits, PATTERN_SEGMENTS, TURN_WORK_MAX};
 use crate::registry::{Selector, Subscriber};
-use broadcaster_protocol::ChannelId;
+use broadcaster_protocol::{ChannelId, ChannelName};
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Broker {
@@ -27,10 +27,10 @@ impl Broker {
     /// A turn ends with the event that makes it full, and one event costs no more than a unit for each connection, or for each channel
     /// and a search for patterns.
     fn check_work(&self) {
-        let Limits { connections_max, channels_max, wildcards_max, patterns_max, .. } = self.limits;
+        let Limits { connections_max, channels_max, wildcards_max, patterns_max, watches_max, .. } = self.limits;
         let search_max = patterns_max.saturating_mul(PATTERN_SEGMENTS);
         let channels_max = channels_max.saturating_mul(1 + search_max);
-        let event_max = connections_max.max(channels_max).saturating_add(wildcards_max + patterns_max);
+        let event_max = connections_max.max(channels_max).saturating_add(wildcards_max + patterns_max + watches_max);
         for (turn, event) in [(self.turn_work, self.event_work_max), self.last_turn_work] {
             assert!(turn < TURN_WORK_MAX + event.max(1), "{turn} units of work in one turn");
             assert!(event <= event_max, "{event} units of work in one event");
@@ -98,11 +98,15 @@ impl Broker {
         let mut publications = BTreeMap::<ChannelId, usize>::new();
         let mut subscriptions = Vec::<(&Selector, Subscriber)>::new();
         let mut counting = BTreeSet::new();
+        let mut watches = BTreeMap::<&ChannelName, BTreeSet<(ConnId, u32)>>::new();
         for (conn, connection) in self.open_connections().filter(|_| !is_over) {
             connection.publications.keys().for_each(|&id| *publications.entry(id).or_default() += 1);
             counting.extend(connection.counting.iter().map(|(&id, &minimum)| (id, minimum, conn)));
             let own = &connection.subscriptions;
             subscriptions.extend(own.iter().filter_map(|(selector, _)| Some((selector, own.get(conn, selector)?))));
+            for (&number, name) in &connection.watches {
+                watches.entry(name).or_default().insert((conn, number));
+            }
             for id in connection.counting.keys() {
                 assert!(connection.publications.contains_key(id), "{conn:?} waits for listeners of {id:?}");
             }
@@ -110,7 +114,7 @@ impl Broker {
         for id in publications.keys() {
             assert!(self.registry.channel(*id).is_some(), "{id:?} is published on and does not exist");
         }
-        self.registry.invariants(&publications, &subscriptions, &counting);
+        self.registry.invariants(&publications, &subscriptions, &counting, &watches);
     }
 
     fn check_memory(&self) {

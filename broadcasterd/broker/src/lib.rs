@@ -9,6 +9,7 @@
 //! | `session` | what a connection may request, and the answers |
 //! | `registry` | channels, their ids and their subscribers |
 //! | `patterns` | subscriptions to patterns, and which of them cover a name |
+//! | `presence` | watches of names, and the listeners that each watched name has |
 //! | `delivery` | from an accepted run to the outboxes, and from there to the counters |
 //! | `credit` | how much senders with backpressure may send, and which listener they wait for |
 //! | `receipt` | how many listeners took a message, and which of them lag |
@@ -35,6 +36,7 @@ mod limits;
 mod memory;
 mod outbox;
 mod patterns;
+mod presence;
 mod receipt;
 mod registry;
 mod session;

@@ -92,6 +92,7 @@ impl Broker {
         self.credits.release(now, &mut connection.backlog);
         let publications = std::mem::take(&mut connection.publications);
         let counting = std::mem::take(&mut connection.counting);
+        let watches = std::mem::take(&mut connection.watches);
         let subscriptions = std::mem::take(&mut connection.subscriptions);
         if let Some(sender) = connection.sender {
             self.senders.remove(&sender);
@@ -104,6 +105,9 @@ impl Broker {
         if self.phase.is_over() {
             return; // the registry is empty
         }
+        for (number, name) in watches {
+            self.registry.unwatch(&name, conn, number);
+        }
         for (id, minimum) in counting {
             self.registry.stop_counting(id, minimum, conn);
         }
@@ -114,6 +118,7 @@ impl Broker {
             }
             ended.extend(self.registry.unpublish(id));
         }
+        self.report_changes(now, effects);
         for channel in ended {
             self.announce_end(now, &channel, effects);
         }

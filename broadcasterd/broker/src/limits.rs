@@ -14,7 +14,7 @@ pub struct Limits {
     pub connections_per_process_max: usize,
     /// Channels (65 536).
     pub channels_max: usize,
-    /// Publications and subscriptions of one connection, together (1024).
+    /// Publications, subscriptions and watches of one connection, together (1024).
     pub channels_per_connection_max: usize,
     /// Largest payload of one frame, in bytes (64 MiB).
     pub payload_bytes_max: u32,
@@ -36,6 +36,8 @@ pub struct Limits {
     /// Subscriptions to patterns (16 384), observers included. Their patterns have at most [`PATTERN_SEGMENTS`] times as many segments,
     /// together.
     pub patterns_max: usize,
+    /// Watches of the listeners of a channel (4096).
+    pub watches_max: usize,
     /// Time from accept to a complete Hello (2 s).
     pub handshake_timeout: Duration,
     /// Time without a further byte after which a connection that has sent a part of a frame is refused (30 s).
@@ -65,6 +67,7 @@ impl Default for Limits {
             observers_max: 16,
             wildcards_max: 64,
             patterns_max: 16_384,
+            watches_max: 4096,
             handshake_timeout: HANDSHAKE_TIMEOUT,
             frame_timeout: Duration::from_secs(30),
             stalled_timeout: Duration::from_secs(5),
@@ -79,8 +82,8 @@ impl Default for Limits {
 pub const PATTERN_SEGMENTS: usize = 8;
 
 /// Work after which a turn ends: one unit for each message run, or loss, and connection that it is queued for, for each channel
-/// that a subscription to a pattern or to all channels meets, and for each step of a search for patterns. What is left of the input
-/// waits for the next turn.
+/// that a subscription to a pattern or to all channels meets, for each step of a search for patterns, and for each listener that is
+/// reported to a watch. What is left of the input waits for the next turn.
 pub const TURN_WORK_MAX: usize = 32 * 1024;
 
 /// The least credit up to which a sender with backpressure is granted more, in bytes, however many share a listener's room or the memory

@@ -6,6 +6,7 @@
 use crate::event::ConnId;
 use crate::outbox::Terms;
 use crate::patterns::Patterns;
+use crate::presence::{Sighting, Watches};
 use broadcaster_protocol::{ChannelId, ChannelName, ChannelPattern};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +21,16 @@ pub(crate) enum Selector {
     All,
     /// Every channel whose name the pattern covers.
     Pattern(ChannelPattern),
+}
+
+impl Selector {
+    pub(crate) fn covers(&self, name: &ChannelName) -> bool {
+        match self {
+            Self::Name(covered) => covered == name,
+            Self::Pattern(pattern) => pattern.covers(name),
+            Self::All => true,
+        }
+    }
 }
 
 /// A connection that receives the messages of a channel: the subscription that decides how, if several cover the channel.
@@ -130,6 +141,7 @@ pub(crate) struct Registry {
     /// Subscriptions to all channels.
     wildcards: Vec<Subscriber>,
     patterns: Patterns,
+    watches: Watches,
     /// Observers of one channel each, by its name, whether it exists or not.
     observers: BTreeMap<ChannelName, Vec<Subscriber>>,
     /// For each connection, the channels that it receives, and its position among their subscribers.
@@ -154,6 +166,10 @@ impl Registry {
     /// Subscriptions to patterns, and which of them cover a name.
     pub(crate) fn patterns(&self) -> &Patterns {
         &self.patterns
+    }
+
+    pub(crate) fn watches(&self) -> &Watches {
+        &self.watches
     }
 
     /// Units of work since the last call: one for each subscription to a pattern or to all channels that a new channel is attached to,
@@ -196,6 +212,11 @@ impl Registry {
 
     /// Adds a subscription; returns the channel that its selector names, if that exists now.
     pub(crate) fn subscribe(&mut self, selector: &Selector, subscriber: Subscriber) -> Option<ChannelId> {
+        if !subscriber.terms.observer {
+            for name in self.watched(selector) {
+                self.watches.set_listens(&name, subscriber.conn, true);
+            }
+        }
         match selector {
             Selector::All => {
                 self.wildcards.push(subscriber);
@@ -252,6 +273,10 @@ impl Registry {
         for id in ids {
             self.detach(id, gone, &left);
         }
+        for name in self.watched(selector) {
+            let listens = self.best(conn, &name, &left).is_some_and(|best| !best.terms.observer);
+            self.watches.set_listens(&name, conn, listens);
+        }
         self.end_if_unused(by_name?)
     }
 
@@ -266,6 +291,9 @@ impl Registry {
         }
         let mut ended = Vec::new();
         for (selector, terms) in subscriptions {
+            for name in self.watched(selector) {
+                self.watches.set_listens(&name, conn, false);
+            }
             let by_name = self.forget(conn, selector, terms);
             ended.extend(by_name.and_then(|id| self.end_if_unused(id)));
         }
@@ -310,6 +338,30 @@ impl Registry {
         counted
     }
 
+    /// Adds a watch of the name; returns the connections that listen to it.
+    pub(crate) fn watch(&mut self, name: &ChannelName, conn: ConnId, number: u32) -> &BTreeSet<ConnId> {
+        let channel = self.ids.get(name).and_then(|id| self.channels.get(id));
+        let (patterns, wildcards, work) = (&self.patterns, &self.wildcards, &mut self.work);
+        self.watches.add(name, conn, number, || {
+            let mut subscribers = channel.map_or(wildcards, |channel| &channel.subscribers).clone();
+            if channel.is_none() {
+                *work += patterns.each_covering(name, &mut |covering| subscribers.extend(covering.values()));
+            }
+            *work += subscribers.len();
+            subscribers.retain(|subscriber| !subscriber.terms.observer);
+            subscribers.into_iter().map(|subscriber| subscriber.conn).collect()
+        })
+    }
+
+    pub(crate) fn unwatch(&mut self, name: &ChannelName, conn: ConnId, number: u32) {
+        self.watches.remove(name, conn, number);
+    }
+
+    /// What watches have to report since the last call.
+    pub(crate) fn take_sightings(&mut self) -> Vec<Sighting> {
+        self.watches.take_sightings()
+    }
+
     /// Forgets all channels and subscriptions.
     pub(crate) fn clear(&mut self) {
         *self = Self { last: self.last, ..Self::default() };
@@ -334,6 +386,13 @@ impl Registry {
         covering.extend(self.observers.get(name).into_iter().flatten());
         covering.into_iter().for_each(|subscriber| self.attach(id, subscriber));
         id
+    }
+
+    /// The watched names that the selector covers.
+    fn watched(&mut self, selector: &Selector) -> Vec<ChannelName> {
+        let names = self.watches.covered(selector);
+        self.work += names.len();
+        names
     }
 
     /// The channels that the pattern covers.
@@ -457,7 +516,7 @@ impl Registry {
     }
 
     /// Checks its tables against each other, and against what the connections have: the `publications` on each channel, all
-    /// `subscriptions`, and what is awaited by requests for a number of listeners.
+    /// `subscriptions`, what is awaited by requests for a number of listeners, and the watches of each name.
     ///
     /// # Panics
     ///
@@ -467,8 +526,15 @@ impl Registry {
         publications: &BTreeMap<ChannelId, usize>,
         subscriptions: &[(&Selector, Subscriber)],
         counting: &BTreeSet<(ChannelId, usize, ConnId)>,
+        watches: &BTreeMap<&ChannelName, BTreeSet<(ConnId, u32)>>,
     ) {
         self.check_subscriptions(subscriptions);
+        self.watches.invariants(watches, |name| {
+            let listeners = subscriptions
+                .iter()
+                .filter(|(selector, subscriber)| !subscriber.terms.observer && selector.covers(name));
+            listeners.map(|(_, subscriber)| subscriber.conn).collect()
+        });
         assert_eq!(self.ids.len(), self.channels.len(), "each channel has one name");
         let mut by_name = BTreeMap::<&ChannelName, Vec<Subscriber>>::new();
         let mut others = Vec::new();

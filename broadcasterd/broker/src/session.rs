@@ -60,10 +60,8 @@ impl Broker {
             Control::CountListeners(count) => self.count_listeners(now, conn, &count, effects)?,
             Control::Stop(_) => self.stop(effects),
             Control::Confirm(confirm) => self.confirm(now, conn, &confirm, effects)?,
-            Control::Watch(_) | Control::Unwatch(_) => {
-                let reason = format!("requests of kind {:#04x}", control.kind());
-                return Err((RefusedCode::Unsupported, reason));
-            }
+            Control::Watch(watch) => self.watch(now, conn, &watch, effects)?,
+            Control::Unwatch(unwatch) => self.unwatch(now, conn, &unwatch, effects)?,
             Control::Hello(_)
             | Control::Welcome(_)
             | Control::Refused(_)
@@ -179,6 +177,7 @@ impl Broker {
             self.registry.set_named(id, conn);
             self.reply(now, conn, &named(id, &name), effects);
         }
+        self.report_changes(now, effects);
         for counted in self.registry.take_counted() {
             if let Some(connection) = self.connection(counted.conn) {
                 connection.counting.remove(&counted.id);
@@ -208,10 +207,10 @@ impl Broker {
         };
         *of_kind -= usize::from(left == 0);
         let ended = self.registry.unsubscribe(&selector, gone, |selector| subscriptions.get(conn, selector));
-        self.turn_work += self.registry.take_work();
         self.credits.release(now, &mut connection.backlog); // it may not count any more where a sender waits for it
         let unsubscribed = Unsubscribed { subscription: number, extensions: Vec::new() };
         self.reply(now, conn, &Control::Unsubscribed(unsubscribed), effects);
+        self.report_changes(now, effects);
         if let Some(ended) = ended {
             self.announce_end(now, &ended, effects);
         }
@@ -303,11 +302,12 @@ impl Broker {
     }
 
     /// Whether the connection may have one channel more, and the channel `name` may begin to exist.
-    fn check_channels(&mut self, conn: ConnId, name: Option<&ChannelName>) -> Result<(), Refusal> {
+    pub(crate) fn check_channels(&mut self, conn: ConnId, name: Option<&ChannelName>) -> Result<(), Refusal> {
         let (held_max, max) = (self.limits.channels_per_connection_max, self.limits.channels_max);
         let held = self.connection(conn).map_or(0, |connection| connection.channels());
         if held >= held_max {
-            let reason = format!("this connection has {held} publications and subscriptions; the limit is {held_max}");
+            let reason =
+                format!("this connection has {held} publications, subscriptions and watches; the limit is {held_max}");
             return Err((RefusedCode::Channels, reason));
         }
         if name.is_some_and(|name| self.registry.id_of(name).is_none()) && self.registry.len() >= max {
@@ -357,7 +357,7 @@ impl Broker {
     }
 }
 
-fn channel_name(name: &str) -> Result<ChannelName, Refusal> {
+pub(crate) fn channel_name(name: &str) -> Result<ChannelName, Refusal> {
     ChannelName::new(name).map_err(|error| (RefusedCode::Protocol, error.to_string()))
 }
 

@@ -6,8 +6,8 @@ use broadcaster_broker::{
     Broker, ConnId, ConnPhase, ConnSnapshot, Effect, Event, Incomplete, Limits, Moment, PATTERN_SEGMENTS, TURN_WORK_MAX,
 };
 use broadcaster_protocol::control::{
-    Control, CountListeners, Declined, Inspect, Open, Overflow, Refused, RefusedCode, Selector, Stop, Subscribe,
-    Unsubscribe, Welcome, kind,
+    Control, CountListeners, Declined, Inspect, Open, Overflow, Presence, Refused, RefusedCode, Selector, Stop,
+    Subscribe, Unsubscribe, Unwatch, Watch, Welcome, kind,
 };
 use broadcaster_protocol::limits::PAYLOAD_BYTES_MAX;
 use broadcaster_protocol::{ChannelId, ChannelName, Decoder, Header, Item, Run, SenderId, handshake};
@@ -150,6 +150,12 @@ impl Bus {
         self.open(conn, channel)
     }
 
+    /// The channel exists for a moment.
+    fn open_and_close(&mut self, channel: &str) {
+        let sender = self.sender(channel);
+        self.close(sender.conn);
+    }
+
     fn listener(&mut self, channel: &str) -> ConnId {
         let conn = self.connect(60);
         self.send(conn, subscribe(1, channel));
@@ -187,6 +193,24 @@ impl Bus {
             _ => None,
         });
         counted.collect()
+    }
+
+    /// The answers to Watch, Presence as `+` or `-` with the pid, and the answers to Unwatch, each with the number of the watch.
+    fn presence(&self, conn: ConnId) -> Vec<String> {
+        let items = self.received[conn.0].iter();
+        let presence = items.filter_map(|item| match item {
+            Item::Control(Control::Watched(watched)) => {
+                Some(format!("{}: {} listen", watched.watch, watched.listeners))
+            }
+            Item::Control(Control::Presence(Presence { watch, present, listener, purpose, extensions: _ })) => {
+                assert_eq!(purpose, if *present { "a test" } else { "" });
+                let sign = if *present { '+' } else { '-' };
+                Some(format!("{watch}: {sign}{}", SenderId::from_raw(*listener).pid()))
+            }
+            Item::Control(Control::Unwatched(unwatched)) => Some(format!("{}: unwatched", unwatched.watch)),
+            _ => None,
+        });
+        presence.collect()
     }
 
     /// What the connection has received since it began, but for answers to requests.
@@ -270,6 +294,14 @@ fn subscribe_pattern(subscription: u32, pattern: &str) -> Subscribe {
 
 fn unsubscribe(subscription: u32) -> Unsubscribe {
     Unsubscribe { subscription, extensions: Vec::new() }
+}
+
+fn watch(watch: u32, channel: &str) -> Watch {
+    Watch { watch, channel: channel.to_owned(), extensions: Vec::new() }
+}
+
+fn unwatch(watch: u32) -> Unwatch {
+    Unwatch { watch, extensions: Vec::new() }
 }
 
 fn count(number: u32, of: Sender, minimum: u32) -> CountListeners {
@@ -1689,4 +1721,136 @@ fn an_observer_that_never_reads_names_is_refused() {
     bus.stalled = false;
     bus.read(observer);
     bus.is_refused(observer, RefusedCode::Stalled);
+}
+
+#[test]
+fn a_watch_reports_the_listeners_that_a_name_has_and_gets() {
+    let mut bus = Bus::new(Limits::default());
+    let [early, late, all] = [11, 12, 13].map(|pid| bus.connect(pid));
+    bus.send(early, subscribe(1, "a.b"));
+    bus.observer(named("a.b"));
+    let watcher = bus.connect(99);
+    bus.send(watcher, watch(7, "a.b"));
+    assert_eq!(bus.presence(watcher), ["7: 1 listen", "7: +11"]);
+    bus.send(late, subscribe_pattern(1, "a.*"));
+    bus.send(late, subscribe(2, "a.b"));
+    bus.send(early, subscribe_all(2));
+    bus.send(all, subscribe_all(1));
+    bus.send(all, subscribe(2, "other"));
+    bus.send(late, unsubscribe(1));
+    bus.send(early, unsubscribe(1));
+    let joined = ["7: +12", "7: +13"];
+    assert_eq!(
+        bus.presence(watcher)[2..],
+        joined,
+        "a connection joins once, however many of its subscriptions cover the name"
+    );
+    bus.send(late, unsubscribe(2));
+    bus.close(all);
+    bus.send(early, observe(3, named("a.b")));
+    bus.send(early, unsubscribe(2));
+    assert_eq!(bus.presence(watcher)[4..], ["7: -12", "7: -13", "7: -11"], "an observer is no listener");
+    bus.send(watcher, unwatch(7));
+    bus.send(early, subscribe(1, "a.b"));
+    assert_eq!(bus.presence(watcher)[7..], ["7: unwatched"]);
+}
+
+#[test]
+fn a_watched_name_need_not_be_a_channel_and_a_watch_does_not_keep_it() {
+    let mut bus = Bus::new(Limits::default());
+    let [pattern, other] = [11, 12].map(|pid| bus.connect(pid));
+    bus.send(pattern, subscribe_pattern(1, "a.**"));
+    bus.send(other, subscribe_pattern(1, "b.**"));
+    let watcher = bus.connect(99);
+    bus.send(watcher, watch(1, "a.b"));
+    assert_eq!(bus.broker.snapshot(bus.now).channels.len(), 0);
+    bus.open_and_close("a.b");
+    assert_eq!(
+        bus.presence(watcher),
+        ["1: 1 listen", "1: +11"],
+        "that a channel begins or ends is no matter of presence"
+    );
+    assert_eq!(bus.broker.snapshot(bus.now).channels.len(), 0);
+    // Another watch of the name begins with what the first one knows, and the connection may watch what it listens to.
+    bus.send(other, watch(5, "a.b"));
+    bus.send(other, subscribe(2, "a.b"));
+    bus.send(other, watch(6, "a.b"));
+    assert_eq!(bus.presence(other), ["5: 1 listen", "5: +11", "5: +12", "6: 2 listen", "6: +11", "6: +12"]);
+    bus.close(pattern);
+    assert_eq!(
+        (bus.presence(watcher)[2..].join(" "), bus.presence(other)[6..].join(" ")),
+        ("1: +12 1: -11".into(), "5: -11 6: -11".into())
+    );
+    bus.close(watcher);
+    bus.close(other);
+    assert_eq!(bus.broker.snapshot(bus.now).connections.len(), 0);
+}
+
+#[test]
+fn watches_are_made_once_and_limited() {
+    let mut limits = Limits::default();
+    (limits.watches_max, limits.channels_per_connection_max) = (3, 2);
+    let mut bus = Bus::new(limits);
+    let (first, second) = (bus.connect(11), bus.connect(12));
+    for number in 1..=2 {
+        bus.send(first, watch(number, "a"));
+    }
+    bus.send(first, watch(3, "b"));
+    let reason = bus.is_declined(first, kind::WATCH, 3, RefusedCode::Channels);
+    assert_eq!(reason, "this connection has 2 publications, subscriptions and watches; the limit is 2");
+    bus.send(second, watch(1, "a"));
+    bus.send(second, watch(2, "b"));
+    let reason = bus.is_declined(second, kind::WATCH, 2, RefusedCode::Channels);
+    assert_eq!(reason, "the limit of 3 for the watches of all connections is reached");
+    bus.send(first, unwatch(2));
+    bus.send(second, watch(2, "b"));
+    assert_eq!(bus.presence(second), ["1: 0 listen", "2: 0 listen"]);
+    bus.close(second);
+    bus.send(first, watch(2, "b"));
+    assert_eq!(bus.presence(first).last().unwrap(), "2: 0 listen", "the watches of a connection end with it");
+    for bad in [Control::from(watch(1, "c")), unwatch(3).into(), watch(4, "a/b").into()] {
+        let conn = bus.connect(13);
+        bus.send(conn, watch(1, "a"));
+        bus.send(conn, bad);
+        bus.is_refused(conn, RefusedCode::Protocol);
+    }
+}
+
+#[test]
+fn presence_costs_its_share_of_a_turn() {
+    let mut bus = Bus::new(Limits::default());
+    let listeners: Vec<_> = (0..TURN_WORK_MAX / 64).map(|_| bus.connect(0)).collect();
+    for &listener in &listeners[..100] {
+        bus.send(listener, subscribe(1, "a"));
+    }
+    let watchers: Vec<_> = (0..TURN_WORK_MAX / 100).map(|_| bus.connect(0)).collect();
+    let watched = events_in_a_turn(&mut bus, |at| Event::Control { conn: watchers[at], control: watch(1, "a").into() });
+    assert_eq!(watched, (TURN_WORK_MAX - 100).div_ceil(100), "one unit for each listener, and at first to find it");
+    let joined = events_in_a_turn(&mut bus, |at| Event::Control {
+        conn: listeners[100 + at],
+        control: subscribe(1, "a").into(),
+    });
+    assert_eq!(joined, TURN_WORK_MAX.div_ceil(watched + 1), "one unit for each watch");
+}
+
+#[test]
+fn a_watcher_that_does_not_read_is_refused() {
+    let mut limits = Limits::default();
+    limits.replies_bytes_max = 100;
+    let mut bus = Bus::new(limits);
+    let (watcher, reader) = (bus.connect(11), bus.connect(12));
+    bus.send(watcher, watch(1, "a"));
+    bus.stalled = true;
+    for number in 0..8 {
+        let listener = bus.connect_as(20 + number, UID);
+        bus.send(listener, handshake::hello("a test", "test", 20 + number, 7));
+        bus.send(listener, subscribe(1, "a"));
+        bus.happen(Event::Written { conn: watcher, bytes: 0, blocked: true });
+        bus.now = bus.now.after(Duration::from_millis(300));
+    }
+    bus.stalled = false;
+    bus.read(watcher);
+    bus.is_refused(watcher, RefusedCode::Stalled);
+    bus.send(reader, watch(1, "a"));
+    assert_eq!(bus.presence(reader)[0], "1: 8 listen", "its next connection begins with those that are there");
 }
