@@ -21,11 +21,12 @@ pub(crate) enum Code {
     Unreachable = 5,
     Refused = 6,
     Lost = 7,
+    Command = 8,
 }
 
 impl Code {
     /// Every code with its meaning, for `--help` and the manual pages.
-    pub(crate) const MEANINGS: [(Self, &str); 8] = [
+    pub(crate) const MEANINGS: [(Self, &str); 9] = [
         (Self::Ok, "success"),
         (Self::Failed, "failure: a system error, a message lost in the demo, or an error found by doctor"),
         (Self::Usage, "usage: an argument, a variable or a setting is invalid"),
@@ -34,6 +35,7 @@ impl Code {
         (Self::Unreachable, "unreachable: the daemon does not answer, or cannot be started"),
         (Self::Refused, "refused or disconnected by the daemon"),
         (Self::Lost, "lost: messages are missing (listen --fail-on-loss) or may be (send: the daemon died)"),
+        (Self::Command, "command: a command of listen --exec or --ready-exec failed or could not be started"),
     ];
 }
 

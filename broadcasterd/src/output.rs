@@ -1,5 +1,6 @@
 //! What all commands share about stdout and stderr: lines for people, the end of a reader, and text that is safe on a terminal.
 
+use jiff::Zoned;
 use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
@@ -23,6 +24,11 @@ pub(crate) fn reader_gone(written: io::Result<()>) -> io::Result<bool> {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(true),
         Err(error) => Err(error),
     }
+}
+
+/// The time, in RFC 3339 with microseconds and the zone of the user.
+pub(crate) fn timestamp(now: &Zoned) -> String {
+    now.strftime("%Y-%m-%dT%H:%M:%S%.6f%:z").to_string()
 }
 
 /// The bytes in hexadecimal.

@@ -6,8 +6,9 @@ use broadcaster_protocol::control::{Control, Open, Opened, Welcome};
 use broadcaster_protocol::limits::PROTOCOL_MAX;
 use broadcaster_protocol::{Decoder, Item};
 use broadcaster_tests::daemon::{Bus, Process, program};
+use broadcaster_tests::listening::{Listening, flood};
 use bytes::{BufMut, BytesMut};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use std::ffi::OsStr;
 use std::fs::File;
@@ -16,7 +17,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 
 /// What a hostile program sends: it clears the screen, in 7-bit and 8-bit notation, and reverses the direction of text.
@@ -115,49 +116,6 @@ fn monitor_shows_the_time_with_its_zone() {
     let line = monitor.line();
     let time = line.split_whitespace().next().expect("a time");
     assert!(time.len() == "14:03:22.123+00:00".len() && time.ends_with("+00:00"), "{line}");
-}
-
-/// `broadcasterd listen` with diagnostics to read, once it listens.
-struct Listening {
-    child: Child,
-    stderr: BufReader<ChildStderr>,
-}
-
-impl Listening {
-    fn start(bus: &Bus, arguments: &[&str], stdout: Stdio) -> Self {
-        let mut command = bus.command(program(), &[&["listen", "news"], arguments].concat());
-        command.env("BROADCASTER_NO_AUTOSTART", "1");
-        let mut child = command.stdout(stdout).stderr(Stdio::piped()).spawn().expect("it starts");
-        let mut listening = Self { stderr: BufReader::new(child.stderr.take().expect("a pipe")), child };
-        assert_eq!(listening.line(), "listening on news");
-        listening
-    }
-
-    /// The next line of its diagnostics.
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.stderr.read_line(&mut line).expect("text");
-        line.trim_end().to_owned()
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process id");
-        kill_process(pid, signal).expect("our process");
-    }
-
-    /// How it ends, and the rest of its diagnostics.
-    fn end(mut self) -> (ExitStatus, String) {
-        let mut rest = String::new();
-        self.stderr.read_to_string(&mut rest).expect("text");
-        (self.child.wait().expect("our child"), rest)
-    }
-}
-
-/// Sends more on the channel than waits for any listener.
-fn flood(bus: &Bus) {
-    let mut sender = bus.options().sender("news").expect("connected");
-    (0..1000).for_each(|_| sender.send(&[b'x'; 16 * 1024]).expect("sent"));
-    while bus.options().daemon().status().expect("it answers").messages_accepted < 1000 {}
 }
 
 /// The number before ` messages`.
@@ -269,7 +227,7 @@ fn listen_waits_for_the_next_daemon_unless_asked_not_to() {
     );
     send(&bus, "x");
     let mut stdout = String::new();
-    waits.child.stdout.take().expect("a pipe").read_to_string(&mut stdout).expect("text");
+    waits.output().read_to_string(&mut stdout).expect("text");
     assert_eq!(stdout, "x\n");
     assert!(waits.end().0.success());
 }

@@ -710,7 +710,7 @@ fn monitor_observes_all_channels_and_does_not_count_as_a_listener() {
     assert!(other.status.success());
     let seen: Vec<serde_json::Value> =
         monitor.rest().lines().map(|line| serde_json::from_str(line).expect("a line is an object")).collect();
-    let facts = |at: usize| (seen[at]["channel"].as_str(), seen[at]["sequence"].as_u64(), seen[at]["bytes"].as_u64());
+    let facts = |at: usize| (seen[at]["channel"].as_str(), seen[at]["sequence"].as_u64(), seen[at]["size"].as_u64());
     assert_eq!(facts(0), (Some("news"), Some(0), Some(3)));
     assert_eq!(facts(1), (Some("news"), Some(1), Some(1)));
     assert_eq!(facts(2), (Some("other"), Some(0), Some(5)));

@@ -164,11 +164,27 @@ mod tests {
             assert!(!lines.is_empty(), "{help}");
             for line in lines {
                 let start = line.find("broadcasterd").unwrap_or_else(|| panic!("{line} runs something else"));
-                let words = line[start..].split(['|', '&', '>', ')']).next().unwrap_or_default().split_whitespace();
-                let parsed = command_line().try_get_matches_from(words);
+                let parsed = command_line().try_get_matches_from(words(&line[start..]));
                 assert!(parsed.is_ok(), "{line}: {}", parsed.err().map_or_else(String::new, |error| error.to_string()));
             }
         }
+    }
+
+    /// The words of the first command of this line. A word in quotes is one.
+    fn words(line: &str) -> Vec<String> {
+        let mut words = Vec::new();
+        for (number, part) in line.split('\'').enumerate() {
+            if number % 2 == 1 {
+                words.push(part.to_owned());
+                continue;
+            }
+            let end = part.find(['|', '&', '<', '>', ')']);
+            words.extend(part[..end.unwrap_or(part.len())].split_whitespace().map(str::to_owned));
+            if end.is_some() {
+                break;
+            }
+        }
+        words
     }
 
     #[test]

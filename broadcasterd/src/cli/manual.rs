@@ -29,6 +29,15 @@ fn examples(name: &str) -> &'static [Example] {
                 "broadcasterd listen com.example.log --fail-on-loss > log",
                 "Write a log that is complete or ends with code 7",
             ),
+            ("broadcasterd listen com.example.sync --exec sh -c 'git pull --quiet'", "Run a command for each message"),
+            (
+                "broadcasterd listen com.example.done -n 1 --ready-exec 'broadcasterd send com.example.sync now'",
+                "Send a message and wait for another one, which cannot arrive too early",
+            ),
+            (
+                r"broadcasterd listen com.example.log --format '{time} {pid} {payload}\n'",
+                "Choose what is printed of each message",
+            ),
         ],
         "monitor" => &[
             ("broadcasterd monitor", "Show each message on any channel as it passes"),

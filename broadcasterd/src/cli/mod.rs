@@ -52,10 +52,15 @@ enum Command {
     Run(run::Run),
     /// Start the daemon in the background unless it is running
     Start,
-    /// Print the messages on a channel
+    /// Print the messages on a channel, or run a command for each
     ///
     /// Without a format, each message is its payload and a newline. On a terminal, characters that the terminal would act on are
     /// shown as escapes such as \u{1b}. --raw and --hex preserve the exact bytes, as does output to a pipe or a file.
+    ///
+    /// A command of --exec gets the payload on stdin, and BROADCASTER_CHANNEL, BROADCASTER_SENDER, BROADCASTER_SENDER_PID and
+    /// BROADCASTER_SEQUENCE in its environment. While as many run as --jobs permits, messages wait in the daemon. A command that fails
+    /// is reported on stderr, and the exit code is 8 at the end. Every end waits for the commands that run. Ctrl-C and the signals
+    /// TERM, HUP and QUIT are passed to them and to the processes that they have started; a second signal kills them.
     Listen(listen::Listen),
     /// Observe messages on all or some channels; never starts a daemon
     ///

@@ -2,7 +2,7 @@
 //! a listener.
 
 use crate::exit::{Code, Failure};
-use crate::output::{escaped, hex, is_active, notice, reader_gone, write_json};
+use crate::output::{escaped, hex, is_active, notice, reader_gone, timestamp, write_json};
 use jiff::Zoned;
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -120,12 +120,12 @@ impl Watch {
         let (now, payload) = (Zoned::now(), message.payload());
         if self.json {
             let mut object = serde_json::json!({
-                "time": now.strftime("%Y-%m-%dT%H:%M:%S%.6f%:z").to_string(),
+                "time": timestamp(&now),
                 "channel": message.channel().as_str(),
                 "sender": message.sender().to_string(),
                 "pid": message.sender_pid(),
                 "sequence": message.sequence(),
-                "bytes": payload.len(),
+                "size": payload.len(),
             });
             if self.payload {
                 match std::str::from_utf8(payload) {

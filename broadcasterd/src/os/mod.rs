@@ -1,5 +1,5 @@
-//! The system calls of the command: leaving the caller, signals, the terminal, files, and the stats socket. Nothing here decides
-//! anything.
+//! The system calls of the command: leaving the caller, signals, other processes, the terminal, files, and the stats socket. Nothing
+//! here decides anything.
 
 mod memory;
 #[cfg(unix)]
@@ -16,8 +16,8 @@ use windows as system;
 
 pub(crate) use memory::return_memory;
 pub(crate) use system::{
-    DetachedChild, EndSignals, INHERITED, StatsClient, StatsConn, StatsListener, StopSignals, TerminalSignal,
-    TerminalSignals, connect_stats, drop_output, inherited_socket, is_same_user, leave_caller, not_text,
-    open_without_waiting, poll_accept_stats, reset_signals, stats_listener, stats_owner, suspend, terminal_width, uid,
-    write_stderr,
+    DetachedChild, EndSignal, EndSignals, INHERITED, StatsClient, StatsConn, StatsListener, StopSignals,
+    TerminalSignal, TerminalSignals, connect_stats, drop_output, inherited_socket, is_program, is_same_user,
+    kill_group, leave_caller, not_text, open_without_waiting, own_group, poll_accept_stats, reset_signals, shell,
+    stats_listener, stats_owner, suspend, terminal_width, uid, write_stderr,
 };

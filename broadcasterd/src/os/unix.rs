@@ -5,13 +5,14 @@ pub(crate) use super::signals::reset_signals;
 
 use broadcaster_server::AuxiliaryListener;
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{Signal as SignalNumber, kill_current_process_group};
-use std::ffi::OsString;
+use rustix::process::{Pid, Signal as SignalNumber, kill_current_process_group, kill_process_group};
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
 use std::future::poll_fn;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::task::{Context, Poll};
@@ -133,6 +134,48 @@ impl EndSignal {
         signals::end_by(self.0);
         std::process::exit(128 + self.0)
     }
+
+    /// Passes the signal to a process group that [`own_group`] has made, unless it has ended.
+    pub(crate) fn forward(self, group: u32) {
+        if let Some(signal) = SignalNumber::from_named_raw(self.0) {
+            signal_group(group, signal);
+        }
+    }
+}
+
+/// Makes the command the leader of a process group, which contains the processes that it starts. A signal of the terminal does not
+/// reach them.
+pub(crate) fn own_group(command: &mut Command) {
+    command.process_group(0);
+}
+
+/// Kills a process group that [`own_group`] has made, unless it has ended.
+pub(crate) fn kill_group(group: u32) {
+    signal_group(group, SignalNumber::KILL);
+}
+
+/// The process with this id must not have been waited for: the id could be that of another process.
+fn signal_group(group: u32, signal: SignalNumber) {
+    if let Some(group) = i32::try_from(group).ok().and_then(Pid::from_raw) {
+        // Fails if all of its processes have ended.
+        let _ = kill_process_group(group, signal);
+    }
+}
+
+/// A command that the shell reads from this line.
+pub(crate) fn shell(line: &OsStr) -> Command {
+    let mut command = Command::new("/bin/sh");
+    command.arg("-c").arg(line);
+    command
+}
+
+/// Whether this is the path of a file, or the name of one in a directory of `PATH`. The system decides whether it can be run.
+pub(crate) fn is_program(name: &OsStr) -> bool {
+    if name.as_encoded_bytes().contains(&b'/') {
+        return Path::new(name).is_file();
+    }
+    // Without PATH, the system searches directories of its own.
+    std::env::var_os("PATH").is_none_or(|path| std::env::split_paths(&path).any(|it| it.join(name).is_file()))
 }
 
 /// The signals that request the end of a program, except those that its parent ignores, as `nohup` does.
@@ -140,7 +183,7 @@ pub(crate) struct EndSignals(Vec<(EndSignal, Signal)>);
 
 impl EndSignals {
     pub(crate) fn catch() -> io::Result<Self> {
-        let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
+        let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup(), SignalKind::quit()];
         let caught = kinds.into_iter().filter(|kind| !signals::is_ignored(kind.as_raw_value()));
         caught.map(|kind| Ok((EndSignal(kind.as_raw_value()), signal(kind)?))).collect::<io::Result<_>>().map(Self)
     }

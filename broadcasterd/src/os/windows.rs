@@ -3,14 +3,14 @@
 use broadcaster_local::windows::process::{self, Detached};
 use broadcaster_local::windows::user;
 use broadcaster_server::AuxiliaryListener;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
 use std::future::poll_fn;
 use std::io::{self, Write};
 use std::os::windows::fs::OpenOptionsExt;
-use std::os::windows::process::ExitStatusExt;
+use std::os::windows::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::ExitStatus;
+use std::process::{Command, ExitStatus};
 use std::task::{Context, Poll};
 use tokio::net::windows::named_pipe::{ClientOptions, NamedPipeClient, NamedPipeServer};
 use tokio::signal::windows::{
@@ -116,6 +116,35 @@ impl EndSignal {
     pub(crate) fn end_process(self) -> ! {
         std::process::exit(STATUS_CONTROL_C_EXIT)
     }
+
+    /// Does nothing: the console reports the event to every process that uses it.
+    pub(crate) fn forward(self, _: u32) {}
+}
+
+/// Does nothing: a process on this system has no group that ends with it.
+pub(crate) fn own_group(_: &mut Command) {}
+
+/// Does nothing: the console has reported the event twice.
+pub(crate) fn kill_group(_: u32) {}
+
+/// A command that the shell reads from this line.
+pub(crate) fn shell(line: &OsStr) -> Command {
+    let mut command = Command::new("cmd");
+    command.args(["/D", "/S", "/C"]).raw_arg(quoted(line));
+    command
+}
+
+/// The line between quotes, which `cmd /S` removes again.
+fn quoted(line: &OsStr) -> OsString {
+    let mut quoted = OsString::from("\"");
+    quoted.push(line);
+    quoted.push("\"");
+    quoted
+}
+
+/// Always: the system has rules of its own for the extension and the directories.
+pub(crate) fn is_program(_: &OsStr) -> bool {
+    true
 }
 
 /// The console events that request the end of a program.

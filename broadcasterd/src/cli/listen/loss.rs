@@ -1,21 +1,14 @@
-//! What a listener has lost. A thread reports losses on stderr at most once a second, even while the output is not read and the losses
-//! are still queued behind messages. It reports the total when the command ends, also by a signal. Nothing is received here.
+//! What a listener has lost. Losses are reported on stderr at most once a second, even while the output is not read and the losses are
+//! still queued behind messages. The total is reported when the command ends, also by a signal. Nothing is received here.
 
 use crate::exit::Code;
 use crate::observe::stats::fetch::Client;
-use crate::os::EndSignals;
 use crate::output::notice;
 use std::convert::Infallible;
 use std::fmt;
-use std::future::{Future, poll_fn};
-use std::io;
-use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
-use std::thread;
 use std::time::Duration;
 use system_broadcaster::Options;
-use tokio::runtime::Builder;
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
@@ -26,6 +19,36 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// The longest pause, in intervals, between two questions to the daemon during one write.
 const PAUSE_MAX: u32 = 32;
 
+/// What takes the messages, and is slow if some are lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Consumer {
+    /// The reader of stdout.
+    Reader,
+    /// The commands of `--exec`.
+    Commands,
+}
+
+impl Consumer {
+    /// Why messages are lost.
+    pub(super) fn cause(self) -> &'static str {
+        match self {
+            Self::Reader => "the output is read too slowly",
+            Self::Commands => "the commands are too slow",
+        }
+    }
+
+    fn remedy(self) -> &'static str {
+        match self {
+            Self::Reader => {
+                "; its output is read too slowly: read it faster, or choose what is dropped with --overflow"
+            }
+            Self::Commands => {
+                "; its commands are too slow: run more with --jobs, or choose what is dropped with --overflow"
+            }
+        }
+    }
+}
+
 /// The losses of one listener. Cloning gives another handle.
 #[derive(Debug, Clone)]
 pub(super) struct Losses(Arc<Shared>);
@@ -34,6 +57,7 @@ pub(super) struct Losses(Arc<Shared>);
 struct Shared {
     channel: String,
     options: Options,
+    consumer: Consumer,
     fail_on_loss: bool,
     state: Mutex<State>,
     /// Wakes the reporter up, unless it is awake.
@@ -45,7 +69,7 @@ struct State {
     account: Account,
     /// What was reported last.
     reported: Account,
-    /// Writes to stdout that have begun, and whether the last one is under way.
+    /// Writes to stdout and waits for commands that have begun, and whether the last one is under way.
     writes: u64,
     writing: bool,
     /// The reporter looks again within an interval.
@@ -110,34 +134,22 @@ impl fmt::Display for Account {
 }
 
 impl Losses {
-    /// Starts the thread that reports losses on this channel, and that ends the process after a total when a signal requests its end.
-    pub(super) fn watch(channel: String, options: Options, fail_on_loss: bool) -> io::Result<Self> {
+    /// Nothing is lost yet.
+    pub(super) fn new(channel: String, options: Options, consumer: Consumer, fail_on_loss: bool) -> Self {
         let state = Mutex::default();
-        let losses = Self(Arc::new(Shared { channel, options, fail_on_loss, state, wake: Notify::new() }));
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        let mut signals = {
-            let _entered = runtime.enter();
-            EndSignals::catch()?
-        };
-        let reporter = losses.clone();
-        thread::Builder::new().name("losses".to_owned()).spawn(move || {
-            let signal = runtime.block_on(async {
-                let mut reports = pin!(reporter.0.report_all());
-                poll_fn(|cx| match signals.poll_next(cx) {
-                    Poll::Pending => match reports.as_mut().poll(cx) {
-                        Poll::Ready(never) => match never {},
-                        Poll::Pending => Poll::Pending,
-                    },
-                    ready @ Poll::Ready(_) => ready,
-                })
-                .await
-            });
-            if reporter.report_total(None) && reporter.0.fail_on_loss {
-                std::process::exit(Code::Lost as i32);
-            }
-            signal.end_process()
-        })?;
-        Ok(losses)
+        Self(Arc::new(Shared { channel, options, consumer, fail_on_loss, state, wake: Notify::new() }))
+    }
+
+    /// Reports losses, forever.
+    pub(super) async fn report_all(&self) -> Infallible {
+        self.0.report_all().await
+    }
+
+    /// Reports the total, and ends the process if losses are a failure.
+    pub(super) fn exit_if_any(&self) {
+        if self.report_total(None) && self.0.fail_on_loss {
+            std::process::exit(Code::Lost as i32);
+        }
     }
 
     /// Counts a gap of the stream.
@@ -147,7 +159,7 @@ impl Losses {
         self.0.wake(&mut state);
     }
 
-    /// Runs a write to stdout, which may last as long as the reader likes.
+    /// Runs a write to stdout, which may last as long as the reader likes, or waits for a command.
     pub(super) fn during<T>(&self, write: impl FnOnce() -> T) -> T {
         {
             let mut state = self.0.lock();
@@ -222,7 +234,7 @@ impl Shared {
         let channel = &self.channel;
         let remedy = match account.messages() {
             0 => "",
-            _ => "; its output is read too slowly: read it faster, or choose what is dropped with --overflow",
+            _ => self.consumer.remedy(),
         };
         notice(format_args!("broadcasterd: listening on {channel}: {account}{remedy}"));
     }
@@ -263,7 +275,7 @@ impl Shared {
 enum Progress {
     None,
     Moving,
-    /// One write lasts for all of it.
+    /// One write, or one wait for a command, lasts for all of it.
     Stuck,
 }
 

@@ -1,23 +1,29 @@
-//! `broadcasterd listen`: the messages on a channel, on stdout. It never reads ahead of its own output.
+//! `broadcasterd listen`: the messages on a channel, on stdout or as the input of commands. It never reads ahead of its own output.
 
+mod background;
+mod exec;
 mod loss;
+mod output;
+mod source;
+mod template;
 
 use super::bus::Bus;
 use super::time::timeout;
 use crate::exit::{Code, Failure};
-use crate::output::{escaped_bytes, hex, notice, reader_gone, write_json};
-use clap::{Args, ValueEnum};
-use loss::Losses;
-use std::io::{self, IsTerminal, Write};
-use std::time::{Duration, Instant};
-use system_broadcaster::{ChannelName, ConnectError, Lag, Listener, Message, Overflow, RecvError, RefusalCode};
-
-/// The pause between two attempts to reach a daemon; doubles up to [`RETRY_PAUSE_MAX`].
-const RETRY_PAUSE_MIN: Duration = Duration::from_millis(250);
-
-const RETRY_PAUSE_MAX: Duration = Duration::from_secs(4);
+use crate::output::{notice, reader_gone};
+use background::Background;
+use clap::{ArgGroup, Args, ValueEnum};
+use exec::{Commands, JOBS_MAX};
+use loss::{Consumer, Losses};
+use output::{Format, Output};
+use source::Source;
+use std::ffi::OsString;
+use std::io;
+use std::time::Duration;
+use system_broadcaster::{ChannelName, ConnectError, Lag, Message, Overflow, RecvError, RefusalCode};
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("commands").args(["exec", "ready_exec"]).multiple(true))]
 pub(super) struct Listen {
     /// The channel, such as com.example.sync
     channel: String,
@@ -44,23 +50,25 @@ pub(super) struct Listen {
 
     #[command(flatten)]
     format: Format,
-}
 
-/// How a message is printed. Without a choice, as its payload and a newline.
-#[derive(Debug, Clone, Copy, Args)]
-#[group(multiple = false)]
-struct Format {
-    /// Print one JSON object for each message and for each gap
-    #[arg(long)]
-    json: bool,
+    /// Run this command for each message instead of printing it; takes the rest of the line
+    #[arg(long, value_names = ["COMMAND", "ARGUMENT"], num_args = 1.., allow_hyphen_values = true, conflicts_with = "Format")]
+    exec: Vec<OsString>,
 
-    /// Print only the payload, byte for byte, without a newline, also on a terminal
-    #[arg(long)]
-    raw: bool,
+    /// Run up to this many commands of --exec at the same time; only one keeps their order
+    #[arg(
+        short, long, value_name = "N", default_value_t = 1, requires = "exec",
+        conflicts_with = "Format", value_parser = clap::value_parser!(u16).range(1..=JOBS_MAX)
+    )]
+    jobs: u16,
 
-    /// Print the payload in hexadecimal, one message per line
-    #[arg(long)]
-    hex: bool,
+    /// Run this line with sh once every later message will be received, such as 'broadcasterd send com.example.sync hello'
+    #[arg(long, value_name = "LINE")]
+    ready_exec: Option<OsString>,
+
+    /// Exit with code 8 after the first command that fails
+    #[arg(long, requires = "commands")]
+    exit_on_failure: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -88,207 +96,135 @@ impl From<Policy> for Overflow {
 
 impl Listen {
     pub(super) fn run(&self, bus: &Bus) -> Result<(), Failure> {
+        exec::check(&self.exec)?;
         let options = bus.options()?.overflow(self.overflow.into());
-        let listener = options.listener(&self.channel)?;
-        let losses = Losses::watch(self.channel.clone(), options, self.fail_on_loss)?;
+        let mut listener = options.listener(&self.channel)?;
+        let closer = if self.exit_on_failure { Some(listener.closer()?) } else { None };
+        let background = Background::new()?;
+        let commands = Commands::new(background.handle(), bus.socket()?, closer);
+        let losses = Losses::new(self.channel.clone(), options, self.consumer(), self.fail_on_loss);
+        background.start(losses.clone(), commands.clone())?;
         notice(format_args!("listening on {}", listener.channel()));
         let mut source = Source { listener, timeout: self.timeout, retry: !self.no_retry };
-        let printed = self.print_all(&mut source, &losses);
-        match &printed {
+        let started = self.ready_exec.as_ref().map_or(Ok(()), |line| commands.start_ready(line));
+        let received = started.and_then(|()| self.receive(&mut source, &commands, &losses));
+        let finished = commands.finish();
+        match &received {
             Err(failure) if failure.code() == Code::Lost => {}
             Ok(Ended::Complete) => drop(losses.report_total(self.count)),
-            Ok(Ended::ReaderGone) | Err(_) => drop(losses.report_total(None)),
+            Ok(Ended::Early) | Err(_) => drop(losses.report_total(None)),
         }
-        printed.map(drop)
+        received.and(finished)
     }
 
-    fn print_all(&self, source: &mut Source, losses: &Losses) -> Result<Ended, Failure> {
-        let stdout = io::stdout();
-        let terminal = stdout.is_terminal();
-        let mut stdout = io::BufWriter::new(Observed { out: stdout.lock(), losses });
+    fn consumer(&self) -> Consumer {
+        if self.exec.is_empty() { Consumer::Reader } else { Consumer::Commands }
+    }
+
+    fn receive(&self, source: &mut Source, commands: &Commands, losses: &Losses) -> Result<Ended, Failure> {
+        let mut sink = match self.consumer() {
+            Consumer::Reader => Sink::Output(Output::new(&self.format, losses)),
+            Consumer::Commands => Sink::Commands { listen: self, commands, losses },
+        };
         let mut left = self.count;
         while left != Some(0) {
+            sink.wait_for_room();
             // Messages that have arrived go out in one write, before this waits for the next one.
             let next = match source.next_now() {
                 Err(RecvError::Empty) => {
-                    if reader_gone(stdout.flush())? {
-                        return Ok(Ended::ReaderGone);
-                    }
+                    sink.flush()?;
                     source.next()
                 }
                 next => next,
             };
-            let written = match next {
+            match next {
                 Ok(message) => {
                     left = left.map(|left| left - 1);
-                    self.format.write(&mut stdout, &message, terminal)
+                    sink.message(message)?;
                 }
                 Err(RecvError::Lagged(lag)) => {
                     losses.read(lag.count);
-                    let written = self.format.write_lag(&mut stdout, &lag, terminal);
+                    let written = sink.gap(&lag);
                     if self.fail_on_loss {
-                        reader_gone(stdout.flush())?;
-                        return Err(Failure::new(Code::Lost, missing(&lag)));
+                        reader_gone(sink.flush())?;
+                        return Err(Failure::new(Code::Lost, missing(&lag, self.consumer())));
                     }
-                    written
+                    written?;
                 }
+                // A command has failed.
+                Err(RecvError::Closed) => return Ok(Ended::Early),
                 Err(error) => {
-                    reader_gone(stdout.flush())?;
-                    return Err(failure(error));
+                    reader_gone(sink.flush())?;
+                    return Err(failure(error, self.consumer()));
                 }
-            };
-            if reader_gone(written)? {
-                return Ok(Ended::ReaderGone);
             }
         }
-        reader_gone(stdout.flush())?;
+        sink.flush()?;
         Ok(Ended::Complete)
     }
 }
 
-/// How the output ended.
+/// How the output ended, unless it failed.
 enum Ended {
     /// With the last message that was requested.
     Complete,
-    ReaderGone,
+    /// Before, because a command has failed.
+    Early,
 }
 
-/// The listener, with what to do while there is no daemon.
-struct Source {
-    listener: Listener,
-    timeout: Option<Duration>,
-    retry: bool,
+/// Where messages go.
+enum Sink<'a> {
+    Output(Output<'a>),
+    Commands { listen: &'a Listen, commands: &'a Commands, losses: &'a Losses },
 }
 
-impl Source {
-    /// The next message, if it has arrived.
-    fn next_now(&mut self) -> Result<Message, RecvError> {
-        match self.listener.try_recv() {
-            Err(RecvError::Connecting) => Err(RecvError::Empty),
-            Err(RecvError::Connect(error)) if self.retry && is_away(&error) => Err(RecvError::Empty),
-            next => next,
+impl Sink<'_> {
+    /// Waits until the next message can be taken. Until then, it waits in the daemon.
+    fn wait_for_room(&self) {
+        if let Self::Commands { listen, commands, losses } = self {
+            losses.during(|| commands.wait_for_room(usize::from(listen.jobs)));
         }
     }
 
-    /// Waits for the next message, and for the next daemon if there is none.
-    fn next(&mut self) -> Result<Message, RecvError> {
-        let began = Instant::now();
-        let mut pause = RETRY_PAUSE_MIN;
-        loop {
-            let left = self.timeout.map(|timeout| timeout.saturating_sub(began.elapsed()));
-            let next = match left {
-                Some(left) => self.listener.recv_timeout(left),
-                None => self.listener.recv(),
-            };
-            match (next, self.timeout) {
-                (Err(RecvError::TimedOut { .. }), Some(after)) => return Err(RecvError::TimedOut { after }),
-                (Err(RecvError::Connect(error)), Some(after))
-                    if self.retry && left == Some(Duration::ZERO) && is_away(&error) =>
-                {
-                    return Err(RecvError::TimedOut { after });
-                }
-                (Err(RecvError::Connect(error)), _) if self.retry && is_away(&error) => {
-                    if pause == RETRY_PAUSE_MIN {
-                        notice(format_args!("broadcasterd: {}; trying again", Failure::from(error)));
-                    }
-                    std::thread::sleep(left.map_or(pause, |left| left.min(pause)));
-                    pause = (pause * 2).min(RETRY_PAUSE_MAX);
-                }
-                (next, _) => return next,
-            }
+    fn message(&mut self, message: Message) -> Result<(), Failure> {
+        match self {
+            Self::Output(output) => Ok(output.message(&message)?),
+            Self::Commands { listen, commands, .. } => commands.start_for(&listen.exec, message),
+        }
+    }
+
+    fn gap(&mut self, lag: &Lag) -> io::Result<()> {
+        match self {
+            Self::Output(output) => output.gap(lag),
+            Self::Commands { .. } => Ok(()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Output(output) => output.flush(),
+            Self::Commands { .. } => Ok(()),
         }
     }
 }
 
-/// Whether another attempt may find a daemon.
-fn is_away(error: &ConnectError) -> bool {
-    matches!(
-        error,
-        ConnectError::NotRunning { .. }
-            | ConnectError::NoProgram { .. }
-            | ConnectError::Start { .. }
-            | ConnectError::TimedOut { .. }
-            | ConnectError::Refused { code: RefusalCode::Connections, .. }
-            | ConnectError::Io { .. }
-    )
-}
-
-fn failure(error: RecvError) -> Failure {
+fn failure(error: RecvError, consumer: Consumer) -> Failure {
     match error {
-        RecvError::Connect(ConnectError::Refused { code: RefusalCode::TooSlow, .. }) => too_slow(),
+        RecvError::Connect(ConnectError::Refused { code: RefusalCode::TooSlow, .. }) => {
+            let did = "the daemon has disconnected this listener, as --overflow disconnect requests";
+            Failure::new(Code::Refused, format!("{did}: {}", consumer.cause().replacen("the ", "its ", 1)))
+        }
         error => error.into(),
     }
 }
 
-fn too_slow() -> Failure {
-    let sentence =
-        "the daemon has disconnected this listener, as --overflow disconnect requests: its output is read too slowly";
-    Failure::new(Code::Refused, sentence)
-}
-
 /// Describes what is missing at this point.
-fn missing(lag: &Lag) -> String {
+fn missing(lag: &Lag, consumer: Consumer) -> String {
     let channel = lag.channel.as_ref().map_or("all channels", ChannelName::as_str);
+    let cause = consumer.cause();
     match lag.count {
-        Some(1) => format!("on {channel}, 1 message was lost: the output is read too slowly"),
-        Some(count) => format!("on {channel}, {count} messages were lost: the output is read too slowly"),
+        Some(1) => format!("on {channel}, 1 message was lost: {cause}"),
+        Some(count) => format!("on {channel}, {count} messages were lost: {cause}"),
         None => format!("on {channel}, messages may be lost: the daemon was replaced"),
-    }
-}
-
-/// Stdout. Losses are watched during each write.
-struct Observed<'a, W> {
-    out: W,
-    losses: &'a Losses,
-}
-
-impl<W: Write> Write for Observed<'_, W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.losses.during(|| self.out.write_all(bytes).and_then(|()| self.out.flush()))?;
-        Ok(bytes.len())
-    }
-
-    /// Nothing is left to flush after a write.
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Format {
-    fn write(self, out: &mut impl Write, message: &Message, terminal: bool) -> io::Result<()> {
-        let payload = message.payload();
-        if self.json {
-            let (key, payload) = match std::str::from_utf8(payload) {
-                Ok(text) => ("payload", text.to_owned()),
-                Err(_) => ("payload_hex", hex(payload)),
-            };
-            let object = serde_json::json!({
-                "channel": message.channel().as_str(),
-                "sender": message.sender().to_string(),
-                "pid": message.sender_pid(),
-                "sequence": message.sequence(),
-                key: payload,
-            });
-            write_json(out, &object, terminal)
-        } else if self.raw {
-            out.write_all(payload)
-        } else if self.hex {
-            writeln!(out, "{}", hex(payload))
-        } else if terminal {
-            writeln!(out, "{}", escaped_bytes(payload))
-        } else {
-            out.write_all(payload)?;
-            out.write_all(b"\n")
-        }
-    }
-
-    fn write_lag(self, out: &mut impl Write, lag: &Lag, terminal: bool) -> io::Result<()> {
-        if self.json {
-            let object =
-                serde_json::json!({ "channel": lag.channel.as_ref().map(ChannelName::as_str), "lagged": lag.count });
-            write_json(out, &object, terminal)
-        } else {
-            Ok(())
-        }
     }
 }

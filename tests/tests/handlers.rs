@@ -1,0 +1,315 @@
+//! What `listen` does with messages besides printing them: commands for each message, a command when it is ready, and formats.
+
+#![cfg(unix)]
+
+use broadcaster_tests::daemon::{Bus, program};
+use broadcaster_tests::listening::{Listening, flood};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs::File;
+use std::io::{BufRead, Read};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use system_broadcaster::Sender;
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Runs `listen news` with these arguments to its end. Its commands find `broadcasterd` as `$B`.
+fn listen(bus: &Bus, arguments: &[&str]) -> Output {
+    let mut command = bus.command(program(), &[&["listen", "news"], arguments].concat());
+    command.env("B", program()).stdin(Stdio::null()).stderr(Stdio::piped());
+    command.output().expect("it ends")
+}
+
+/// The lines of its diagnostics after `listening on news`.
+fn diagnostics(output: &Output) -> Vec<String> {
+    let stderr = text(&output.stderr);
+    let mut lines = stderr.lines().map(str::to_owned);
+    assert_eq!(lines.next().as_deref(), Some("listening on news"), "{stderr}");
+    lines.collect()
+}
+
+fn line(output: &mut impl BufRead) -> String {
+    let mut line = String::new();
+    output.read_line(&mut line).expect("text");
+    line.trim_end().to_owned()
+}
+
+fn rest(mut output: impl Read) -> String {
+    let mut rest = String::new();
+    output.read_to_string(&mut rest).expect("text");
+    rest
+}
+
+fn sender(bus: &Bus) -> Sender {
+    bus.options().sender("news").expect("connected")
+}
+
+/// A named pipe in the directory of the bus.
+fn pipe(bus: &Bus, name: &str) -> PathBuf {
+    let path = bus.directory().join(name);
+    mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("made");
+    path
+}
+
+/// Lets a command go on that reads this pipe.
+fn release(pipe: &Path) {
+    drop(File::options().write(true).open(pipe).expect("the command reads it"));
+}
+
+#[test]
+fn command_gets_the_payload_and_the_facts_of_each_message_in_order() {
+    let bus = Bus::new();
+    let _daemon = bus.start();
+    let script =
+        "echo \"$(cat) $BROADCASTER_CHANNEL $BROADCASTER_SENDER $BROADCASTER_SENDER_PID $BROADCASTER_SEQUENCE $1\"";
+    let mut listening =
+        Listening::start(&bus, &["-n", "2", "--exec", "sh", "-c", script, "-", "--json"], Stdio::piped());
+    let mut sender = sender(&bus);
+    sender.send(b"one").expect("sent");
+    sender.send(b"two").expect("sent");
+    let (id, pid) = (sender.id().to_string(), std::process::id());
+    let wanted = format!("one news {id} {pid} 0 --json\ntwo news {id} {pid} 1 --json\n");
+    assert_eq!(rest(listening.output()), wanted, "everything after --exec is the command's");
+    let (status, stderr) = listening.end();
+    assert_eq!((status.code(), stderr.as_str()), (Some(0), ""));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn command_inherits_no_socket_and_leads_a_process_group() {
+    let bus = Bus::new();
+    let script = "for f in /proc/$$/fd/*; do readlink $f; done; ps -o pgid= -p $$; echo $$";
+    let output = listen(&bus, &["-n", "1", "--ready-exec", "\"$B\" send news x", "--exec", "sh", "-c", script]);
+    let stdout = text(&output.stdout);
+    let lines: Vec<&str> = stdout.lines().map(str::trim).collect();
+    assert!(lines.iter().filter(|line| line.starts_with("pipe:")).count() >= 3, "its standard streams: {stdout}");
+    let ours = |line: &&str| line.starts_with("socket:") || line.starts_with("anon_inode:");
+    assert_eq!(lines.iter().find(|line| ours(line)), None, "{stdout}");
+    assert_eq!(lines[lines.len() - 2], lines[lines.len() - 1]);
+}
+
+#[test]
+fn failed_command_is_reported_and_the_next_one_runs() {
+    let bus = Bus::new();
+    let send = "printf '%s\\n' 'exit 3' 'kill -9 $$' 'echo done' | \"$B\" send news --lines";
+    let output = listen(&bus, &["-n", "3", "--ready-exec", send, "--exec", "sh"]);
+    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(8), "done\n"));
+    let lines = diagnostics(&output);
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    for (number, (line, status)) in lines.iter().zip(["exit status: 3", "signal: 9 (SIGKILL)"]).enumerate() {
+        assert!(line.starts_with(&format!("broadcasterd: the command for message {number} of sender ")), "{line}");
+        assert!(line.ends_with(&format!(" on news failed: {status}")), "{line}");
+    }
+
+    let output = listen(&bus, &["-n", "3", "--exit-on-failure", "--ready-exec", send, "--exec", "sh"]);
+    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(8), ""));
+    assert_eq!(diagnostics(&output).len(), 1, "{}", text(&output.stderr));
+}
+
+#[test]
+fn failed_command_ends_a_listener_that_waits_for_messages_if_requested() {
+    let bus = Bus::new();
+    for arguments in [
+        ["--ready-exec", "\"$B\" send news 'exit 3'", "--jobs", "2", "--exec", "sh"].as_slice(),
+        &["--ready-exec", "exit 3"],
+    ] {
+        let output = listen(&bus, &[&["--exit-on-failure"], arguments].concat());
+        assert_eq!((output.status.code(), diagnostics(&output).len()), (Some(8), 1), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn command_that_cannot_run_ends_the_listener() {
+    let bus = Bus::new();
+    for (words, remedy) in [
+        (["no-such-program"].as_slice(), "there is no program \"no-such-program\"; name one in PATH, or its path\n"),
+        (&["/no/such", "x"], "there is no program \"/no/such\"; name one in PATH, or its path\n"),
+        (&["echo hello"], "there is no program \"echo hello\"; pass its arguments as separate words, or run sh -c\n"),
+    ] {
+        let output = listen(&bus, &[&["--exec"], words].concat());
+        assert_eq!((output.status.code(), text(&output.stderr)), (Some(8), format!("broadcasterd: {remedy}")));
+    }
+    assert!(!bus.socket().exists(), "it has started no daemon");
+
+    let file = bus.directory().join("data");
+    File::create(&file).expect("made");
+    let file = file.to_str().expect("text");
+    let output = listen(&bus, &["--ready-exec", "\"$B\" send news x", "--exec", file]);
+    let wanted = format!("broadcasterd: cannot run {file:?}: Permission denied (os error 13)");
+    assert_eq!((output.status.code(), diagnostics(&output)), (Some(8), vec![wanted]));
+}
+
+#[test]
+fn command_need_not_read_its_input() {
+    let bus = Bus::new();
+    let large = bus.directory().join("large");
+    std::fs::write(&large, vec![b'x'; 1 << 20]).expect("written");
+    let send = format!("\"$B\" send news --file {}", large.display());
+    let output = listen(&bus, &["-n", "1", "--ready-exec", &send, "--exec", "true"]);
+    assert!(output.status.success() && diagnostics(&output).is_empty(), "{}", text(&output.stderr));
+
+    // Nor a process that it leaves behind with its input.
+    let leave = "sleep 1000 <&0 >&- 2>&- & echo $!";
+    let output = listen(&bus, &["-n", "1", "--ready-exec", &send, "--exec", "sh", "-c", leave]);
+    let left = text(&output.stdout).trim().parse().ok().and_then(Pid::from_raw).expect("a process id");
+    kill_process(left, Signal::KILL).expect("it lives on");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+}
+
+#[test]
+fn as_many_commands_run_as_requested() {
+    let bus = Bus::new();
+    let _daemon = bus.start();
+    let script = "echo start $BROADCASTER_SEQUENCE; cat \"$0/$BROADCASTER_SEQUENCE\"; echo end $BROADCASTER_SEQUENCE";
+    let directory = bus.directory().to_str().expect("text");
+    for jobs in [1, 2] {
+        let pipes = ["0", "1", "2"].map(|name| pipe(&bus, name));
+        let options = ["-n", "3", "--jobs", &jobs.to_string(), "--exec", "sh", "-c", script, directory];
+        let mut listening = Listening::start(&bus, &options, Stdio::piped());
+        let mut sender = sender(&bus);
+        (0..3).for_each(|_| sender.send(b"x").expect("sent"));
+        let mut output = listening.output();
+        let mut started: Vec<String> = (0..jobs).map(|_| line(&mut output)).collect();
+        started.sort();
+        assert_eq!(started, ["start 0", "start 1"][..jobs]);
+        for (ended, pipe) in pipes.iter().enumerate() {
+            release(pipe);
+            assert_eq!(line(&mut output), format!("end {ended}"), "with {jobs} jobs");
+            if ended + jobs < 3 {
+                assert_eq!(line(&mut output), format!("start {}", ended + jobs));
+            }
+        }
+        assert!(listening.end().0.success());
+        pipes.iter().for_each(|pipe| std::fs::remove_file(pipe).expect("removed"));
+    }
+}
+
+#[test]
+fn signal_ends_the_commands_and_what_they_have_started() {
+    let bus = Bus::new();
+    let _daemon = bus.start();
+    let mut sender = sender(&bus);
+    for (name, signal) in [("TERM", Signal::TERM), ("INT", Signal::INT), ("HUP", Signal::HUP)] {
+        let script = format!("trap 'echo asked; exit 1' {name}; sh -c 'echo started; exec sleep 1000'; exit 2");
+        let options = ["--jobs", "2", "--ready-exec", "sleep 1000", "--exec", "sh", "-c", &script];
+        let mut listening = Listening::start(&bus, &options, Stdio::piped());
+        let mut output = listening.output();
+        for _ in 0..2 {
+            sender.send(b"x").expect("sent");
+            assert_eq!(line(&mut output), "started");
+        }
+        listening.signal(signal);
+        // Its output and its diagnostics end with the last process that holds them.
+        assert_eq!(rest(output), "asked\nasked\n");
+        let (status, stderr) = listening.end();
+        assert_eq!(status.signal(), Some(signal.as_raw()));
+        assert!(!stderr.contains("failed"), "a command that was asked to end has not failed: {stderr}");
+    }
+}
+
+#[test]
+fn second_signal_kills_commands_that_stay() {
+    let bus = Bus::new();
+    let _daemon = bus.start();
+    let script = "trap 'echo asked' TERM; echo started; while :; do sleep 1000 & wait; done";
+    let mut listening = Listening::start(&bus, &["--exec", "sh", "-c", script], Stdio::piped());
+    sender(&bus).send(b"x").expect("sent");
+    let mut output = listening.output();
+    assert_eq!(line(&mut output), "started");
+    listening.signal(Signal::TERM);
+    assert_eq!(line(&mut output), "asked");
+    listening.signal(Signal::TERM);
+    assert_eq!(rest(output), "");
+    assert_eq!(listening.end().0.signal(), Some(Signal::TERM.as_raw()));
+}
+
+#[test]
+fn loss_is_reported_while_a_command_runs() {
+    let bus = Bus::new();
+    let _daemon = bus.start();
+    let pipe = pipe(&bus, "go");
+    let (path, script) = (pipe.to_str().expect("text"), "[ $BROADCASTER_SEQUENCE != 0 ] || cat \"$0\"");
+    let options = ["-n", "2", "--exec", "sh", "-c", script, path];
+    let mut listening = Listening::start(&bus, &options, Stdio::null());
+    flood(&bus);
+    let report = listening.line();
+    assert!(report.contains(" messages were lost; its commands are too slow: run more with --jobs"), "{report}");
+    release(&pipe);
+    let (status, stderr) = listening.end();
+    assert!(status.success(), "{stderr}");
+}
+
+#[test]
+fn ready_command_runs_once_after_the_subscription_and_prints_to_stderr() {
+    let bus = Bus::new();
+    // The message would be lost if it was sent before.
+    let output = listen(&bus, &["-n", "1", "--ready-exec", "\"$B\" send news hello; echo ready; exit 3"]);
+    assert_eq!(text(&output.stdout), "hello\n");
+    assert_eq!(output.status.code(), Some(8), "{}", text(&output.stderr));
+    let wanted = ["ready", "broadcasterd: the command of --ready-exec failed: exit status: 3"];
+    assert_eq!(diagnostics(&output), wanted);
+}
+
+#[test]
+fn commands_use_the_bus_of_the_listener() {
+    let (bus, other) = (Bus::new(), Bus::new());
+    let mut command = other.command(program(), &["listen", "news", "--socket"]);
+    command.arg(bus.socket()).args(["-n", "1", "--ready-exec", "\"$B\" send news x"]);
+    command.args(["--exec", "sh", "-c", "echo $BROADCASTER_SOCKET"]);
+    let output = command.env("B", program()).stderr(Stdio::piped()).output().expect("it ends");
+    assert_eq!(text(&output.stdout), format!("{}\n", bus.socket().display()), "{}", text(&output.stderr));
+}
+
+#[test]
+fn formats_print_what_they_promise() {
+    let bus = Bus::new();
+    let format = r"{channel}\t{{{payload}}} {sequence} {size}\\\0";
+    for (arguments, wanted) in [
+        (["--print0"].as_slice(), "a\tb\0c\0"),
+        (&["--format", format], "news\t{a\tb} 0 3\\\0news\t{c} 1 1\\\0"),
+        (&["--format", ""], ""),
+    ] {
+        let send = "printf 'a\\tb\\nc\\n' | \"$B\" send news --lines";
+        let output = listen(&bus, &[&["-n", "2", "--ready-exec", send], arguments].concat());
+        assert_eq!((text(&output.stdout).as_str(), output.status.code()), (wanted, Some(0)), "{arguments:?}");
+    }
+
+    let send = "\"$B\" send news hello";
+    let output = listen(&bus, &["-n", "1", "--ready-exec", send, "--format", "{time} {sender} {pid}"]);
+    let stdout = text(&output.stdout);
+    let [time, sender, pid] = stdout.split(' ').collect::<Vec<_>>()[..] else { panic!("{stdout}") };
+    assert_eq!(sender.split_once('.').map(|(pid, _)| pid), Some(pid), "{stdout}");
+    assert_eq!(time.len(), "2026-11-21T22:59:41.479084+00:00".len(), "{stdout}");
+
+    let output = listen(&bus, &["-n", "1", "--ready-exec", send, "--json"]);
+    let object: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&object["size"], &object["payload"], &object["channel"]), (&5.into(), &"hello".into(), &"news".into()));
+    assert_eq!(object["time"].as_str().map(str::len), Some(time.len()), "{object}");
+}
+
+#[test]
+fn options_that_make_no_sense_together_are_refused() {
+    let bus = Bus::new();
+    for (arguments, wanted) in [
+        (["--format", "{size} {sise}"].as_slice(), "the field {sise} is unknown; the fields are {channel} {payload} "),
+        (&["--format", r"\q"], r"the escape \q is unknown; the escapes are \n \t \0 \\"),
+        (&["--json", "--print0"], "cannot be used with"),
+        (&["--json", "--exec", "cat"], "cannot be used with"),
+        (&["--jobs", "0", "--exec", "cat"], "0 is not in 1..=256"),
+        (&["--jobs", "257", "--exec", "cat"], "257 is not in 1..=256"),
+        (&["--jobs", "2"], "--exec"),
+        (&["--jobs", "2", "--json"], "cannot be used with"),
+        (&["--exit-on-failure"], "--ready-exec"),
+        (&["--exit-on-failure", "--json"], "--ready-exec"),
+        (&["--exec"], "a value is required"),
+    ] {
+        let output = listen(&bus, arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(text(&output.stderr).contains(wanted), "{arguments:?}: {}", text(&output.stderr));
+    }
+    assert!(!bus.socket().exists(), "none has started a daemon");
+}
