@@ -2,7 +2,7 @@
 
 #![cfg(unix)]
 
-use broadcaster_tests::daemon::{Bus, program};
+use broadcaster_tests::daemon::{Bus, Process, program};
 use broadcaster_tests::listening::{Listening, flood};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Pid, Signal, kill_process};
@@ -11,6 +11,7 @@ use std::io::{BufRead, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
+use std::time::{Duration, Instant};
 use system_broadcaster::Sender;
 
 fn text(bytes: &[u8]) -> String {
@@ -312,4 +313,33 @@ fn options_that_make_no_sense_together_are_refused() {
         assert!(text(&output.stderr).contains(wanted), "{arguments:?}: {}", text(&output.stderr));
     }
     assert!(!bus.socket().exists(), "none has started a daemon");
+}
+
+#[test]
+fn send_keeps_the_rate_and_holds_no_line_back() {
+    let bus = Bus::new();
+    let _daemon = bus.start();
+    let began = Instant::now();
+    let mut sending = Process::spawn(&mut bus.command(program(), &["send", "news", "--lines", "--rate", "50"]));
+    (0..11).for_each(|_| sending.write_line("x"));
+    assert_eq!(sending.wait(), Some(0));
+    assert!(began.elapsed() >= Duration::from_millis(200), "10 intervals of 20 ms: {:?}", began.elapsed());
+
+    // The first line arrives although the second one has to wait for 1000 s.
+    let mut listener = bus.options().listener("news").expect("joined");
+    let mut sending = Process::spawn(&mut bus.command(program(), &["send", "news", "--lines", "--rate", "0.001"]));
+    sending.write_line("one\ntwo");
+    assert_eq!(listener.recv().expect("received").payload(), b"one");
+    sending.kill();
+
+    for (arguments, wanted) in [
+        (["--lines", "--rate", "0"].as_slice(), "a number of messages per second, from 0.000001 to 1000000; try 100"),
+        (&["x", "--rate", "5"], "cannot be used with"),
+        (&["--file", "x", "--rate", "5"], "cannot be used with"),
+        (&["--rate", "5"], "--lines"),
+    ] {
+        let output = bus.run(&[&["send", "news"], arguments].concat());
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(text(&output.stderr).contains(wanted), "{}", text(&output.stderr));
+    }
 }

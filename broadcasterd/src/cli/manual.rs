@@ -48,6 +48,7 @@ fn examples(name: &str) -> &'static [Example] {
             ("date | broadcasterd send com.example.time", "Send the output of a command as one message"),
             ("tail -f app.log | broadcasterd send com.example.log --lines", "Send each line as a message"),
             ("broadcasterd send com.example.image --file photo.png", "Send the content of a file"),
+            ("broadcasterd send com.example.log --lines --rate 100 < app.log", "Send 100 lines per second"),
         ],
         "status" => &[("broadcasterd status --json", "Show the state of the daemon to a script")],
         "stats" => &[

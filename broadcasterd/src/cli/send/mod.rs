@@ -1,17 +1,21 @@
 //! `broadcasterd send`: one message, or one for each line. It ends with success only after the daemon has confirmed all of them.
 
+mod pace;
+
 use super::bus::Bus;
 use super::time::answer_timeout;
 use crate::exit::{Code, Failure};
 use crate::output::notice;
 use broadcaster_protocol::limits::PAYLOAD_BYTES_MAX;
 use clap::Args;
+use pace::{Pace, Rate};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, IsTerminal, Read};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 use system_broadcaster::{SendError, Sender, TIMEOUT_DEFAULT};
 
 /// One byte more than the largest message that any daemon accepts, and a newline.
@@ -29,6 +33,10 @@ pub(super) struct Send {
     /// Fail when the daemon does not answer for this long, such as 500ms or 5s; a plain number is in seconds [default: 5s]
     #[arg(short, long, value_name = "TIME", value_parser = answer_timeout)]
     timeout: Option<Duration>,
+
+    /// Send at most this many lines per second, such as 100 or 0.5
+    #[arg(long, value_name = "N", requires = "lines", conflicts_with_all = ["payload", "file"])]
+    rate: Option<Rate>,
 
     #[command(flatten)]
     source: Source,
@@ -54,7 +62,7 @@ impl Send {
     pub(super) fn run(&self, bus: &Bus) -> Result<(), Failure> {
         let options = bus.options()?.timeout(self.timeout.unwrap_or(TIMEOUT_DEFAULT));
         if self.source.lines {
-            return send_lines(&mut options.sender(&self.channel)?);
+            return send_lines(&mut options.sender(&self.channel)?, self.rate.map(Pace::new));
         }
         let message = self.source.message()?;
         let mut sender = options.sender(&self.channel)?;
@@ -102,7 +110,7 @@ fn within_limit(message: Vec<u8>, source: impl fmt::Display) -> Result<Vec<u8>, 
 
 /// Lines that have arrived are sent and confirmed together; a line that is typed is sent at once. If lines may be lost because the daemon
 /// was replaced, the following ones are still sent.
-fn send_lines(sender: &mut Sender) -> Result<(), Failure> {
+fn send_lines(sender: &mut Sender, mut pace: Option<Pace>) -> Result<(), Failure> {
     let mut stdin = io::BufReader::with_capacity(64 * 1024, io::stdin().lock());
     let (mut line, mut number, mut in_doubt) = (Vec::new(), 0_u64, 0_u64);
     loop {
@@ -119,11 +127,25 @@ fn send_lines(sender: &mut Sender) -> Result<(), Failure> {
             line.pop();
         }
         line = within_limit(line, format_args!("line {number}"))?;
+        if let Some(pace) = &mut pace {
+            in_doubt += wait_for(pace, sender)?;
+        }
         sender.feed(&line)?;
         if !stdin.buffer().contains(&b'\n') {
             in_doubt += confirm(sender)?;
         }
     }
+}
+
+/// Waits until the next line may go. The lines before it do not wait for it. Returns how many messages may be lost.
+fn wait_for(pace: &mut Pace, sender: &mut Sender) -> Result<u64, Failure> {
+    let mut in_doubt = 0;
+    if !pace.wait(Instant::now()).is_zero() {
+        in_doubt = confirm(sender)?;
+        thread::sleep(pace.wait(Instant::now()));
+    }
+    pace.pass(Instant::now());
+    Ok(in_doubt)
 }
 
 /// Waits until the daemon has everything; returns how many messages may be lost.
