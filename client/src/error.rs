@@ -2,7 +2,7 @@
 //! the error's `source()`.
 
 use crate::machine::{Declined, Rejected, TooLarge};
-use crate::{ChannelName, EndpointError, NameError, RefusalCode};
+use crate::{ChannelName, ChannelPattern, EndpointError, NameError, RefusalCode};
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -133,6 +133,10 @@ pub enum ConnectError {
         /// For how long.
         after: Duration,
     },
+    /// A fallback was requested for a listener that is not on one channel by its name. Only macOS has notifications of the system;
+    /// elsewhere such a listener has no fallback.
+    #[error("notifications of the system can replace the daemon only for a listener on one channel, by its name")]
+    NoFallback,
     /// A system call failed.
     #[error("cannot {action} {}", path.display())]
     Io {
@@ -353,12 +357,60 @@ impl From<TooLarge> for SendError {
     }
 }
 
+/// Why a listener has not joined a channel, or has not left it. It still receives everything else, and nothing is lost.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubscribeError {
+    /// The daemon has declined the request because of a limit. The listener is as it was.
+    #[error("the daemon declined the request: {reason}")]
+    Declined {
+        /// Why, for programs.
+        code: RefusalCode,
+        /// Why, for people.
+        reason: String,
+    },
+    /// The daemon has not answered within the handle's timeout. The request stands: it takes effect once the daemon carries it out, and
+    /// the same call waits for it again.
+    #[error("the daemon has not answered the request within {after:?}; it is stopped, hangs or is busy")]
+    TimedOut {
+        /// The timeout.
+        after: Duration,
+    },
+    /// The answer is behind more than 65 MiB of messages that have arrived and were not received. The request stands: receive some of
+    /// them, and the same call waits for it again.
+    #[error("too many messages wait to be received before the answer to the request; receive some of them first")]
+    Unread,
+    /// The listener has a [`Fallback`](crate::Fallback): it has one channel, by its name.
+    #[error("a listener with notifications as its fallback cannot change its channel")]
+    NoFallback,
+    /// A [`Closer`](crate::Closer) has closed the handle.
+    #[error("the handle was closed")]
+    Closed,
+    /// The daemon is gone, and no other is available. The request stands, unless the daemon refuses it
+    /// ([`ConnectError::Refused`], [`ConnectError::Unsupported`]): then the listener is as it was.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+}
+
+impl SubscribeError {
+    /// Whether a timeout has passed.
+    pub fn is_timeout(&self) -> bool {
+        match self {
+            Self::TimedOut { .. } => true,
+            Self::Connect(error) => error.is_timeout(),
+            Self::Declined { .. } | Self::Unread | Self::NoFallback | Self::Closed => false,
+        }
+    }
+}
+
 /// A gap in the stream: messages were lost at this point.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Lag {
-    /// The channel. `None`, for a [`Monitor`](crate::Monitor) of all channels only: any channel may have lost messages.
+    /// The channel. `None`: any channel that `pattern` covers may have lost messages.
     pub channel: Option<ChannelName>,
+    /// Where there is no channel: the pattern that the listener has subscribed to. `None` for a [`Monitor`](crate::Monitor) of all channels.
+    pub pattern: Option<ChannelPattern>,
     /// How many messages were lost. `None`: the daemon that counted them is gone. For senders that live on, the sequence numbers of the messages
     /// on either side show it.
     pub count: Option<u64>,
@@ -371,9 +423,10 @@ impl fmt::Display for Lag {
             Some(count) => write!(f, "{count} messages were lost")?,
             None => f.write_str("an unknown number of messages may have been lost")?,
         }
-        match &self.channel {
-            Some(channel) => write!(f, " on channel {:?}", channel.as_str()),
-            None => Ok(()),
+        match (&self.channel, &self.pattern) {
+            (Some(channel), _) => write!(f, " on channel {:?}", channel.as_str()),
+            (None, Some(pattern)) => write!(f, " on the channels of the pattern {:?}", pattern.as_str()),
+            (None, None) => Ok(()),
         }
     }
 }

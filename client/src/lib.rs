@@ -18,8 +18,10 @@ mod os;
 // Only macOS has a notification center. What is for it is tested on every system.
 #[cfg_attr(not(target_os = "macos"), allow(dead_code))]
 mod path;
+mod pattern;
 mod policy;
 mod receiver;
+mod selector;
 mod sender;
 #[cfg(feature = "serde")]
 mod serialize;
@@ -33,7 +35,7 @@ pub use capabilities::{Capabilities, Transport};
 pub use daemon::{Daemon, Status};
 #[cfg(feature = "embedded")]
 pub use embedded::HostGuard;
-pub use error::{ConnectError, Lag, RecvError, SendError, Skipped, Stage};
+pub use error::{ConnectError, Lag, RecvError, SendError, Skipped, Stage, SubscribeError};
 pub use listener::Listener;
 #[cfg(feature = "tokio")]
 pub use listener::ListenerStream;
@@ -42,8 +44,10 @@ pub use metadata::{Metadata, MetadataError, MetadataRef};
 pub use monitor::Monitor;
 pub use name::{ChannelName, NameError, SenderId};
 pub use options::{NO_AUTOSTART_VARIABLE, Options, TIMEOUT_DEFAULT};
+pub use pattern::{ChannelPattern, PatternError};
 pub use policy::{Candidate, EndpointError, Fallback, Origin, Overflow, RefusalCode};
 pub use receiver::Closer;
+pub use selector::Selector;
 pub use sender::Sender;
 #[cfg(feature = "tokio")]
 pub use sender::SenderSink;
@@ -73,6 +77,7 @@ const _: fn() = || {
     check::<ConnectError>();
     check::<SendError>();
     check::<RecvError>();
+    check::<SubscribeError>();
     #[cfg(feature = "tokio")]
     check::<ListenerStream>();
     #[cfg(feature = "tokio")]

@@ -1,9 +1,9 @@
 //! The listening handle. Each handle has a connection of its own, so that one that is not read never delays another.
 
-use crate::ChannelName;
+use crate::Selector;
 use crate::capabilities::Capabilities;
-use crate::error::{ConnectError, RecvError};
-use crate::machine::{Selector, Subscriber, Subscription};
+use crate::error::{ConnectError, RecvError, SubscribeError};
+use crate::machine::{self, Subscriber, Subscription};
 use crate::message::{Message, MessageRef};
 use crate::options::Options;
 use crate::path::{ConnectConfig, Path, Until};
@@ -62,8 +62,8 @@ use {
 #[derive(Debug)]
 #[must_use = "a listener that is dropped receives nothing"]
 pub struct Listener {
-    channel: ChannelName,
     receiver: Receiver,
+    overflow: Overflow,
 }
 
 impl Listener {
@@ -93,12 +93,21 @@ impl Listener {
         Options::new().listener_async(channel).await
     }
 
-    pub(crate) fn new(channel: ChannelName, overflow: Overflow, config: ConnectConfig) -> Self {
-        let selector = Selector::Name(channel.clone());
-        let subscription = Subscription { selector, overflow: overflow.into(), observer: false };
-        let subscriber = Subscriber::new(vec![subscription], config.purpose_or("listener"), broadcaster_local::pid());
-        let path = Path::of_listener(config, &channel);
-        Self { channel, receiver: Receiver::new(subscriber, path) }
+    pub(crate) fn new(
+        selectors: impl IntoIterator<Item = Selector>,
+        overflow: Overflow,
+        config: ConnectConfig,
+    ) -> Result<Self, ConnectError> {
+        let mut distinct = Vec::new();
+        for selector in selectors {
+            if !distinct.contains(&selector) {
+                distinct.push(selector);
+            }
+        }
+        let subscriptions = distinct.iter().cloned().map(|selector| subscription(selector, overflow)).collect();
+        let subscriber = Subscriber::new(subscriptions, config.purpose_or("listener"), broadcaster_local::pid());
+        let path = Path::of_listener(config, &distinct)?;
+        Ok(Self { receiver: Receiver::new(subscriber, path), overflow })
     }
 
     pub(crate) fn receiver(&mut self) -> &mut Receiver {
@@ -110,9 +119,104 @@ impl Listener {
         self.receiver.path().capabilities()
     }
 
-    /// The channel's name.
-    pub fn channel(&self) -> &ChannelName {
-        &self.channel
+    /// What it listens to, in the order in which that was requested.
+    pub fn selectors(&self) -> impl Iterator<Item = Selector> + '_ {
+        self.receiver.selectors().filter_map(|selector| match selector {
+            machine::Selector::Name(name) => Some(Selector::Name(name.clone())),
+            machine::Selector::Pattern(pattern) => Some(Selector::Pattern(pattern.clone())),
+            machine::Selector::All => None,
+        })
+    }
+
+    /// Joins a channel, or all channels that a pattern covers, over the same connection. When this returns, every message that the daemon
+    /// accepts from now on is received, or reported as lost. Without effect if the listener has joined already.
+    ///
+    /// It waits for the daemon's answer, for at most the handle's timeout. Messages that arrive before the answer are kept, in order, for
+    /// the next receives. After a reconnection the listener joins again, as it does for those that it was created with.
+    ///
+    /// # Errors
+    ///
+    /// [`SubscribeError::Declined`] if the daemon has too many channels, or this listener too many selectors: the listener is as it
+    /// was. After [`SubscribeError::TimedOut`] the request stands, and may take effect later: see the errors.
+    ///
+    /// ```
+    /// use system_broadcaster::{Options, Selector};
+    ///
+    /// let directory = tempfile::tempdir()?; // a bus of its own, for this example
+    /// let bus = Options::new().socket(directory.path().join("bus.sock")).autostart(false);
+    /// let mut listener = bus.listener("com.example.sync")?;
+    /// let log = Selector::name("com.example.log")?;
+    /// listener.subscribe(&log)?;
+    /// bus.sender("com.example.log")?.send(b"hello")?;
+    /// assert_eq!(listener.recv()?.channel().as_str(), "com.example.log");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn subscribe(&mut self, selector: impl Into<Selector>) -> Result<(), SubscribeError> {
+        self.receiver.subscribe(subscription(selector.into(), self.overflow))
+    }
+
+    /// [`subscribe`](Self::subscribe) without blocking the thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`subscribe`](Self::subscribe).
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped before it is ready, the request stands, as after a timeout. No message is lost.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with I/O and time enabled.
+    #[cfg(feature = "tokio")]
+    pub async fn subscribe_async(&mut self, selector: impl Into<Selector>) -> Result<(), SubscribeError> {
+        self.receiver.subscribe_async(subscription(selector.into(), self.overflow)).await
+    }
+
+    /// Leaves what [`subscribe`](Self::subscribe), or the creation of the listener, has joined with this selector. Without effect if there
+    /// is no such selector.
+    ///
+    /// It waits for the daemon's answer, for at most the handle's timeout. Messages that the daemon has accepted before it left are still
+    /// received: for them, too, `received + lost = accepted`. Messages that another selector covers are received as before.
+    ///
+    /// # Errors
+    ///
+    /// [`SubscribeError`]. After [`SubscribeError::TimedOut`] the request stands, and takes effect later.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use system_broadcaster::{Options, Selector};
+    ///
+    /// let directory = tempfile::tempdir()?; // a bus of its own, for this example
+    /// let bus = Options::new().socket(directory.path().join("bus.sock")).autostart(false);
+    /// let (sync, log) = (Selector::name("com.example.sync")?, Selector::name("com.example.log")?);
+    /// let mut listener = bus.listener_on([&sync, &log])?;
+    /// listener.unsubscribe(&log)?;
+    /// assert!(listener.selectors().eq([sync]));
+    /// bus.sender("com.example.log")?.send(b"hello")?;
+    /// assert!(listener.recv_timeout(Duration::from_millis(1)).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn unsubscribe(&mut self, selector: &Selector) -> Result<(), SubscribeError> {
+        self.receiver.unsubscribe(&selector.clone().into())
+    }
+
+    /// [`unsubscribe`](Self::unsubscribe) without blocking the thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`unsubscribe`](Self::unsubscribe).
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped before it is ready, the request stands, as after a timeout. No message is lost.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with I/O and time enabled.
+    #[cfg(feature = "tokio")]
+    pub async fn unsubscribe_async(&mut self, selector: &Selector) -> Result<(), SubscribeError> {
+        self.receiver.unsubscribe_async(&selector.clone().into()).await
     }
 
     /// How many messages this listener has lost, as far as they were counted.
@@ -298,6 +402,10 @@ impl Listener {
     pub fn into_stream(self) -> ListenerStream {
         ListenerStream { listener: self }
     }
+}
+
+fn subscription(selector: Selector, overflow: Overflow) -> Subscription {
+    Subscription { selector: selector.into(), overflow: overflow.into(), observer: false }
 }
 
 /// One descriptor for the whole life of the listener, across restarts of the daemon. It is readable whenever

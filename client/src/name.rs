@@ -33,6 +33,10 @@ impl ChannelName {
     pub fn as_str(&self) -> &str {
         self.0.as_str()
     }
+
+    pub(crate) fn wire(&self) -> &broadcaster_protocol::ChannelName {
+        &self.0
+    }
 }
 
 impl FromStr for ChannelName {

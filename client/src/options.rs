@@ -6,7 +6,7 @@ use crate::error::ConnectError;
 use crate::path::ConnectConfig;
 use crate::path::notifications::{Dialect, service};
 use crate::policy::{Candidate, Fallback, Overflow};
-use crate::{Listener, Sender};
+use crate::{Listener, Selector, Sender};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -173,9 +173,7 @@ impl Options {
     ///
     /// [`ConnectError`] if the name is not allowed, or there is no connection within the timeout.
     pub fn listener(&self, channel: &str) -> Result<Listener, ConnectError> {
-        let mut listener = Listener::new(ChannelName::new(channel)?, self.overflow, self.config.clone());
-        listener.receiver().connect()?;
-        Ok(listener)
+        self.listener_on([ChannelName::new(channel)?])
     }
 
     /// [`listener`](Self::listener) without blocking the thread.
@@ -189,9 +187,64 @@ impl Options {
     /// Outside a tokio runtime with I/O and time enabled.
     #[cfg(feature = "tokio")]
     pub async fn listener_async(&self, channel: &str) -> Result<Listener, ConnectError> {
-        let mut listener = Listener::new(ChannelName::new(channel)?, self.overflow, self.config.clone());
+        self.listener_on_async([ChannelName::new(channel)?]).await
+    }
+
+    /// A connected listener on many channels, over one connection: by their names, and by patterns that cover them from the moment they
+    /// appear. [`Message::channel`](crate::Message::channel) is the channel of each message. A message that several selectors cover is
+    /// received once.
+    ///
+    /// The daemon allows 1024 of them for one listener. Without any, the listener receives nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`] if there is no connection within the timeout; [`ConnectError::Refused`] if there are too many selectors, with
+    /// [`RefusalCode::Channels`](crate::RefusalCode::Channels); [`ConnectError::Unsupported`] if the daemon is too old for patterns.
+    ///
+    /// ```
+    /// use system_broadcaster::{Options, Selector};
+    ///
+    /// let directory = tempfile::tempdir()?; // a bus of its own, for this example
+    /// let bus = Options::new().socket(directory.path().join("bus.sock")).autostart(false);
+    /// let mut listener = bus.listener_on([Selector::name("com.example.sync")?, Selector::name("com.example.log")?])?;
+    /// bus.sender("com.example.log")?.send(b"hello")?;
+    /// let message = listener.recv()?;
+    /// assert_eq!((message.channel().as_str(), message.payload()), ("com.example.log", &b"hello"[..]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn listener_on<S: Into<Selector>>(
+        &self,
+        selectors: impl IntoIterator<Item = S>,
+    ) -> Result<Listener, ConnectError> {
+        let mut listener = self.unconnected_listener(selectors)?;
+        listener.receiver().connect()?;
+        Ok(listener)
+    }
+
+    /// [`listener_on`](Self::listener_on) without blocking the thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`listener_on`](Self::listener_on).
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with I/O and time enabled.
+    #[cfg(feature = "tokio")]
+    pub async fn listener_on_async<S: Into<Selector>>(
+        &self,
+        selectors: impl IntoIterator<Item = S>,
+    ) -> Result<Listener, ConnectError> {
+        let mut listener = self.unconnected_listener(selectors)?;
         listener.receiver().connect_async().await?;
         Ok(listener)
+    }
+
+    fn unconnected_listener<S: Into<Selector>>(
+        &self,
+        selectors: impl IntoIterator<Item = S>,
+    ) -> Result<Listener, ConnectError> {
+        Listener::new(selectors.into_iter().map(Into::into), self.overflow, self.config.clone())
     }
 
     /// The running daemon, to inspect, observe or stop. It never starts one, not even by connecting to a socket that a service manager

@@ -1,10 +1,11 @@
 //! What listeners and monitors share: the subscriptions, the path, and every way to wait for the next message. It never decides what to
 //! subscribe to.
 
-use crate::error::{ConnectError, Lag, RecvError};
-use crate::machine::{Event, Link, Subscriber, receive};
+use crate::error::{ConnectError, Lag, RecvError, SubscribeError};
+use crate::machine::{self, Change, Event, Link, Outcome, Subscriber, Subscription, receive, settle};
 use crate::message::{Message, MessageRef};
 use crate::path::{Clock, Closing, Path, Until, Waited, Waiter};
+use broadcaster_protocol::control::{Declined, RefusedCode};
 use std::sync::Arc;
 use std::time::Duration;
 #[cfg(feature = "tokio")]
@@ -67,6 +68,82 @@ impl Receiver {
         path.set_clock(Clock::Runtime);
         std::future::poll_fn(|cx| waiter.poll_on(cx, Until::Forever, || path.connect(subscriber))).await?;
         Ok(())
+    }
+
+    /// What it receives, in the order in which that was requested.
+    pub(crate) fn selectors(&self) -> impl Iterator<Item = &machine::Selector> {
+        self.subscriber.selectors()
+    }
+
+    /// Adds a subscription.
+    pub(crate) fn subscribe(&mut self, subscription: Subscription) -> Result<(), SubscribeError> {
+        self.check_changeable()?;
+        let change = self.subscriber.subscribe(subscription);
+        self.settle(change)
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) async fn subscribe_async(&mut self, subscription: Subscription) -> Result<(), SubscribeError> {
+        self.check_changeable()?;
+        let change = self.subscriber.subscribe(subscription);
+        self.settle_async(change).await
+    }
+
+    /// Ends the subscription with this selector, if there is one.
+    pub(crate) fn unsubscribe(&mut self, selector: &machine::Selector) -> Result<(), SubscribeError> {
+        self.check_changeable()?;
+        self.subscriber.unsubscribe(selector).map_or(Ok(()), |change| self.settle(change))
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) async fn unsubscribe_async(&mut self, selector: &machine::Selector) -> Result<(), SubscribeError> {
+        self.check_changeable()?;
+        match self.subscriber.unsubscribe(selector) {
+            Some(change) => self.settle_async(change).await,
+            None => Ok(()),
+        }
+    }
+
+    fn check_changeable(&self) -> Result<(), SubscribeError> {
+        match &self.path {
+            _ if self.waiter.is_closed() => Err(SubscribeError::Closed),
+            Path::Socket(_) => Ok(()),
+            Path::Notifications(_) => Err(SubscribeError::NoFallback),
+        }
+    }
+
+    fn settle(&mut self, change: Change) -> Result<(), SubscribeError> {
+        let Self { subscriber, path, waiter, .. } = self;
+        path.set_clock(Clock::System);
+        let until = Until::after(path.config().timeout);
+        let waited = waiter.block_on(until, || settle(subscriber, path, change))?;
+        self.settled(waited)
+    }
+
+    #[cfg(feature = "tokio")]
+    async fn settle_async(&mut self, change: Change) -> Result<(), SubscribeError> {
+        let Self { subscriber, path, waiter, .. } = self;
+        path.set_clock(Clock::Runtime);
+        let until = Until::after_by(Clock::Runtime, path.config().timeout);
+        let waited = std::future::poll_fn(|cx| waiter.poll_on(cx, until, || settle(subscriber, path, change))).await?;
+        self.settled(waited)
+    }
+
+    fn settled(&mut self, waited: Waited<Outcome>) -> Result<(), SubscribeError> {
+        self.waiter.report_ready(); // messages may have arrived before the answer, or before the time was over
+        match waited {
+            Waited::Done(Outcome::Done) => Ok(()),
+            Waited::Done(Outcome::Full) => Err(SubscribeError::Unread),
+            Waited::Done(Outcome::Declined(Declined { code: RefusedCode::Unsupported, reason, .. })) => {
+                let (what, version) = (reason, self.subscriber.daemon_version().to_owned());
+                Err(ConnectError::Unsupported { what, version }.into())
+            }
+            Waited::Done(Outcome::Declined(Declined { code, reason, .. })) => {
+                Err(SubscribeError::Declined { code: code.into(), reason })
+            }
+            Waited::Closed => Err(SubscribeError::Closed),
+            Waited::Elapsed => Err(SubscribeError::TimedOut { after: self.path.config().timeout }),
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -150,7 +227,8 @@ impl Receiver {
             Some(count) => self.lost += count,
             None => self.gaps += 1,
         }
-        RecvError::Lagged(Lag { channel: self.subscriber.channel().cloned(), count })
+        let Self { subscriber, .. } = self;
+        RecvError::Lagged(Lag { channel: subscriber.channel().cloned(), pattern: subscriber.pattern().cloned(), count })
     }
 
     /// The message that was found, until the next wait.

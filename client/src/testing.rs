@@ -420,7 +420,7 @@ impl MessageBuilder {
 /// # Ok::<(), system_broadcaster::NameError>(())
 /// ```
 pub fn lag(channel: &str, count: Option<u64>) -> Result<Lag, NameError> {
-    Ok(Lag { channel: Some(ChannelName::new(channel)?), count })
+    Ok(Lag { channel: Some(ChannelName::new(channel)?), pattern: None, count })
 }
 
 /// The sender `number` of the process `pid`; 0 for a process that is not known.

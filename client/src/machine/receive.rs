@@ -1,6 +1,6 @@
-//! The receive loop. It never waits and never looks into a payload.
+//! The receive loop, and the wait for the answer to a request. They never wait themselves and never look into a payload.
 
-use super::{Link, Loss, Machine, Received, Step, Subscriber};
+use super::{Carrier, Change, Link, Loss, Machine, Outcome, Received, Step, Subscriber, Transfer};
 
 /// What the receive loop found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,8 +43,173 @@ pub fn receive<L: Link>(
         if subscriber.is_ready() && !was_ready {
             continue; // frames may have arrived together with the end of the handshake
         }
+        write_requests(subscriber, link);
         if let Step::Wait(wait) = link.read(subscriber, patient)? {
             return Ok(Step::Wait(wait));
         }
+    }
+}
+
+/// Waits for the answer to `change`, and connects first if there is no connection. What arrives before the answer is kept for
+/// [`receive`].
+///
+/// # Errors
+///
+/// If there is no connection, and will be none. The change is still requested, unless the daemon refuses it.
+pub fn settle<L: Link>(
+    subscriber: &mut Subscriber,
+    link: &mut L,
+    change: Change,
+) -> Result<Step<Outcome, L::Wait>, L::Error> {
+    loop {
+        match subscriber.collect(change) {
+            Ok(Some(outcome)) => return Ok(Step::Done(outcome)),
+            Ok(None) => {}
+            Err(ended) => {
+                link.lose(subscriber, Loss::Ended(ended))?;
+                continue;
+            }
+        }
+        let was_ready = subscriber.is_ready();
+        match link.connect(subscriber)? {
+            Step::Wait(wait) => return Ok(Step::Wait(wait)),
+            Step::Done(Carrier::Stream | Carrier::Messages) => {}
+        }
+        if subscriber.is_ready() && !was_ready {
+            continue; // the answer was a part of the handshake
+        }
+        write_requests(subscriber, link);
+        if let Step::Wait(wait) = link.read(subscriber, false)? {
+            return Ok(Step::Wait(wait));
+        }
+    }
+}
+
+/// Writes the requests that wait, as far as that is possible without waiting. The daemon answers each request that the connection has taken, so
+/// that there is room for the rest when there is something to read.
+fn write_requests<L: Link>(subscriber: &mut Subscriber, link: &mut L) {
+    while !subscriber.outgoing().is_empty() {
+        match link.write(subscriber.outgoing(), &[]) {
+            Transfer::Bytes(bytes) => subscriber.sent(bytes),
+            Transfer::Wait(_) => return,
+            // The daemon stops or is gone. What it has sent comes first, and then the end of the connection.
+            Transfer::Broken => subscriber.discard_requests(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::session::tests::{accept, subscribed, welcome};
+    use super::super::{Selector, Subscription};
+    use super::*;
+    use crate::ChannelName;
+    use broadcaster_protocol::control::{Control, Overflow};
+    use bytes::BufMut;
+    use std::convert::Infallible;
+
+    /// A connection that takes so many bytes, and yields what has arrived.
+    #[derive(Debug, Default)]
+    struct Scripted {
+        /// `None`: the connection takes no more.
+        room: Option<usize>,
+        written: Vec<u8>,
+        arrived: Vec<u8>,
+    }
+
+    impl Link for Scripted {
+        type Wait = ();
+        type Error = Infallible;
+
+        fn connect(&mut self, machine: &mut impl Machine) -> Result<Step<Carrier, ()>, Infallible> {
+            Ok(if machine.is_ready() { Step::Done(Carrier::Stream) } else { Step::Wait(()) })
+        }
+
+        fn read(&mut self, subscriber: &mut Subscriber, _: bool) -> Result<Step<(), ()>, Infallible> {
+            if self.arrived.is_empty() {
+                return Ok(Step::Wait(()));
+            }
+            subscriber.target().put_slice(&std::mem::take(&mut self.arrived));
+            Ok(Step::Done(()))
+        }
+
+        fn read_answer(&mut self, _: &mut impl Machine) -> Transfer<()> {
+            Transfer::Broken
+        }
+
+        fn write(&mut self, head: &[u8], _: &[u8]) -> Transfer<()> {
+            match &mut self.room {
+                None => Transfer::Broken,
+                Some(0) => Transfer::Wait(()),
+                Some(room) => {
+                    let bytes = head.len().min(*room);
+                    *room -= bytes;
+                    self.written.extend_from_slice(&head[..bytes]);
+                    Transfer::Bytes(bytes)
+                }
+            }
+        }
+
+        fn lose(&mut self, machine: &mut impl Machine, _: Loss) -> Result<(), Infallible> {
+            machine.disconnected();
+            Ok(())
+        }
+    }
+
+    fn to(name: &str) -> Subscription {
+        let selector = Selector::Name(ChannelName::new(name).expect("a name"));
+        Subscription { selector, overflow: Overflow::DropOldest, observer: false }
+    }
+
+    fn joined() -> Subscriber {
+        let mut subscriber = Subscriber::new(vec![to("a")], "test", 7);
+        accept(&mut subscriber, &[welcome(), subscribed(0)]).expect("ok");
+        let bytes = subscriber.outgoing().len();
+        subscriber.sent(bytes);
+        subscriber
+    }
+
+    fn encoded(controls: &[Control]) -> Vec<u8> {
+        let mut wire = Vec::new();
+        controls.iter().for_each(|control| control.encode(&mut wire).expect("encoded"));
+        wire
+    }
+
+    #[test]
+    fn requests_are_written_while_a_listener_receives() {
+        let mut subscriber = joined();
+        let mut link = Scripted { room: Some(5), ..Scripted::default() };
+        subscriber.subscribe(to("b"));
+        let request = subscriber.outgoing().to_vec();
+        assert_eq!(receive(&mut subscriber, &mut link, true), Ok(Step::Wait(())));
+        assert_eq!(link.written, request[..5], "a part of it, and no call waits for the rest");
+        link.room = Some(1000);
+        assert_eq!(receive(&mut subscriber, &mut link, true), Ok(Step::Wait(())));
+        assert_eq!(link.written, request);
+        assert_eq!(receive(&mut subscriber, &mut link, true), Ok(Step::Wait(())));
+        assert_eq!(link.written, request, "once");
+    }
+
+    #[test]
+    fn an_answer_completes_its_change() {
+        let mut subscriber = joined();
+        let mut link = Scripted { room: Some(1000), ..Scripted::default() };
+        let change = subscriber.subscribe(to("b"));
+        assert_eq!(settle(&mut subscriber, &mut link, change), Ok(Step::Wait(())));
+        link.arrived = encoded(&[subscribed(1)]);
+        assert_eq!(settle(&mut subscriber, &mut link, change), Ok(Step::Done(Outcome::Done)));
+    }
+
+    #[test]
+    fn a_connection_that_takes_no_request_is_read_to_its_end() {
+        let mut subscriber = joined();
+        let mut link = Scripted::default();
+        let change = subscriber.subscribe(to("b"));
+        let lagged = Control::Lagged(broadcaster_protocol::control::Lagged { id: 1, count: 5, extensions: Vec::new() });
+        let named = super::super::session::tests::named(1, "a");
+        link.arrived = encoded(&[named, lagged]);
+        assert_eq!(settle(&mut subscriber, &mut link, change), Ok(Step::Wait(())));
+        assert_eq!(receive(&mut subscriber, &mut link, false), Ok(Step::Done(Event::Lagged(Some(5)))));
+        assert!(subscriber.is_ready());
     }
 }

@@ -148,6 +148,11 @@ impl Session {
         self.phase = Phase::Down;
         self.decoder = Decoder::consumer(PAYLOAD_BYTES_MAX);
         self.chunk = BytesMut::new();
+        self.discard_outgoing();
+    }
+
+    /// What is outgoing will not be written: the connection takes no more.
+    pub(super) fn discard_outgoing(&mut self) {
         self.out.clear();
         self.written = 0;
     }
@@ -207,6 +212,11 @@ impl Session {
         }
     }
 
+    /// The version of the daemon.
+    pub(super) fn version(&self) -> &str {
+        &self.version
+    }
+
     /// The daemon declines a request without which this connection is of no use.
     pub(super) fn declined(&self, declined: Declined) -> Ended {
         self.refused(Refused { code: declined.code, reason: declined.reason, extensions: declined.extensions })
@@ -242,7 +252,7 @@ pub(super) fn unexpected(item: &Item) -> Ended {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use broadcaster_protocol::control::{Named, Subscribed, kind};
+    use broadcaster_protocol::control::{Named, Subscribed, Unsubscribed, kind};
     use bytes::BufMut;
 
     pub(in super::super) fn welcome() -> Control {
@@ -263,6 +273,14 @@ pub(super) mod tests {
 
     pub(in super::super) fn subscribed(subscription: u32) -> Control {
         Control::Subscribed(Subscribed { subscription, extensions: Vec::new() })
+    }
+
+    pub(in super::super) fn unsubscribed(subscription: u32) -> Control {
+        Control::Unsubscribed(Unsubscribed { subscription, extensions: Vec::new() })
+    }
+
+    pub(in super::super) fn declined(request: u8, number: u32, code: RefusedCode) -> Control {
+        Control::Declined(Declined::new(request, number, code, "patterns"))
     }
 
     pub(in super::super) fn named(id: u32, name: &str) -> Control {

@@ -1,9 +1,11 @@
 //! The subscriptions of one connection, for listeners and monitors alike: frames as they arrive, and gaps in their places. It
 //! never decides whether to connect again.
 
-use super::session::{Ended, Machine, Phase, Session};
-use crate::ChannelName;
-use broadcaster_protocol::control::{self, Control, Lagged, Overflow, Refused, RefusedCode, Subscribe, Welcome};
+use super::session::{Ended, Machine, Phase, Session, unexpected};
+use crate::{ChannelName, ChannelPattern};
+use broadcaster_protocol::control::{
+    self, Control, Declined, Overflow, Refused, RefusedCode, Subscribe, Unsubscribe, Welcome, kind,
+};
 use broadcaster_protocol::frame::KIND_PUBLISH;
 use broadcaster_protocol::limits::PAYLOAD_BYTES_MAX;
 use broadcaster_protocol::meta::MetadataRef;
@@ -14,23 +16,52 @@ use std::collections::{BTreeMap, VecDeque};
 /// Names that are remembered at most. A daemon has no more channels.
 const NAMES_MAX: usize = 1 << 20;
 
-/// Bytes of frames that wait until the last subscription is confirmed: one message of any size, or many. The daemon confirms a thousand
-/// subscriptions in a few turns, and traffic does not wait for that.
+/// Bytes of frames that wait until a request is answered: one message of any size, or many. The daemon confirms a thousand subscriptions
+/// in a few turns, and traffic does not wait for that.
 const HELD_BYTES_MAX: usize = PAYLOAD_BYTES_MAX as usize + (1 << 20);
 
 /// What a run takes in addition to its bytes while it waits.
 const HELD_RUN_BYTES: usize = 128;
 
-/// Items that wait until the last subscription is confirmed, gaps and names included.
-const HELD_ITEMS_MAX: usize = NAMES_MAX;
+/// Items that wait until a request is answered, gaps included.
+const HELD_ITEMS_MAX: usize = 1 << 20;
 
 /// Which channels a subscription covers.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Selector {
     /// The channel of this name.
     Name(ChannelName),
+    /// Every channel whose name the pattern covers, including those that appear later.
+    Pattern(ChannelPattern),
     /// Every channel, including those that appear later.
     All,
+}
+
+impl Selector {
+    fn covers(&self, name: &ChannelName) -> bool {
+        match self {
+            Self::Name(own) => own == name,
+            Self::Pattern(pattern) => pattern.covers(name),
+            Self::All => true,
+        }
+    }
+
+    fn to_wire(&self) -> control::Selector {
+        match self {
+            Self::Name(name) => control::Selector::Name(name.as_str().to_owned()),
+            Self::Pattern(pattern) => control::Selector::Pattern(pattern.as_str().to_owned()),
+            Self::All => control::Selector::All,
+        }
+    }
+}
+
+impl From<crate::Selector> for Selector {
+    fn from(selector: crate::Selector) -> Self {
+        match selector {
+            crate::Selector::Name(name) => Self::Name(name),
+            crate::Selector::Pattern(pattern) => Self::Pattern(pattern),
+        }
+    }
 }
 
 /// One subscription.
@@ -71,30 +102,53 @@ pub enum External {
     Gap,
 }
 
+/// A subscription that was requested, or its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change {
+    /// The number of the subscription.
+    number: u32,
+    /// Whether it was requested, rather than its end.
+    joins: bool,
+}
+
+/// What became of a [`Change`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The daemon has carried it out.
+    Done,
+    /// The daemon has declined it, and nothing has changed.
+    Declined(Declined),
+    /// So much has arrived before the answer that the rest must wait until some of it was received.
+    Full,
+}
+
 /// The subscriptions of one connection.
+///
+/// What arrives before a request is answered waits here, in order: [`collect`](Self::collect) looks for the answer behind it.
 #[derive(Debug)]
 pub struct Subscriber {
     session: Session,
-    /// By the number that the daemon knows them by.
-    subscriptions: Vec<Entry>,
+    /// By the number that the daemon knows them by, which is never used again.
+    entries: BTreeMap<u32, Entry>,
+    next_number: u32,
     names: BTreeMap<ChannelId, ChannelName>,
-    /// What arrived before every subscription was confirmed.
-    held: VecDeque<Item>,
-    /// Bytes of the runs in `held`.
-    held_bytes: usize,
-    /// What arrived without a daemon.
-    external: VecDeque<External>,
+    /// What was found and not handed out yet.
+    queue: Queue,
+    /// What arrived before the handshake was complete.
+    early: Queue,
     run: Option<Run>,
     /// The first frame of `run` was handed out.
     used: bool,
     /// The message that was found, if it arrived without a daemon.
     found: Option<External>,
-    /// The channel of what was found. `None`: a gap that may concern every channel.
+    /// The channel of what was found. `None`: a gap that may concern several channels.
     channel: Option<ChannelName>,
     /// The id of `channel`, if it was found in a run.
     channel_id: Option<ChannelId>,
-    /// Messages arrive without a daemon.
-    detached: bool,
+    /// The pattern of a gap that may concern all channels that it covers.
+    pattern: Option<ChannelPattern>,
+    /// The change that was requested last, and the reason if the daemon has declined it.
+    requested: Option<(Change, Option<Declined>)>,
     /// The last read has taken everything that had arrived.
     drained: bool,
     /// The process of the daemon that serves, or that has ended the last connection without a reason.
@@ -104,45 +158,142 @@ pub struct Subscriber {
 #[derive(Debug)]
 struct Entry {
     subscription: Subscription,
-    /// The present daemon has confirmed it.
-    confirmed: bool,
+    state: State,
+    /// Without it the connection is of no use: it was there from the beginning, or a daemon has confirmed it before.
+    required: bool,
     /// Messages have been received for it before, so that joining again leaves a gap.
     joined: bool,
-    /// A gap has not been reported yet.
-    gap: bool,
+}
+
+/// What the present daemon knows of a subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Nothing yet.
+    Unknown,
+    /// It was requested.
+    Requested,
+    /// It was requested, and is to end as soon as it is confirmed.
+    Unwanted,
+    /// It is confirmed.
+    Confirmed,
+    /// Its end was requested.
+    Ending,
 }
 
 impl Entry {
-    fn join(&mut self) {
-        self.gap |= self.joined;
-        self.joined = true;
+    fn new(subscription: Subscription, required: bool) -> Self {
+        Self { subscription, state: State::Unknown, required, joined: false }
     }
 
-    fn name(&self) -> Option<&ChannelName> {
-        match &self.subscription.selector {
-            Selector::Name(name) => Some(name),
-            Selector::All => None,
+    fn selector(&self) -> &Selector {
+        &self.subscription.selector
+    }
+
+    fn is_wanted(&self) -> bool {
+        !matches!(self.state, State::Unwanted | State::Ending)
+    }
+
+    fn is_answered(&self) -> bool {
+        matches!(self.state, State::Confirmed | State::Ending)
+    }
+}
+
+/// What waits to be handed out.
+#[derive(Debug)]
+enum Held {
+    Run(ChannelName, Run),
+    Lagged(ChannelName, u64),
+    /// An unknown number of messages may be missing.
+    Gap(Selector),
+    External(External),
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    items: VecDeque<Held>,
+    /// Bytes of the runs.
+    bytes: usize,
+}
+
+impl Queue {
+    fn push(&mut self, item: Held) {
+        self.bytes += item.bytes();
+        self.items.push_back(item);
+    }
+
+    #[inline]
+    fn pop(&mut self) -> Option<Held> {
+        let item = self.items.pop_front()?;
+        self.bytes -= item.bytes();
+        Some(item)
+    }
+
+    fn append(&mut self, mut more: Self) {
+        self.items.append(&mut more.items);
+        self.bytes += more.bytes;
+    }
+
+    /// Unless the same gap is there already, and nothing behind it.
+    fn push_gap(&mut self, selector: &Selector) {
+        let is_same = |item: &Held| matches!(item, Held::Gap(gap) if gap == selector);
+        if !self.items.iter().rev().take_while(|item| matches!(item, Held::Gap(_))).any(is_same) {
+            self.push(Held::Gap(selector.clone()));
         }
     }
+
+    /// A loss of so many messages, together with the one before if nothing has arrived in between.
+    fn push_lagged(&mut self, channel: ChannelName, count: u64) {
+        let gaps = self.items.iter_mut().rev().map_while(|item| match item {
+            Held::Lagged(channel, count) => Some((&*channel, count)),
+            Held::Run(..) | Held::Gap(_) | Held::External(_) => None,
+        });
+        match gaps.into_iter().find(|(other, _)| **other == channel) {
+            Some((_, before)) => *before = before.saturating_add(count),
+            None => self.push(Held::Lagged(channel, count)),
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.bytes >= HELD_BYTES_MAX || self.items.len() >= HELD_ITEMS_MAX
+    }
+}
+
+impl Held {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Run(_, run) => run.bytes().len() + HELD_RUN_BYTES,
+            Self::Lagged(..) | Self::Gap(_) | Self::External(_) => 0,
+        }
+    }
+}
+
+/// What has arrived from the daemon.
+enum Arrived {
+    Run(Run),
+    Lagged(ChannelId, u64),
+    /// Something that only changes what is known.
+    Applied,
 }
 
 impl Subscriber {
     /// A subscriber in the process `pid`; `purpose` is for display. No two subscriptions may have the same selector.
     pub fn new(subscriptions: Vec<Subscription>, purpose: &str, pid: u32) -> Self {
-        let entry = |subscription| Entry { subscription, confirmed: false, joined: false, gap: false };
+        let entries: BTreeMap<_, _> =
+            (0..).zip(subscriptions).map(|(number, subscription)| (number, Entry::new(subscription, true))).collect();
         Self {
             session: Session::new(purpose, pid),
-            subscriptions: subscriptions.into_iter().map(entry).collect(),
+            next_number: entries.keys().next_back().map_or(0, |last| last + 1),
+            entries,
             names: BTreeMap::new(),
-            held: VecDeque::new(),
-            held_bytes: 0,
-            external: VecDeque::new(),
+            queue: Queue::default(),
+            early: Queue::default(),
             run: None,
             used: false,
             found: None,
             channel: None,
             channel_id: None,
-            detached: false,
+            pattern: None,
+            requested: None,
             drained: false,
             daemon: None,
         }
@@ -157,56 +308,87 @@ impl Subscriber {
         if self.next_of_run() {
             return Ok(Received::Frame);
         }
-        let next = self.poll_next_item();
-        if next.is_err() {
-            self.daemon = None;
+        (self.run, self.found) = (None, None);
+        match self.queue.pop() {
+            Some(item) => Ok(self.hand_out(item)),
+            None => self.poll_arrived().map_err(|ended| self.ended(ended)),
         }
-        next
     }
 
-    fn poll_next_item(&mut self) -> Result<Received, Ended> {
-        (self.run, self.found) = (None, None);
-        match self.external.pop_front() {
-            Some(External::Gap) => {
-                (self.channel, self.channel_id) = (self.subscriptions.first().and_then(Entry::name).cloned(), None);
-                return Ok(Received::Lagged(None));
+    fn hand_out(&mut self, item: Held) -> Received {
+        (self.channel_id, self.pattern) = (None, None);
+        match item {
+            Held::Run(channel, run) => {
+                self.channel = Some(channel);
+                self.take_up(run)
             }
-            message @ Some(External::Message { .. }) => {
-                (self.channel, self.channel_id) = (self.subscriptions.first().and_then(Entry::name).cloned(), None);
-                self.found = message;
-                return Ok(Received::Frame);
+            Held::Lagged(channel, count) => {
+                self.channel = Some(channel);
+                Received::Lagged(Some(count))
             }
-            None => {}
+            Held::Gap(selector) => self.gap(Some(selector)),
+            Held::External(external) => {
+                // Without a daemon there is one subscription, by name.
+                let gap = self.gap(self.entries.values().next().map(Entry::selector).cloned());
+                match external {
+                    External::Gap => gap,
+                    message @ External::Message { .. } => {
+                        self.found = Some(message);
+                        Received::Frame
+                    }
+                }
+            }
         }
-        if (self.is_ready() || self.detached)
-            && let Some(entry) = self.subscriptions.iter_mut().find(|entry| entry.gap)
-        {
-            entry.gap = false;
-            (self.channel, self.channel_id) = (entry.name().cloned(), None);
-            return Ok(Received::Lagged(None));
-        }
+    }
+
+    fn gap(&mut self, selector: Option<Selector>) -> Received {
+        (self.channel, self.pattern) = match selector {
+            Some(Selector::Name(name)) => (Some(name), None),
+            Some(Selector::Pattern(pattern)) => (None, Some(pattern)),
+            Some(Selector::All) | None => (None, None),
+        };
+        Received::Lagged(None)
+    }
+
+    #[inline]
+    fn take_up(&mut self, run: Run) -> Received {
+        (self.run, self.used) = (Some(run), true);
+        Received::Frame
+    }
+
+    fn poll_arrived(&mut self) -> Result<Received, Ended> {
         while self.is_ready() {
-            let item = match self.held.pop_front() {
-                None => self.session.next()?,
-                held => held,
-            };
-            match item {
+            match self.take()? {
                 None => break,
-                Some(Item::Run(run)) => {
+                Some(Arrived::Run(run)) => {
                     self.select(run.channel(), KIND_PUBLISH)?;
-                    self.run = Some(run);
-                    self.used = true;
-                    return Ok(Received::Frame);
+                    return Ok(self.take_up(run));
                 }
-                Some(Item::Control(Control::Lagged(lagged))) => {
-                    self.select(ChannelId(lagged.id), control::kind::LAGGED)?;
-                    return Ok(Received::Lagged(Some(lagged.count)));
+                Some(Arrived::Lagged(id, count)) => {
+                    self.select(id, kind::LAGGED)?;
+                    return Ok(Received::Lagged(Some(count)));
                 }
-                Some(Item::Control(Control::Named(named))) => self.named(&named)?,
-                Some(item) => return Err(self.session.declined_or_unexpected(item)),
+                Some(Arrived::Applied) => {}
             }
         }
         Ok(Received::Nothing)
+    }
+
+    /// The next item that has arrived.
+    fn take(&mut self) -> Result<Option<Arrived>, Ended> {
+        let Some(item) = self.session.next()? else { return Ok(None) };
+        match item {
+            Item::Run(run) => return Ok(Some(Arrived::Run(run))),
+            Item::Control(Control::Lagged(lagged)) => {
+                return Ok(Some(Arrived::Lagged(ChannelId(lagged.id), lagged.count)));
+            }
+            Item::Control(Control::Named(named)) => self.named(&named)?,
+            Item::Control(Control::Subscribed(subscribed)) => self.subscribed(subscribed.subscription)?,
+            Item::Control(Control::Unsubscribed(unsubscribed)) => self.unsubscribed(unsubscribed.subscription)?,
+            Item::Control(Control::Declined(declined)) => self.declined(declined)?,
+            item => return Err(unexpected(&item)),
+        }
+        Ok(Some(Arrived::Applied))
     }
 
     /// Moves on within the frames that were found together. Returns false, and changes nothing else, if there are no more of them:
@@ -225,10 +407,15 @@ impl Subscriber {
     #[inline]
     fn select(&mut self, id: ChannelId, kind: u8) -> Result<(), Ended> {
         if self.channel_id != Some(id) {
-            self.channel = Some(self.names.get(&id).ok_or(Ended::Unexpected(kind))?.clone());
+            self.channel = Some(self.name_of(id, kind)?);
             self.channel_id = Some(id);
+            self.pattern = None;
         }
         Ok(())
+    }
+
+    fn name_of(&self, id: ChannelId, kind: u8) -> Result<ChannelName, Ended> {
+        self.names.get(&id).cloned().ok_or(Ended::Unexpected(kind))
     }
 
     fn named(&mut self, named: &control::Named) -> Result<(), Ended> {
@@ -245,17 +432,27 @@ impl Subscriber {
                 self.names.insert(id, name);
                 Ok(())
             }
-            Ok(_) | Err(_) => Err(Ended::Unexpected(control::kind::NAMED)),
+            Ok(_) | Err(_) => Err(Ended::Unexpected(kind::NAMED)),
         }
     }
 
     fn covers(&self, name: &ChannelName) -> bool {
-        self.subscriptions.iter().any(|entry| entry.name().is_none_or(|own| own == name))
+        self.entries.values().any(|entry| entry.selector().covers(name))
     }
 
-    /// The channel of what [`poll_next`](Self::poll_next) found. `None`: a gap that may concern every channel.
+    /// The channel of what [`poll_next`](Self::poll_next) found. `None`: a gap that may concern several channels.
     pub fn channel(&self) -> Option<&ChannelName> {
         self.channel.as_ref()
+    }
+
+    /// The pattern of the gap that [`poll_next`](Self::poll_next) found, if it may concern all channels that the pattern covers.
+    pub fn pattern(&self) -> Option<&ChannelPattern> {
+        self.pattern.as_ref()
+    }
+
+    /// The selectors, in the order in which they were requested, without those whose end was requested.
+    pub fn selectors(&self) -> impl Iterator<Item = &Selector> {
+        self.entries.values().filter(|entry| entry.is_wanted()).map(Entry::selector)
     }
 
     /// The frame that [`poll_next`](Self::poll_next) found, until it is called again.
@@ -307,7 +504,145 @@ impl Subscriber {
 
     /// Appends what arrived without a daemon.
     pub fn deliver(&mut self, external: External) {
-        self.external.push_back(external);
+        self.queue.push(Held::External(external));
+    }
+}
+
+/// Changes while the connection is in use.
+impl Subscriber {
+    /// Requests a subscription, unless there is one with the same selector.
+    pub fn subscribe(&mut self, subscription: Subscription) -> Change {
+        let same = self.entry_mut(&subscription.selector);
+        let (number, is_new) = match same {
+            Some((number, entry)) if entry.state != State::Ending => {
+                if entry.state == State::Unwanted {
+                    entry.state = State::Requested;
+                }
+                (number, false)
+            }
+            // The daemon ends the other one first: it carries requests out in order.
+            Some(_) | None => (self.unused_number(), true),
+        };
+        if is_new {
+            self.entries.insert(number, Entry::new(subscription, false));
+            if matches!(self.session.phase, Phase::Joining | Phase::Ready) {
+                self.request(number);
+            }
+        }
+        self.request_change(Change { number, joins: true })
+    }
+
+    /// Requests the end of the subscription with this selector; `None` if there is none.
+    ///
+    /// What the daemon has accepted before the end, it still delivers.
+    pub fn unsubscribe(&mut self, selector: &Selector) -> Option<Change> {
+        let (number, entry) = self.entry_mut(selector)?;
+        match entry.state {
+            State::Unknown => drop(self.entries.remove(&number)),
+            // Its answer must come first. If the daemon declines it, there is nothing to end.
+            State::Requested => entry.state = State::Unwanted,
+            State::Confirmed => self.end(number),
+            State::Unwanted | State::Ending => {}
+        }
+        Some(self.request_change(Change { number, joins: false }))
+    }
+
+    /// The last one that was requested with this selector.
+    fn entry_mut(&mut self, selector: &Selector) -> Option<(u32, &mut Entry)> {
+        let mut entries = self.entries.iter_mut().rev();
+        entries.find(|(_, entry)| entry.selector() == selector).map(|(&number, entry)| (number, entry))
+    }
+
+    fn unused_number(&mut self) -> u32 {
+        while self.entries.contains_key(&self.next_number) {
+            self.next_number = self.next_number.wrapping_add(1);
+        }
+        let number = self.next_number;
+        self.next_number = number.wrapping_add(1);
+        number
+    }
+
+    fn request_change(&mut self, change: Change) -> Change {
+        self.requested = Some((change, None));
+        change
+    }
+
+    /// The version of the daemon that has answered.
+    pub fn daemon_version(&self) -> &str {
+        self.session.version()
+    }
+
+    /// Looks for the answer to the change that was requested last. What has arrived before it waits for
+    /// [`poll_next`](Self::poll_next). `None`: until more bytes were read.
+    ///
+    /// # Errors
+    ///
+    /// [`Ended`]: the connection must be given up. The change is still requested, unless the daemon refuses it.
+    pub fn collect(&mut self, change: Change) -> Result<Option<Outcome>, Ended> {
+        loop {
+            match self.outcome(change) {
+                None if self.queue.is_full() => return Ok(Some(Outcome::Full)),
+                None if !self.is_ready() => return Ok(None),
+                None => {}
+                outcome => return Ok(outcome),
+            }
+            match self.take().and_then(|arrived| self.keep(arrived)) {
+                Ok(true) => {}
+                Ok(false) => return Ok(None),
+                Err(ended) => return Err(self.ended(ended)),
+            }
+        }
+    }
+
+    /// Keeps what has arrived; `false` if nothing has.
+    fn keep(&mut self, arrived: Option<Arrived>) -> Result<bool, Ended> {
+        match arrived {
+            None => return Ok(false),
+            Some(Arrived::Run(run)) => {
+                let channel = self.name_of(run.channel(), KIND_PUBLISH)?;
+                self.queue.push(Held::Run(channel, run));
+            }
+            Some(Arrived::Lagged(id, count)) => {
+                let channel = self.name_of(id, kind::LAGGED)?;
+                self.queue.push_lagged(channel, count);
+            }
+            Some(Arrived::Applied) => {}
+        }
+        Ok(true)
+    }
+
+    fn outcome(&mut self, change: Change) -> Option<Outcome> {
+        if let Some((requested, declined)) = &mut self.requested
+            && *requested == change
+            && let Some(declined) = declined.take()
+        {
+            return Some(Outcome::Declined(declined));
+        }
+        let entry = self.entries.get(&change.number);
+        let is_done = match change.joins {
+            true => entry.is_none_or(|entry| entry.state == State::Confirmed),
+            false => entry.is_none(),
+        };
+        is_done.then_some(Outcome::Done)
+    }
+
+    /// The connection takes no more requests. What has arrived on it can still be read, and the next connection begins with all of them.
+    pub(super) fn discard_requests(&mut self) {
+        self.session.discard_outgoing();
+    }
+
+    /// The daemon has ended the connection while it was in use.
+    fn ended(&mut self, ended: Ended) -> Ended {
+        self.daemon = None;
+        self.withdraw(ended)
+    }
+
+    /// If the daemon refuses this connection, it would refuse the next one as well. What it has never confirmed may be the reason.
+    fn withdraw(&mut self, ended: Ended) -> Ended {
+        if matches!(ended, Ended::Refused(_) | Ended::Unsupported { .. }) {
+            self.entries.retain(|_, entry| entry.required);
+        }
+        ended
     }
 }
 
@@ -331,46 +666,77 @@ impl Machine for Subscriber {
             self.daemon = None; // there was nothing yet for which this subscriber could be too slow
         }
         self.session.disconnected();
-        self.held.clear();
-        self.held_bytes = 0;
-        self.subscriptions.iter_mut().for_each(|entry| entry.confirmed = false);
+        self.early = Queue::default();
+        self.entries.retain(|_, entry| entry.is_wanted());
+        self.entries.values_mut().for_each(|entry| entry.state = State::Unknown);
     }
 
     fn received(&mut self) -> Result<(), Ended> {
+        match self.join() {
+            Err(ended) if self.session.phase == Phase::Joining => Err(self.withdraw(ended)),
+            joined => joined,
+        }
+    }
+
+    fn detached(&mut self) {
+        let Self { entries, queue, .. } = self;
+        entries.values_mut().for_each(|entry| entry.join(queue));
+    }
+}
+
+impl Subscriber {
+    /// Continues the handshake.
+    fn join(&mut self) -> Result<(), Ended> {
         while !self.is_ready() {
-            match (self.session.phase, self.session.next()?) {
-                (_, None) => break,
-                (Phase::Greeting, Some(Item::Control(Control::Welcome(welcome)))) => {
-                    self.check_whether_too_slow(&welcome)?;
-                    self.subscribe();
+            if self.session.phase == Phase::Greeting {
+                match self.session.next()? {
+                    None => break,
+                    Some(Item::Control(Control::Welcome(welcome))) => {
+                        self.check_whether_too_slow(&welcome)?;
+                        self.session.phase = Phase::Joining;
+                        let numbers: Vec<_> = self.entries.keys().copied().collect();
+                        numbers.into_iter().for_each(|number| self.request(number));
+                        self.complete_joining();
+                    }
+                    Some(item) => return Err(unexpected(&item)),
                 }
-                (Phase::Joining, Some(Item::Control(Control::Subscribed(subscribed)))) => {
-                    self.confirm(subscribed.subscription)?;
+                continue;
+            }
+            match self.take()? {
+                None => break,
+                Some(Arrived::Run(_)) if self.early.items.len() >= HELD_ITEMS_MAX => {
+                    return Err(Ended::Unexpected(KIND_PUBLISH));
                 }
-                (
-                    Phase::Joining,
-                    Some(item @ (Item::Run(_) | Item::Control(Control::Named(_) | Control::Lagged(_)))),
-                ) if self.held.len() < HELD_ITEMS_MAX => {
-                    self.hold(item);
+                Some(Arrived::Lagged(..)) if self.early.items.len() >= HELD_ITEMS_MAX => {
+                    return Err(Ended::Unexpected(kind::LAGGED));
                 }
-                (_, Some(item)) => return Err(self.session.declined_or_unexpected(item)),
+                Some(Arrived::Run(run)) => self.keep_early(run)?,
+                Some(Arrived::Lagged(id, count)) => {
+                    let channel = self.name_of(id, kind::LAGGED)?;
+                    self.early.push_lagged(channel, count);
+                }
+                Some(Arrived::Applied) => {}
             }
         }
         Ok(())
     }
 
-    fn detached(&mut self) {
-        self.detached = true;
-        self.subscriptions.iter_mut().for_each(Entry::join);
+    /// Keeps what arrives for one subscription until all are confirmed. Frames for which there is no room are lost: a gap takes their place.
+    fn keep_early(&mut self, run: Run) -> Result<(), Ended> {
+        let channel = self.name_of(run.channel(), KIND_PUBLISH)?;
+        if self.early.bytes + run.bytes().len() + HELD_RUN_BYTES <= HELD_BYTES_MAX {
+            self.early.push(Held::Run(channel, run));
+        } else {
+            self.early.push_lagged(channel, run.messages());
+        }
+        Ok(())
     }
-}
 
-impl Subscriber {
     /// If the same daemon serves again after it ended the connection, a subscriber with the policy *disconnect* was too slow. It may not have
     /// received the reason, which the daemon keeps for a second only.
     fn check_whether_too_slow(&mut self, welcome: &Welcome) -> Result<(), Ended> {
         let before = self.daemon.take();
-        let requested = self.subscriptions.iter().any(|entry| entry.subscription.overflow == Overflow::Disconnect);
+        let requested = self.entries.values().any(|entry| entry.subscription.overflow == Overflow::Disconnect);
         if requested && before == Some(welcome.pid) {
             let reason = "this subscriber chose to be disconnected when it is too slow";
             return Err(Ended::Refused(Refused::new(RefusedCode::TooSlow, reason)));
@@ -379,73 +745,120 @@ impl Subscriber {
         Ok(())
     }
 
-    fn subscribe(&mut self) {
-        for (subscription, entry) in (0..).zip(&self.subscriptions) {
-            let Subscription { selector, overflow, observer } = &entry.subscription;
-            let selector = match selector {
-                Selector::Name(name) => control::Selector::Name(name.as_str().to_owned()),
-                Selector::All => control::Selector::All,
-            };
-            let (overflow, observer) = (*overflow, *observer);
-            let subscribe = Subscribe { subscription, selector, overflow, observer, extensions: Vec::new() };
-            self.session.push(&subscribe.into());
-        }
-        self.session.phase = Phase::Joining;
+    /// Requests the subscription with this number from the present daemon.
+    fn request(&mut self, number: u32) {
+        let Some(entry) = self.entries.get_mut(&number) else { return };
+        entry.state = State::Requested;
+        let Subscription { selector, overflow, observer } = &entry.subscription;
+        let (selector, overflow, observer) = (selector.to_wire(), *overflow, *observer);
+        let subscribe = Subscribe { subscription: number, selector, overflow, observer, extensions: Vec::new() };
+        self.session.push(&subscribe.into());
     }
 
-    /// Keeps what arrives for one subscription until all are confirmed. Frames for which there is no room are lost: a gap takes their place.
-    fn hold(&mut self, mut item: Item) {
-        if let Item::Run(run) = &item {
-            let bytes = self.held_bytes + run.bytes().len() + HELD_RUN_BYTES;
-            if bytes <= HELD_BYTES_MAX {
-                self.held_bytes = bytes;
-            } else {
-                let (id, count) = (run.channel().0, run.messages());
-                item = Item::Control(Control::Lagged(Lagged { id, count, extensions: Vec::new() }));
-            }
+    /// Requests its end.
+    fn end(&mut self, number: u32) {
+        if let Some(entry) = self.entries.get_mut(&number) {
+            entry.state = State::Ending;
+            self.session.push(&Unsubscribe { subscription: number, extensions: Vec::new() }.into());
         }
-        if let Item::Control(Control::Lagged(lagged)) = &item {
-            let gaps = self.held.iter_mut().rev().map_while(|held| match held {
-                Item::Control(Control::Lagged(gap)) => Some(gap),
-                _ => None,
-            });
-            if let Some(gap) = gaps.into_iter().find(|gap| gap.id == lagged.id) {
-                gap.count = gap.count.saturating_add(lagged.count);
-                return;
-            }
-        }
-        self.held.push_back(item);
     }
 
-    fn confirm(&mut self, subscription: u32) -> Result<(), Ended> {
-        let at = usize::try_from(subscription).ok();
-        match at.and_then(|at| self.subscriptions.get_mut(at)) {
-            Some(entry) if !entry.confirmed => entry.confirmed = true,
-            Some(_) | None => return Err(Ended::Unexpected(control::kind::SUBSCRIBED)),
+    fn subscribed(&mut self, number: u32) -> Result<(), Ended> {
+        let Self { entries, queue, .. } = self;
+        match entries.get_mut(&number).map(|entry| (entry.state, entry)) {
+            Some((State::Requested, entry)) => {
+                (entry.state, entry.required) = (State::Confirmed, true);
+                if self.session.phase == Phase::Ready {
+                    entry.join(queue);
+                }
+            }
+            Some((State::Unwanted, _)) => self.end(number),
+            Some((State::Unknown | State::Confirmed | State::Ending, _)) | None => {
+                return Err(Ended::Unexpected(kind::SUBSCRIBED));
+            }
         }
-        if self.subscriptions.iter().all(|entry| entry.confirmed) {
-            self.held_bytes = 0; // nothing more is added
-            self.session.phase = Phase::Ready;
-            self.detached = false;
-            self.subscriptions.iter_mut().for_each(Entry::join);
-        }
+        self.complete_joining();
         Ok(())
+    }
+
+    fn unsubscribed(&mut self, number: u32) -> Result<(), Ended> {
+        match self.entries.remove(&number) {
+            Some(ended) if ended.state == State::Ending => {
+                let Self { entries, names, .. } = self;
+                // Those that no subscription covers are announced again before they are used again.
+                let is_covered = |name: &ChannelName| entries.values().any(|entry| entry.selector().covers(name));
+                names.retain(|_, name| !ended.selector().covers(name) || is_covered(name));
+                self.channel_id = None;
+                Ok(())
+            }
+            Some(_) | None => Err(Ended::Unexpected(kind::UNSUBSCRIBED)),
+        }
+    }
+
+    fn declined(&mut self, declined: Declined) -> Result<(), Ended> {
+        let number = declined.number;
+        let state = self.entries.get(&number).map(|entry| (entry.state, entry.required));
+        match (declined.request, state) {
+            (kind::SUBSCRIBE, Some((State::Requested, true))) => return Err(self.session.declined(declined)),
+            (kind::SUBSCRIBE, Some((State::Requested, false) | (State::Unwanted, _))) => {
+                self.entries.remove(&number);
+            }
+            (kind::UNSUBSCRIBE, Some((State::Ending, _))) => {
+                if let Some(entry) = self.entries.get_mut(&number) {
+                    entry.state = State::Confirmed;
+                }
+            }
+            _ => return Err(Ended::Unexpected(kind::DECLINED)),
+        }
+        let joins = declined.request == kind::SUBSCRIBE;
+        if let Some((_, answer)) = self.requested.as_mut().filter(|(change, _)| *change == Change { number, joins }) {
+            *answer = Some(declined);
+        }
+        self.complete_joining();
+        Ok(())
+    }
+
+    /// Completes the handshake if the daemon has answered every request for a subscription.
+    fn complete_joining(&mut self) {
+        let Self { entries, queue, early, .. } = self;
+        if self.session.phase == Phase::Joining && entries.values().all(Entry::is_answered) {
+            self.session.phase = Phase::Ready;
+            entries.values_mut().filter(|entry| entry.is_wanted()).for_each(|entry| entry.join(queue));
+            queue.append(std::mem::take(early));
+        }
+    }
+}
+
+impl Entry {
+    /// Messages are received for it from now on.
+    fn join(&mut self, queue: &mut Queue) {
+        if std::mem::replace(&mut self.joined, true) {
+            queue.push_gap(self.selector());
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::session::tests::{accept, feed, feed_bytes, named, subscribed, welcome};
+    use super::super::session::tests::{accept, declined, feed, feed_bytes, named, subscribed, unsubscribed, welcome};
     use super::*;
     use broadcaster_protocol::Header;
 
     fn on(names: &[&str]) -> Subscriber {
-        let subscription = |name: &&str| Subscription {
-            selector: Selector::Name(ChannelName::new(name).expect("a name")),
-            overflow: Overflow::DropOldest,
-            observer: false,
+        Subscriber::new(names.iter().map(|name| to(name)).collect(), "test", 7)
+    }
+
+    /// A subscription to a channel, or to those that a pattern covers.
+    fn to(selector: &str) -> Subscription {
+        let selector = match selector.contains('*') {
+            true => Selector::Pattern(ChannelPattern::new(selector).expect("a pattern")),
+            false => Selector::Name(ChannelName::new(selector).expect("a name")),
         };
-        Subscriber::new(names.iter().map(subscription).collect(), "test", 7)
+        Subscription { selector, overflow: Overflow::DropOldest, observer: false }
+    }
+
+    fn lagged(id: u32, count: u64) -> Control {
+        Control::Lagged(control::Lagged { id, count, extensions: Vec::new() })
     }
 
     fn frame(channel: u32, sequence: u64, payload: &[u8]) -> Vec<u8> {
@@ -553,12 +966,16 @@ mod tests {
 
     #[test]
     fn no_more_is_kept_before_the_last_confirmation_than_a_daemon_sends() {
-        let mut subscriber = on(&["a", "b"]);
-        accept(&mut subscriber, &[welcome(), subscribed(0)]).expect("ok");
-        for _ in 0..HELD_ITEMS_MAX {
-            feed(&mut subscriber, &[named(1, "a")]).expect("held");
+        let mut subscriber = on(&["a", "b", "c"]);
+        accept(&mut subscriber, &[welcome(), subscribed(0), named(1, "a"), subscribed(1), named(2, "b")]).expect("ok");
+        let mut round = frame(1, 0, b"");
+        [1, 2].iter().for_each(|&id| lagged(id, 1).encode(&mut round).expect("encoded"));
+        for _ in 0..HELD_ITEMS_MAX / 3 {
+            receive_early(&mut subscriber, &round);
         }
-        assert_eq!(feed(&mut subscriber, &[named(1, "a")]), Err(Ended::Unexpected(control::kind::NAMED)));
+        receive_early(&mut subscriber, &frame(1, 0, b""));
+        assert_eq!(subscriber.early.items.len(), HELD_ITEMS_MAX);
+        assert_eq!(feed(&mut subscriber, &[lagged(1, 1)]), Err(Ended::Unexpected(kind::LAGGED)));
     }
 
     #[test]
@@ -602,7 +1019,7 @@ mod tests {
         let all = [welcome(), subscribed(0), named(1, "a")];
         let of = |overflow| {
             let mut subscriber = on(&["a"]);
-            subscriber.subscriptions[0].subscription.overflow = overflow;
+            subscriber.entries.get_mut(&0).expect("the only one").subscription.overflow = overflow;
             subscriber
         };
         let is_too_slow = |joined: Result<(), Ended>| match joined {
@@ -642,7 +1059,7 @@ mod tests {
     fn losses_name_their_channel_and_count() {
         let mut subscriber = on(&["a"]);
         accept(&mut subscriber, &[welcome(), subscribed(0), named(3, "a")]).expect("ok");
-        feed(&mut subscriber, &[Control::Lagged(Lagged { id: 3, count: 5, extensions: Vec::new() })]).expect("ok");
+        feed(&mut subscriber, &[lagged(3, 5)]).expect("ok");
         assert_eq!(next(&mut subscriber), (Received::Lagged(Some(5)), Some("a".into())));
     }
 
@@ -654,10 +1071,383 @@ mod tests {
         assert_eq!(subscriber.poll_next(), Err(Ended::Unexpected(KIND_PUBLISH)), "an id without a name");
         let mut subscriber = on(&["a"]);
         accept(&mut subscriber, &[welcome(), subscribed(0), named(1, "b")]).expect("ok");
-        assert_eq!(subscriber.poll_next(), Err(Ended::Unexpected(control::kind::NAMED)), "a channel not subscribed to");
+        assert_eq!(subscriber.poll_next(), Err(Ended::Unexpected(kind::NAMED)), "a channel not subscribed to");
         let mut subscriber = on(&["a"]);
         let twice = [welcome(), subscribed(1)];
-        assert_eq!(accept(&mut subscriber, &twice), Err(Ended::Unexpected(control::kind::SUBSCRIBED)));
+        assert_eq!(accept(&mut subscriber, &twice), Err(Ended::Unexpected(kind::SUBSCRIBED)));
+    }
+
+    /// What the subscriber writes, as a daemon reads it.
+    fn requests(subscriber: &mut Subscriber) -> Vec<Control> {
+        let (mut decoder, mut chunk) = (broadcaster_protocol::Decoder::consumer(1), bytes::BytesMut::new());
+        let out = subscriber.outgoing().to_vec();
+        subscriber.sent(out.len());
+        bytes::BufMut::put_slice(&mut decoder.target(&mut chunk), &out);
+        let mut controls = Vec::new();
+        while let Some(Item::Control(control)) = decoder.next(&mut chunk).expect("requests are well formed") {
+            controls.push(control);
+        }
+        controls
+    }
+
+    fn subscribes(number: u32, selector: &str) -> Control {
+        let Subscription { selector, overflow, observer } = to(selector);
+        let selector = selector.to_wire();
+        Subscribe { subscription: number, selector, overflow, observer, extensions: Vec::new() }.into()
+    }
+
+    fn unsubscribes(subscription: u32) -> Control {
+        Unsubscribe { subscription, extensions: Vec::new() }.into()
+    }
+
+    /// A subscriber to the channel `a`, which has the id 1 and the subscription 0.
+    fn joined() -> Subscriber {
+        let mut subscriber = on(&["a"]);
+        accept(&mut subscriber, &[welcome(), subscribed(0), named(1, "a")]).expect("ok");
+        assert_eq!(requests(&mut subscriber), [subscribes(0, "a")]);
+        assert_eq!(next(&mut subscriber).0, Received::Nothing);
+        subscriber
+    }
+
+    /// Bytes arrive while a request waits for its answer.
+    fn arrive(subscriber: &mut Subscriber, controls: &[Control], frames: &[u8]) {
+        let mut wire = Vec::new();
+        controls.iter().for_each(|control| control.encode(&mut wire).expect("encoded"));
+        wire.extend_from_slice(frames);
+        feed_bytes(subscriber, &wire);
+    }
+
+    fn next_payload(subscriber: &mut Subscriber) -> (Option<String>, Vec<u8>) {
+        let (received, channel) = next(subscriber);
+        assert_eq!(received, Received::Frame);
+        (channel, subscriber.frame().expect("found").payload.to_vec())
+    }
+
+    #[test]
+    fn a_subscription_that_is_declined_in_the_handshake_ends_it() {
+        let declined = |code| declined(kind::SUBSCRIBE, 0, code);
+        let limit = accept(&mut on(&["a"]), &[welcome(), declined(RefusedCode::Channels)]);
+        assert_eq!(limit, Err(Ended::Refused(Refused::new(RefusedCode::Channels, "patterns"))));
+        let unsupported = accept(&mut on(&["a.*"]), &[welcome(), declined(RefusedCode::Unsupported)]);
+        assert_eq!(unsupported, Err(Ended::Unsupported { what: "patterns".into(), version: "9.9.9".into() }));
+        // The next daemon may not have that limit.
+        let mut subscriber = joined();
+        subscriber.disconnected();
+        accept(&mut subscriber, &[welcome(), declined(RefusedCode::Channels)]).expect_err("declined");
+        subscriber.disconnected();
+        accept(&mut subscriber, &[welcome(), subscribed(0), named(1, "a")]).expect("ok");
+        assert_eq!(next(&mut subscriber), (Received::Lagged(None), Some("a".into())));
+    }
+
+    #[test]
+    fn a_subscriber_without_subscriptions_is_ready_at_once() {
+        let mut subscriber = on(&[]);
+        accept(&mut subscriber, &[welcome()]).expect("ok");
+        assert!(subscriber.is_ready());
+        let change = subscriber.subscribe(to("a"));
+        assert_eq!(requests(&mut subscriber), [subscribes(0, "a")]);
+        arrive(&mut subscriber, &[subscribed(0), named(1, "a")], &frame(1, 0, b"x"));
+        assert_eq!(subscriber.collect(change), Ok(Some(Outcome::Done)));
+        assert_eq!(next_payload(&mut subscriber), (Some("a".into()), b"x".to_vec()));
+    }
+
+    #[test]
+    fn a_pattern_covers_channels_as_they_appear_and_its_gap_names_it() {
+        let mut subscriber = on(&["a.*"]);
+        accept(&mut subscriber, &[welcome(), subscribed(0)]).expect("ok");
+        assert_eq!(requests(&mut subscriber), [subscribes(0, "a.*")]);
+        arrive(&mut subscriber, &[named(1, "a.b"), named(2, "a.*")], &[frame(2, 0, b"x"), frame(1, 0, b"y")].concat());
+        assert_eq!(next(&mut subscriber), (Received::Frame, Some("a.*".into())), "a channel of that name");
+        assert_eq!(next(&mut subscriber), (Received::Frame, Some("a.b".into())));
+        subscriber.disconnected();
+        accept(&mut subscriber, &[welcome(), subscribed(0), named(3, "a.c")]).expect("ok");
+        assert_eq!(next(&mut subscriber), (Received::Lagged(None), None));
+        assert_eq!(subscriber.pattern().map(ChannelPattern::as_str), Some("a.*"));
+        feed_bytes(&mut subscriber, &frame(3, 0, b"z"));
+        assert_eq!(next(&mut subscriber), (Received::Frame, Some("a.c".into())));
+        assert_eq!(subscriber.pattern(), None);
+        feed(&mut subscriber, &[named(4, "a.b.c")]).expect("ready");
+        assert_eq!(subscriber.poll_next(), Err(Ended::Unexpected(kind::NAMED)), "the pattern does not cover it");
+    }
+
+    #[test]
+    fn what_arrives_before_an_answer_is_kept_in_order() {
+        let mut subscriber = joined();
+        arrive(&mut subscriber, &[], &[frame(1, 0, b"0"), frame(1, 1, b"1")].concat());
+        assert_eq!(next_payload(&mut subscriber).1, b"0", "the rest of the run is not overtaken either");
+        let change = subscriber.subscribe(to("b"));
+        assert_eq!(requests(&mut subscriber), [subscribes(1, "b")]);
+        arrive(&mut subscriber, &[lagged(1, 7), named(1, ""), named(5, "a")], &frame(5, 9, b"9"));
+        assert_eq!(subscriber.collect(change), Ok(None));
+        arrive(&mut subscriber, &[subscribed(1), named(1, "b")], &[frame(1, 0, b"b"), frame(5, 10, b"10")].concat());
+        assert_eq!(subscriber.collect(change), Ok(Some(Outcome::Done)));
+        assert_eq!(subscriber.collect(change), Ok(Some(Outcome::Done)), "it stays so");
+        let a = || Some("a".to_owned());
+        assert_eq!(next_payload(&mut subscriber), (a(), b"1".to_vec()));
+        assert_eq!(next(&mut subscriber), (Received::Lagged(Some(7)), a()));
+        assert_eq!(next_payload(&mut subscriber), (a(), b"9".to_vec()));
+        assert_eq!(next_payload(&mut subscriber), (Some("b".into()), b"b".to_vec()));
+        assert_eq!(next_payload(&mut subscriber), (a(), b"10".to_vec()));
+        assert_eq!(next(&mut subscriber).0, Received::Nothing);
+        assert_eq!((subscriber.queue.bytes, subscriber.early.bytes), (0, 0));
+    }
+
+    #[test]
+    fn an_answer_that_no_call_waits_for_takes_effect() {
+        let mut subscriber = joined();
+        let abandoned = subscriber.subscribe(to("b"));
+        arrive(&mut subscriber, &[subscribed(1), named(2, "b")], &frame(2, 0, b"x"));
+        assert_eq!(next_payload(&mut subscriber), (Some("b".into()), b"x".to_vec()));
+        assert_eq!(subscriber.subscribe(to("b")), abandoned, "the same request");
+        assert_eq!(subscriber.collect(abandoned), Ok(Some(Outcome::Done)));
+        assert_eq!(requests(&mut subscriber), [subscribes(1, "b")], "it was sent once");
+        let declined_later = subscriber.subscribe(to("c"));
+        arrive(&mut subscriber, &[declined(kind::SUBSCRIBE, 2, RefusedCode::Channels)], &[]);
+        assert_eq!(next(&mut subscriber).0, Received::Nothing);
+        assert!(subscriber.selectors().eq([&to("a").selector, &to("b").selector]));
+        assert_ne!(subscriber.subscribe(to("c")), declined_later, "another request, with another number");
+    }
+
+    #[test]
+    fn a_request_that_is_declined_changes_nothing() {
+        let mut subscriber = joined();
+        let change = subscriber.subscribe(to("b"));
+        let answer = Declined::new(kind::SUBSCRIBE, 1, RefusedCode::Channels, "too many");
+        arrive(&mut subscriber, &[answer.clone().into()], &frame(1, 0, b"x"));
+        assert_eq!(subscriber.collect(change), Ok(Some(Outcome::Declined(answer))));
+        assert_eq!(next_payload(&mut subscriber), (Some("a".into()), b"x".to_vec()));
+        // Nor does the end of a subscription that an old daemon does not know how to end.
+        let change = subscriber.unsubscribe(&to("a").selector).expect("there is one");
+        arrive(&mut subscriber, &[declined(kind::UNSUBSCRIBE, 0, RefusedCode::Unsupported)], &frame(1, 1, b"y"));
+        assert!(matches!(subscriber.collect(change), Ok(Some(Outcome::Declined(_)))));
+        assert_eq!(next_payload(&mut subscriber), (Some("a".into()), b"y".to_vec()));
+        assert!(subscriber.selectors().eq([&to("a").selector]));
+        requests(&mut subscriber);
+        subscriber.disconnected();
+        accept(&mut subscriber, &[welcome(), subscribed(0), named(1, "a")]).expect("ok");
+        assert_eq!(requests(&mut subscriber), [subscribes(0, "a")]);
+    }
+
+    #[test]
+    fn a_request_outlives_its_connection_and_is_answered_once() {
+        let mut subscriber = joined();
+        let change = subscriber.subscribe(to("b"));
+        arrive(&mut subscriber, &[], &frame(1, 0, b"before"));
+        assert_eq!(subscriber.collect(change), Ok(None));
+        arrive(
+            &mut subscriber,
+            &[Control::Goodbye(control::Goodbye { reason: String::new(), extensions: vec![] })],
+            &[],
+        );
+        assert_eq!(subscriber.collect(change), Err(Ended::Goodbye));
+        subscriber.disconnected();
+        assert_eq!(subscriber.collect(change), Ok(None), "it waits for the next connection");
+        accept(&mut subscriber, &[welcome(), subscribed(0), named(2, "a")]).expect("ok");
+        assert!(!subscriber.is_ready());
+        assert_eq!(requests(&mut subscriber), [subscribes(0, "a"), subscribes(1, "b")]);
+        arrive(&mut subscriber, &[], &frame(2, 0, b"after"));
+        subscriber.received().expect("ok");
+        assert_eq!(next_payload(&mut subscriber).1, b"before", "what had arrived is not lost");
+        assert_eq!(next(&mut subscriber).0, Received::Nothing);
+        feed(&mut subscriber, &[subscribed(1), named(3, "b")]).expect("ok");
+        assert_eq!(subscriber.collect(change), Ok(Some(Outcome::Done)));
+        assert_eq!(next(&mut subscriber), (Received::Lagged(None), Some("a".into())));
+        assert_eq!(next_payload(&mut subscriber).1, b"after");
+        assert_eq!(next(&mut subscriber).0, Received::Nothing, "it has joined b only now, so that there is no gap");
+        let next_change = subscriber.subscribe(to("c"));
+        subscriber.disconnected();
+        let answers = [welcome(), subscribed(0), declined(kind::SUBSCRIBE, 2, RefusedCode::Channels), subscribed(1)];
+        accept(&mut subscriber, &answers).expect("the others have joined");
+        assert!(matches!(subscriber.collect(next_change), Ok(Some(Outcome::Declined(_)))));
+        assert!(subscriber.is_ready());
+    }
+
+    #[test]
+    fn a_connection_that_is_refused_withdraws_what_was_never_confirmed() {
+        let mut subscriber = joined();
+        let change = subscriber.subscribe(to("a.*"));
+        let refused = Control::Refused(Refused::new(RefusedCode::Unsupported, "patterns"));
+        arrive(&mut subscriber, std::slice::from_ref(&refused), &[]);
+        assert!(matches!(subscriber.collect(change), Err(Ended::Unsupported { .. })));
+        requests(&mut subscriber);
+        subscriber.disconnected();
+        accept(&mut subscriber, &[welcome(), subscribed(0), named(1, "a")]).expect("ok");
+        assert_eq!(requests(&mut subscriber), [subscribes(0, "a")]);
+        subscriber.subscribe(to("b.*"));
+        subscriber.disconnected();
+        accept(&mut subscriber, &[welcome(), subscribed(0), refused]).expect_err("refused");
+        subscriber.disconnected();
+        accept(&mut subscriber, &[welcome(), subscribed(0), named(1, "a")]).expect("ok");
+        assert!(subscriber.is_ready(), "the daemon serves it without the pattern");
+    }
+
+    #[test]
+    fn what_was_accepted_before_the_end_of_a_subscription_arrives() {
+        let mut subscriber = on(&["a", "b"]);
+        accept(&mut subscriber, &[welcome(), subscribed(0), subscribed(1), named(1, "a"), named(2, "b")]).expect("ok");
+        requests(&mut subscriber);
+        let b = to("b").selector;
+        let change = subscriber.unsubscribe(&b).expect("there is one");
+        assert_eq!(requests(&mut subscriber), [unsubscribes(1)]);
+        assert_eq!(subscriber.unsubscribe(&b), Some(change), "the same request");
+        assert!(subscriber.selectors().eq([&to("a").selector]));
+        arrive(&mut subscriber, &[], &[frame(2, 0, b"b"), frame(1, 0, b"a")].concat());
+        arrive(&mut subscriber, &[lagged(2, 3), unsubscribed(1)], &frame(1, 1, b"a"));
+        assert_eq!(subscriber.collect(change), Ok(Some(Outcome::Done)));
+        assert_eq!(subscriber.unsubscribe(&b), None);
+        assert!(requests(&mut subscriber).is_empty());
+        assert_eq!(next(&mut subscriber), (Received::Frame, Some("b".into())));
+        assert_eq!(next(&mut subscriber), (Received::Frame, Some("a".into())));
+        assert_eq!(next(&mut subscriber), (Received::Lagged(Some(3)), Some("b".into())));
+        assert_eq!(next(&mut subscriber), (Received::Frame, Some("a".into())));
+        assert_eq!(next(&mut subscriber).0, Received::Nothing);
+        assert!(subscriber.names.keys().eq(&[ChannelId(1)]), "names that are no longer used are forgotten");
+        feed_bytes(&mut subscriber, &frame(2, 1, b"b"));
+        assert_eq!(subscriber.poll_next(), Err(Ended::Unexpected(KIND_PUBLISH)));
+        subscriber.disconnected();
+        accept(&mut subscriber, &[welcome(), subscribed(0), named(1, "a")]).expect("ok");
+        assert_eq!(requests(&mut subscriber), [subscribes(0, "a")]);
+        assert_eq!(next(&mut subscriber), (Received::Lagged(None), Some("a".into())));
+        assert_eq!(next(&mut subscriber).0, Received::Nothing);
+    }
+
+    #[test]
+    fn a_channel_that_another_subscription_covers_goes_on() {
+        let mut subscriber = on(&["a", "**"]);
+        accept(&mut subscriber, &[welcome(), subscribed(0), named(1, "a"), subscribed(1), named(2, "b")]).expect("ok");
+        let change = subscriber.unsubscribe(&to("**").selector).expect("there is one");
+        arrive(&mut subscriber, &[unsubscribed(1)], &frame(1, 0, b"x"));
+        assert_eq!(subscriber.collect(change), Ok(Some(Outcome::Done)));
+        assert_eq!(next_payload(&mut subscriber), (Some("a".into()), b"x".to_vec()));
+        feed(&mut subscriber, &[named(2, "")]).expect("ready");
+        assert_eq!(next(&mut subscriber).0, Received::Nothing, "the daemon may name what has ended");
+    }
+
+    #[test]
+    fn the_end_of_a_request_under_way_waits_for_its_answer() {
+        let mut subscriber = joined();
+        let b = to("b").selector;
+        subscriber.subscribe(to("b"));
+        let end = subscriber.unsubscribe(&b).expect("requested");
+        assert_eq!(requests(&mut subscriber), [subscribes(1, "b")], "a number that is declined must not be ended");
+        arrive(&mut subscriber, &[declined(kind::SUBSCRIBE, 1, RefusedCode::Channels)], &[]);
+        assert_eq!(subscriber.collect(end), Ok(Some(Outcome::Done)));
+        subscriber.subscribe(to("b"));
+        let end = subscriber.unsubscribe(&b).expect("requested");
+        arrive(&mut subscriber, &[subscribed(2), named(2, "b")], &[]);
+        assert_eq!(subscriber.collect(end), Ok(None));
+        assert_eq!(requests(&mut subscriber), [subscribes(2, "b"), unsubscribes(2)]);
+        // Wanted again: the daemon carries requests out in order.
+        let change = subscriber.subscribe(to("b"));
+        assert_eq!(requests(&mut subscriber), [subscribes(3, "b")]);
+        arrive(&mut subscriber, &[unsubscribed(2), subscribed(3), named(2, "b")], &frame(2, 0, b"x"));
+        assert_eq!(subscriber.collect(change), Ok(Some(Outcome::Done)));
+        assert_eq!(next_payload(&mut subscriber), (Some("b".into()), b"x".to_vec()));
+        // Not wanted, and wanted again, before the answer.
+        subscriber.subscribe(to("c"));
+        subscriber.unsubscribe(&to("c").selector);
+        let change = subscriber.subscribe(to("c"));
+        arrive(&mut subscriber, &[subscribed(4)], &[]);
+        assert_eq!(subscriber.collect(change), Ok(Some(Outcome::Done)));
+        assert_eq!(requests(&mut subscriber), [subscribes(4, "c")]);
+    }
+
+    #[test]
+    fn the_end_of_a_subscription_is_certain_when_the_connection_is_gone() {
+        for is_confirmed in [true, false] {
+            let mut subscriber = joined();
+            subscriber.subscribe(to("b"));
+            if is_confirmed {
+                arrive(&mut subscriber, &[subscribed(1)], &[]);
+                assert_eq!(next(&mut subscriber).0, Received::Nothing);
+            }
+            let end = subscriber.unsubscribe(&to("b").selector).expect("there is one");
+            subscriber.disconnected();
+            assert_eq!(subscriber.collect(end), Ok(Some(Outcome::Done)));
+            requests(&mut subscriber);
+            let never_requested = subscriber.subscribe(to("c"));
+            assert_eq!(subscriber.collect(never_requested), Ok(None));
+            let end = subscriber.unsubscribe(&to("c").selector).expect("there is one");
+            assert_eq!(subscriber.collect(end), Ok(Some(Outcome::Done)));
+            accept(&mut subscriber, &[welcome(), subscribed(0), named(1, "a")]).expect("ok");
+            assert_eq!(requests(&mut subscriber), [subscribes(0, "a")]);
+        }
+    }
+
+    #[test]
+    fn changes_during_the_handshake_are_a_part_of_it() {
+        let mut subscriber = on(&["a", "b"]);
+        accept(&mut subscriber, &[welcome(), subscribed(0)]).expect("ok");
+        requests(&mut subscriber);
+        subscriber.subscribe(to("c"));
+        subscriber.unsubscribe(&to("a").selector);
+        subscriber.unsubscribe(&to("b").selector);
+        assert_eq!(requests(&mut subscriber), [subscribes(2, "c"), unsubscribes(0)]);
+        feed(&mut subscriber, &[named(1, "a"), subscribed(1)]).expect("ok");
+        assert!(!subscriber.is_ready());
+        feed(&mut subscriber, &[subscribed(2), named(3, "c")]).expect("ok");
+        assert!(subscriber.is_ready());
+        assert_eq!(requests(&mut subscriber), [unsubscribes(1)]);
+        arrive(&mut subscriber, &[unsubscribed(0), unsubscribed(1)], &frame(3, 0, b"x"));
+        assert_eq!(next_payload(&mut subscriber), (Some("c".into()), b"x".to_vec()));
+        assert!(subscriber.selectors().eq([&to("c").selector]));
+    }
+
+    #[test]
+    fn no_more_is_kept_for_an_answer_than_its_limit_and_nothing_is_lost() {
+        let mut subscriber = joined();
+        let change = subscriber.subscribe(to("b"));
+        let payload = vec![7; 1 << 20];
+        let (mut sent, mut received) = (0, 0);
+        let full = loop {
+            receive_in_pieces_for(&mut subscriber, &frame(1, sent, &payload), change);
+            sent += 1;
+            match subscriber.collect(change).expect("well formed") {
+                None => {}
+                outcome => break outcome,
+            }
+        };
+        assert_eq!(full, Some(Outcome::Full));
+        assert!(subscriber.queue.bytes < HELD_BYTES_MAX + (2 << 20), "{}", subscriber.queue.bytes);
+        assert!(usize::try_from(sent).expect("small") * payload.len() + (2 << 20) > HELD_BYTES_MAX);
+        for _ in 0..3 {
+            assert_eq!(next(&mut subscriber).0, Received::Frame);
+            received += 1;
+        }
+        arrive(&mut subscriber, &[subscribed(1)], &[]);
+        assert_eq!(subscriber.collect(change), Ok(Some(Outcome::Done)), "there is room again");
+        while next(&mut subscriber).0 == Received::Frame {
+            assert_eq!(subscriber.frame().expect("found").sequence, received);
+            received += 1;
+        }
+        assert_eq!(received, sent);
+    }
+
+    /// Reads `wire`, and looks for the answer to `change`.
+    fn receive_in_pieces_for(subscriber: &mut Subscriber, mut wire: &[u8], change: Change) {
+        while !wire.is_empty() {
+            let mut target = subscriber.target();
+            let size = bytes::BufMut::remaining_mut(&target).min(wire.len());
+            bytes::BufMut::put_slice(&mut target, &wire[..size]);
+            wire = &wire[size..];
+            let _ = subscriber.collect(change).expect("the stream is well formed");
+        }
+    }
+
+    #[test]
+    fn answers_without_a_request_end_the_connection() {
+        for (answer, kind) in [
+            (subscribed(0), kind::SUBSCRIBED),
+            (subscribed(7), kind::SUBSCRIBED),
+            (unsubscribed(0), kind::UNSUBSCRIBED),
+            (declined(kind::SUBSCRIBE, 0, RefusedCode::Channels), kind::DECLINED),
+            (declined(kind::UNSUBSCRIBE, 0, RefusedCode::Channels), kind::DECLINED),
+            (declined(kind::OPEN, 0, RefusedCode::Channels), kind::DECLINED),
+        ] {
+            let mut subscriber = joined();
+            arrive(&mut subscriber, &[answer], &[]);
+            assert_eq!(subscriber.poll_next(), Err(Ended::Unexpected(kind)));
+        }
     }
 
     #[test]

@@ -21,10 +21,10 @@ pub(crate) use config::ConnectConfig;
 pub(crate) use socket::SocketPath;
 pub(crate) use wait::{Clock, Closing, Until, Wait, Waited, Waiter};
 
-use crate::ChannelName;
 use crate::capabilities::Capabilities;
 use crate::error::ConnectError;
 use crate::machine::{Carrier, Link, Loss, Machine, Posted, Publisher, Step, Subscriber, TooLarge, Transfer};
+use crate::{ChannelName, Selector};
 use broadcaster_protocol::Frame;
 use notifications::{NotificationListener, NotificationPath, NotificationSender};
 
@@ -50,14 +50,21 @@ impl Path {
         }
     }
 
-    /// The path of a listener on `channel`.
-    pub(crate) fn of_listener(config: ConnectConfig, channel: &ChannelName) -> Self {
-        match config.notifications.clone() {
-            None => Self::Socket(SocketPath::new(config)),
-            Some(service) => Self::Notifications(Box::new(NotificationPath::of_listener(
-                SocketPath::new(config),
-                NotificationListener::new(service, channel.clone()),
-            ))),
+    /// The path of a listener.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError::NoFallback`] if notifications are requested for anything but one channel by its name.
+    pub(crate) fn of_listener(config: ConnectConfig, selectors: &[Selector]) -> Result<Self, ConnectError> {
+        match (config.notifications.clone(), selectors) {
+            (None, _) => Ok(Self::Socket(SocketPath::new(config))),
+            (Some(service), [Selector::Name(channel)]) => {
+                Ok(Self::Notifications(Box::new(NotificationPath::of_listener(
+                    SocketPath::new(config),
+                    NotificationListener::new(service, channel.clone()),
+                ))))
+            }
+            (Some(_), _) => Err(ConnectError::NoFallback),
         }
     }
 

@@ -310,7 +310,7 @@ impl Waiter {
 
     /// Another call may succeed at once.
     #[inline]
-    fn report_ready(&mut self) {
+    pub(crate) fn report_ready(&mut self) {
         #[cfg(unix)]
         if let Some(readiness) = self.readiness.get() {
             // If the system is out of memory, the descriptor stays as it is, and the next call tries again.

@@ -6,7 +6,9 @@ use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-use system_broadcaster::{ConnectError, Listener, Message, Metadata, Options, RecvError, SendError, Sender};
+use system_broadcaster::{
+    ConnectError, Listener, Message, Metadata, Options, RecvError, Selector, SendError, Sender, SubscribeError,
+};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -14,6 +16,18 @@ use tokio::runtime::Runtime;
 pub trait Colour {
     fn listener(&self, options: &Options, channel: &str) -> Result<Listener, ConnectError> {
         options.listener(channel)
+    }
+
+    fn listener_on(&self, options: &Options, selectors: &[Selector]) -> Result<Listener, ConnectError> {
+        options.listener_on(selectors)
+    }
+
+    fn subscribe(&self, listener: &mut Listener, selector: &Selector) -> Result<(), SubscribeError> {
+        listener.subscribe(selector)
+    }
+
+    fn unsubscribe(&self, listener: &mut Listener, selector: &Selector) -> Result<(), SubscribeError> {
+        listener.unsubscribe(selector)
     }
 
     fn sender(&self, options: &Options, channel: &str) -> Result<Sender, ConnectError> {
@@ -101,6 +115,18 @@ struct Async(Runtime);
 impl Colour for Async {
     fn listener(&self, options: &Options, channel: &str) -> Result<Listener, ConnectError> {
         self.0.block_on(options.listener_async(channel))
+    }
+
+    fn listener_on(&self, options: &Options, selectors: &[Selector]) -> Result<Listener, ConnectError> {
+        self.0.block_on(options.listener_on_async(selectors))
+    }
+
+    fn subscribe(&self, listener: &mut Listener, selector: &Selector) -> Result<(), SubscribeError> {
+        self.0.block_on(listener.subscribe_async(selector))
+    }
+
+    fn unsubscribe(&self, listener: &mut Listener, selector: &Selector) -> Result<(), SubscribeError> {
+        self.0.block_on(listener.unsubscribe_async(selector))
     }
 
     fn sender(&self, options: &Options, channel: &str) -> Result<Sender, ConnectError> {

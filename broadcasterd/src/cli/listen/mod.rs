@@ -104,7 +104,7 @@ impl Listen {
         let commands = Commands::new(background.handle(), bus.socket()?, closer);
         let losses = Losses::new(self.channel.clone(), options, self.consumer(), self.fail_on_loss);
         background.start(losses.clone(), commands.clone())?;
-        notice(format_args!("listening on {}", listener.channel()));
+        notice(format_args!("listening on {}", self.channel));
         let mut source = Source { listener, timeout: self.timeout, retry: !self.no_retry };
         let started = self.ready_exec.as_ref().map_or(Ok(()), |line| commands.start_ready(line));
         let received = started.and_then(|()| self.receive(&mut source, &commands, &losses));

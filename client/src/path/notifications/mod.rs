@@ -241,6 +241,7 @@ fn means_no_daemon(error: &ConnectError) -> bool {
         | ConnectError::Unsupported { .. }
         | ConnectError::OtherUser { .. }
         | ConnectError::NotADaemon { .. }
+        | ConnectError::NoFallback
         | ConnectError::NoRunLoop { .. } => false,
     }
 }
