@@ -55,6 +55,10 @@ pub mod kind {
     pub const UNWATCH: u8 = 0x45;
     /// The daemon's answer to Unwatch; no Presence follows for the watch.
     pub const UNWATCHED: u8 = 0x46;
+    /// Opens the inbox of the connection.
+    pub const OPEN_INBOX: u8 = 0x60;
+    /// The daemon's answer to OpenInbox.
+    pub const INBOX_OPENED: u8 = 0x61;
     /// Requests the daemon's counters.
     pub const INSPECT: u8 = 0x80;
     /// The daemon's counters.
@@ -612,6 +616,25 @@ pub struct Unwatched {
     pub extensions: Extensions,
 }
 
+/// Requests an inbox: an id to which other connections can address Reply frames. A connection has one at most; a further request
+/// gets the same answer.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct OpenInbox {
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
+}
+
+/// The answer to [`OpenInbox`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InboxOpened {
+    /// The id of the inbox, which no channel has. It ends with the connection.
+    pub id: u32,
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
+}
+
 /// Requests a [`Report`].
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Inspect {
@@ -727,6 +750,8 @@ control! {
     Presence = PRESENCE,
     Unwatch = UNWATCH,
     Unwatched = UNWATCHED,
+    OpenInbox = OPEN_INBOX,
+    InboxOpened = INBOX_OPENED,
     Inspect = INSPECT,
     Report = REPORT,
     Stop = STOP,

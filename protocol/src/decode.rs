@@ -3,7 +3,7 @@
 
 use crate::codec::CodecError;
 use crate::control::Control;
-use crate::frame::{FLAG_OPTIONAL, Header, KIND_BATCH, KIND_PUBLISH, Run, messages_in};
+use crate::frame::{FLAG_OPTIONAL, Header, KIND_BATCH, KIND_REPLY, Run, messages_in};
 use crate::limits::{BATCH_BYTES_MAX, CONTROL_BYTES_MAX, HEADER_BYTES, META_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use bytes::buf::Limit;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -35,7 +35,7 @@ const PINS_FACTOR_MAX: usize = 4;
 pub enum Item {
     /// Data frames.
     Run(Run),
-    /// A Publish frame whose body was [discarded](Decoder::discard_frame): one message.
+    /// A Publish or Reply frame whose body was [discarded](Decoder::discard_frame): one message.
     Discarded(Header),
     /// A control message.
     Control(Control),
@@ -45,7 +45,7 @@ pub enum Item {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {
-    /// A Publish frame announces a larger payload than allowed.
+    /// A Publish or Reply frame announces a larger payload than allowed.
     #[error("a frame announces a payload of {len} bytes; the limit is {max}")]
     PayloadTooLarge {
         /// Bytes announced.
@@ -53,7 +53,7 @@ pub enum DecodeError {
         /// Bytes allowed.
         max: u32,
     },
-    /// A Publish frame announces more metadata than allowed, or more than its body has.
+    /// A Publish or Reply frame announces more metadata than allowed, or more than its body has.
     #[error("a frame announces {len} bytes of metadata in a body of {body} bytes; the limit is {META_BYTES_MAX}")]
     MetadataTooLarge {
         /// Bytes of metadata announced.
@@ -150,8 +150,8 @@ pub struct Decoder {
     need: usize,
     /// Bytes to read at once if the previous frame was larger than a chunk: the next ones are likely as large.
     expect: usize,
-    /// A frame that is dropped as it arrives, and the bytes of it that are still to come: a Publish frame, or one of an unknown
-    /// kind that may be skipped.
+    /// A frame that is dropped as it arrives, and the bytes of it that are still to come: a Publish or Reply frame, or one of an
+    /// unknown kind that may be skipped.
     discarding: Option<(Header, usize)>,
     failed: Option<DecodeError>,
     /// Everything that is read is dropped.
@@ -340,16 +340,16 @@ impl Decoder {
         chunk.clear();
     }
 
-    /// The header of the incomplete Publish frame at the start of what the decoder holds, once all of the header has arrived and
+    /// The header of the incomplete Publish or Reply frame at the start of what the decoder holds, once all of the header has arrived and
     /// if the sizes that it announces are allowed. A batch never counts: it is small, and only its body has the number of its
     /// messages.
     pub fn incomplete_frame(&self) -> Option<Header> {
         let header = Header::peek(&self.partial).filter(|_| self.discarding.is_none())?;
-        let is_incomplete = header.kind() == KIND_PUBLISH && header.frame_bytes() > self.partial.len();
+        let is_incomplete = header.is_single() && header.frame_bytes() > self.partial.len();
         (is_incomplete && check(&header, self.payload_bytes_max).is_ok()).then_some(header)
     }
 
-    /// Drops what has arrived of an [incomplete Publish frame](Self::incomplete_frame) and, as it arrives, the rest of it. When the
+    /// Drops what has arrived of an [incomplete frame](Self::incomplete_frame) and, as it arrives, the rest of it. When the
     /// frame is complete, [`next`](Self::next) yields [`Item::Discarded`] in its place. Returns whether there is such a frame.
     pub fn discard_frame(&mut self) -> bool {
         let Some(header) = self.incomplete_frame() else { return false };
@@ -432,6 +432,9 @@ fn scan(bytes: &[u8], payload_bytes_max: u32) -> Result<Scan, DecodeError> {
     }
     let len = first.body_bytes();
     let mut messages = count(&first, &bytes[HEADER_BYTES..size]).ok_or(DecodeError::BadBatch { len })?;
+    if first.kind() == KIND_REPLY {
+        return Ok(Scan::Run { first_bytes: size, messages, size }); // the next one may be for another request or inbox
+    }
     // A frame that does not continue the run, for whatever reason, is examined again as the first frame of the next item.
     while let Some(header) = Header::peek(&bytes[size..]) {
         let expected = first.sequence().wrapping_add(messages);

@@ -12,6 +12,10 @@ pub const KIND_PUBLISH: u8 = 0x01;
 /// each message its length as four bytes, then its payload. There is at least one, and nothing follows the last.
 pub const KIND_BATCH: u8 = 0x02;
 
+/// The kind of a frame that carries one reply. Its channel id is the inbox of the client that sent the request, and its sequence number
+/// is the number of that request; otherwise it is laid out like [`KIND_PUBLISH`].
+pub const KIND_REPLY: u8 = 0x03;
+
 /// Flag: a receiver that does not know the frame's kind skips it. Without it an unknown kind ends the connection.
 pub const FLAG_OPTIONAL: u8 = 0b0000_0001;
 
@@ -72,10 +76,10 @@ impl fmt::Debug for SenderId {
 /// | 0 | 4 | bytes of the body, which follows |
 /// | 4 | 1 | kind |
 /// | 5 | 1 | flags |
-/// | 6 | 2 | bytes of metadata at the start of the body (Publish), else zero |
-/// | 8 | 4 | channel id (data frame), else zero |
+/// | 6 | 2 | bytes of metadata at the start of the body (Publish, Reply), else zero |
+/// | 8 | 4 | channel id (data frame; the inbox in a Reply), else zero |
 /// | 12 | 8 | sender id (data frame), else zero |
-/// | 20 | 8 | sequence number (data frame), else zero |
+/// | 20 | 8 | sequence number (data frame; the number of the request in a Reply), else zero |
 ///
 /// Bytes 4 to 20, apart from the metadata size, are equal in all frames of one [`Run`], so that a scan compares them at once.
 #[derive(Clone, Copy)]
@@ -113,6 +117,11 @@ impl Header {
     /// The header of a batch whose first message has the number `sequence`, with a body of `body_bytes` bytes.
     pub fn batch(channel: ChannelId, sender: SenderId, sequence: u64, body_bytes: u32) -> Self {
         Self::publish(channel, sender, sequence, body_bytes).with(at::KIND, [KIND_BATCH])
+    }
+
+    /// The header of a frame that carries one reply to the request `request` of the client with this `inbox`, without metadata.
+    pub fn reply(inbox: ChannelId, sender: SenderId, request: u64, payload_bytes: u32) -> Self {
+        Self::publish(inbox, sender, request, payload_bytes).with(at::KIND, [KIND_REPLY])
     }
 
     /// The same frame with the ids that another daemon assigned.
@@ -165,7 +174,7 @@ impl Header {
         HEADER_BYTES + self.body_bytes() as usize
     }
 
-    /// The kind of the frame: [`KIND_PUBLISH`], [`KIND_BATCH`] or one of [`crate::control::kind`].
+    /// The kind of the frame: [`KIND_PUBLISH`], [`KIND_BATCH`], [`KIND_REPLY`] or one of [`crate::control::kind`].
     #[inline]
     pub fn kind(&self) -> u8 {
         self.0[at::KIND]
@@ -198,7 +207,13 @@ impl Header {
     /// Whether the frame carries messages rather than a control message.
     #[inline]
     pub fn is_data(&self) -> bool {
-        matches!(self.kind(), KIND_PUBLISH | KIND_BATCH)
+        matches!(self.kind(), KIND_PUBLISH | KIND_BATCH | KIND_REPLY)
+    }
+
+    /// Whether the frame carries one message, which may have metadata.
+    #[inline]
+    pub(crate) fn is_single(&self) -> bool {
+        matches!(self.kind(), KIND_PUBLISH | KIND_REPLY)
     }
 
     /// Whether kind, flags, channel and sender are equal.
@@ -215,7 +230,7 @@ impl Header {
         let optional = if self.is_data() { 0 } else { FLAG_OPTIONAL };
         if self.flags() & !optional != 0 {
             Some("flags")
-        } else if self.kind() != KIND_PUBLISH && self.meta_bytes() != 0 {
+        } else if !self.is_single() && self.meta_bytes() != 0 {
             Some("metadata size of a frame without metadata")
         } else if self.is_data() {
             None
@@ -303,7 +318,8 @@ pub struct Frame<'a> {
     pub payload: &'a [u8],
 }
 
-/// Consecutive data frames of one sender on one channel, with consecutive sequence numbers, exactly as they were read.
+/// Consecutive data frames of one sender on one channel, with consecutive sequence numbers, exactly as they were read. A reply is
+/// a run of its own.
 ///
 /// A daemon forwards a run by reference: the cost per listener is per run, not per message.
 #[derive(Clone)]
@@ -314,7 +330,7 @@ pub struct Run {
     messages: u64,
     bytes: Bytes,
     pinned_bytes: usize,
-    batched: bool,
+    kind: u8,
     /// Bytes that are left of the batch that holds the first message; 0 if a header comes next.
     batch_left: usize,
 }
@@ -328,11 +344,17 @@ impl Run {
             sender: header.sender(),
             first: header.sequence(),
             messages,
-            batched: header.kind() == KIND_BATCH,
+            kind: header.kind(),
             batch_left: 0,
             bytes,
             pinned_bytes,
         }
+    }
+
+    /// Whether it is a reply: one message, with the inbox as its channel and the number of the request as its sequence number.
+    #[inline]
+    pub fn is_reply(&self) -> bool {
+        self.kind == KIND_REPLY
     }
 
     /// The channel of every message.
@@ -421,7 +443,7 @@ impl Run {
     /// Location of the first message.
     #[inline]
     fn front_position(&self) -> Option<Position> {
-        if !self.batched {
+        if self.kind != KIND_BATCH {
             let header = Header::peek(&self.bytes)?;
             let payload = HEADER_BYTES + usize::from(header.meta_bytes());
             return Some(Position { metadata: HEADER_BYTES, payload, end: header.frame_bytes(), batch_left: 0 });

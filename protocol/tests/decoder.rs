@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 use broadcaster_protocol::control::{
-    Control, Extension, Goodbye, Hello, Inspect, Lagged, MAGIC, Named, Open, Opened, Overflow, Refused, RefusedCode,
-    Report, Selector, Stop, Subscribe, Subscribed, Welcome,
+    Control, Extension, Goodbye, Hello, InboxOpened, Inspect, Lagged, MAGIC, Named, Open, OpenInbox, Opened, Overflow,
+    Refused, RefusedCode, Report, Selector, Stop, Subscribe, Subscribed, Welcome,
 };
 use broadcaster_protocol::decode::{CHUNK_BYTES, CONSUMER_CHUNK_BYTES};
 use broadcaster_protocol::limits::{
@@ -20,6 +20,8 @@ const PUBLISH: u8 = 0x01;
 
 const BATCH: u8 = 0x02;
 
+const REPLY: u8 = 0x03;
+
 const OPTIONAL: u8 = 0x01;
 
 const MIB: usize = 1024 * 1024;
@@ -31,6 +33,7 @@ const PINS_FACTOR_MAX: usize = 4;
 #[derive(Debug, Clone, PartialEq)]
 enum Event {
     Message { channel: u32, sender: u64, sequence: u64, metadata: Vec<u8>, payload: Vec<u8> },
+    Reply { inbox: u32, sender: u64, request: u64, metadata: Vec<u8>, payload: Vec<u8> },
     Discarded { channel: u32, sender: u64, sequence: u64, body_bytes: u32 },
     Control(Control),
 }
@@ -80,6 +83,15 @@ impl Wire {
         let header = header.with_metadata(u16::try_from(metadata.len()).unwrap());
         let parts = [header.as_bytes(), &metadata, &payload].map(<[u8]>::to_vec);
         let event = Event::Message { channel, sender, sequence, metadata, payload };
+        self.push(&parts.each_ref().map(Vec::as_slice), vec![event]);
+    }
+
+    fn reply(&mut self, inbox: u32, sender: u64, request: u64, metadata: Vec<u8>, payload: Vec<u8>) {
+        let len = u32::try_from(payload.len()).unwrap();
+        let header = Header::reply(ChannelId(inbox), SenderId::from_raw(sender), request, len);
+        let header = header.with_metadata(u16::try_from(metadata.len()).unwrap());
+        let parts = [header.as_bytes(), &metadata, &payload].map(<[u8]>::to_vec);
+        let event = Event::Reply { inbox, sender, request, metadata, payload };
         self.push(&parts.each_ref().map(Vec::as_slice), vec![event]);
     }
 
@@ -209,7 +221,7 @@ impl<'a> Stream<'a> {
         let expected = wire.incomplete_at(at).filter(|frame| at - frame.start >= HEADER_BYTES && !self.discards);
         let expected = expected.and_then(|frame| {
             let header = Header::peek(&self.wire[frame.start..]).unwrap();
-            (header.kind() == PUBLISH).then_some((frame, header))
+            matches!(header.kind(), PUBLISH | REPLY).then_some((frame, header))
         });
         assert_eq!(self.decoder.incomplete_frame().is_some(), expected.is_some());
         assert_eq!(self.decoder.discard_frame(), expected.is_some());
@@ -235,7 +247,7 @@ impl<'a> Stream<'a> {
     /// The runs that were kept are unchanged.
     fn check_kept(&self) {
         let kept: Vec<Event> = self.kept.iter().flat_map(messages_of).collect();
-        let messages = self.events.iter().filter(|event| matches!(event, Event::Message { .. }));
+        let messages = self.events.iter().filter(|event| matches!(event, Event::Message { .. } | Event::Reply { .. }));
         assert!(kept.iter().eq(messages));
     }
 }
@@ -258,6 +270,11 @@ fn messages_of(run: &Run) -> Vec<Event> {
         assert_eq!(header[5], 0);
         match header[4] {
             PUBLISH => push(body),
+            REPLY => {
+                let (inbox, sender) = (u32::try_from(number(&header[8..12])).unwrap(), number(&header[12..20]));
+                let (metadata, payload) = (metadata.to_vec(), body.to_vec());
+                messages.push(Event::Reply { inbox, sender, request: sequence, metadata, payload });
+            }
             BATCH => {
                 assert!(metadata.is_empty());
                 while let Some((len, records)) = body.split_at_checked(RECORD_HEADER_BYTES) {
@@ -284,14 +301,21 @@ fn check_run(run: &Run) {
     while let Some(frame) = rest.front() {
         let (sender, sequence) = (frame.sender.raw(), frame.sequence);
         let (metadata, payload) = (frame.metadata.as_bytes().to_vec(), frame.payload.to_vec());
-        messages.push(Event::Message { channel, sender, sequence, metadata, payload });
+        messages.push(match run.is_reply() {
+            true => Event::Reply { inbox: channel, sender, request: sequence, metadata, payload },
+            false => Event::Message { channel, sender, sequence, metadata, payload },
+        });
         rest.skip_front();
     }
     assert!(messages == by_hand);
     for ((at, (sequence, payload)), message) in (0..).zip(run.iter()).zip(&messages) {
         assert_eq!(sequence, first.wrapping_add(at));
-        assert!(matches!(message, Event::Message { payload: by_hand, .. } if *by_hand == payload));
+        assert!(matches!(
+            message,
+            Event::Message { payload: by_hand, .. } | Event::Reply { payload: by_hand, .. } if *by_hand == payload
+        ));
     }
+    assert!(!run.is_reply() || messages.len() == 1, "a reply is a run of its own");
 }
 
 /// The memory that a run pins, if it was read as [`Decoder::target`] requires.
@@ -396,6 +420,14 @@ enum Part {
         jumps: bool,
         lens: Vec<usize>,
     },
+    /// One reply with a payload of this size.
+    Reply {
+        inbox: u32,
+        sender: u64,
+        request: u64,
+        meta: usize,
+        len: usize,
+    },
     Control(Control),
     Unknown {
         kind: u8,
@@ -411,6 +443,9 @@ fn wire_of(parts: &[Part]) -> Wire {
         match part {
             Part::Control(control) => wire.control(control.clone()),
             Part::Unknown { kind, len } => wire.unknown(*kind, OPTIONAL, *len),
+            Part::Reply { inbox, sender, request, meta, len } => {
+                wire.reply(*inbox, *sender, *request, filled(!fill, *request, *meta), filled(fill, *request, *len));
+            }
             Part::Batch { channel, sender, jumps, lens } => {
                 let next = &mut sequences[*channel as usize][usize::try_from(*sender).unwrap()];
                 *next = next.wrapping_add(u64::from(*jumps));
@@ -462,13 +497,20 @@ fn batch() -> impl Strategy<Value = Part> {
     })
 }
 
+/// Replies, some of them with consecutive numbers, or with the number that a message would have next.
+fn reply(len: impl Strategy<Value = usize>) -> impl Strategy<Value = Part> {
+    (1..3_u32, 1..3_u64, (u64::MAX - 3)..=u64::MAX, 0..20_usize, len)
+        .prop_map(|(inbox, sender, request, meta, len)| Part::Reply { inbox, sender, request, meta, len })
+}
+
 /// Frames of up to a few kilobytes, control messages, and frames to be skipped.
 fn small_part() -> impl Strategy<Value = Part> {
-    let unknown = (select(vec![0x00, 0x03, 0x3f, 0x4f, 0x5f, 0x7f, 0xff]), 0..100_usize);
+    let unknown = (select(vec![0x00, 0x04, 0x3f, 0x4f, 0x5f, 0x7f, 0xff]), 0..100_usize);
     prop_oneof![
         6 => frames(1..20, 0..100_usize),
         2 => frames(1..4, 0..3000_usize),
         4 => batch(),
+        3 => reply(0..3000_usize),
         3 => control().prop_map(Part::Control),
         1 => unknown.prop_map(|(kind, len)| Part::Unknown { kind, len }),
     ]
@@ -483,6 +525,7 @@ fn large_part() -> impl Strategy<Value = Part> {
         2 => frames(1..4, around),
         2 => frames(1..5, select(vec![70_000, 200_000])),
         1 => frames(1..3, Just(MIB)),
+        1 => reply(select(vec![70_000, MIB])),
     ]
 }
 
@@ -585,6 +628,8 @@ fn control() -> impl Strategy<Value = Control> {
         (number_32(), number(), extensions())
             .prop_map(|(id, count, extensions)| Lagged { id, count, extensions }.into()),
         (number_32(), text(300), extensions()).prop_map(|(id, name, extensions)| Named { id, name, extensions }.into()),
+        extensions().prop_map(|extensions| OpenInbox { extensions }.into()),
+        (number_32(), extensions()).prop_map(|(id, extensions)| InboxOpened { id, extensions }.into()),
         extensions().prop_map(|extensions| Inspect { extensions }.into()),
         report().prop_map(Control::from),
         extensions().prop_map(|extensions| Stop { extensions }.into()),
@@ -996,6 +1041,19 @@ fn consecutive_batches_are_one_run() {
 }
 
 #[test]
+fn a_reply_is_a_run_of_its_own() {
+    let mut wire = Wire::default();
+    wire.publish(1, 1, 7, b"a message".to_vec());
+    wire.reply(1, 1, 8, vec![], b"a reply".to_vec());
+    wire.reply(1, 1, 9, vec![9; 9], b"another".to_vec());
+    wire.publish(1, 1, 8, b"the next message".to_vec());
+    let mut stream = Stream::new(true, 1000, &wire.bytes);
+    stream.read(&mut BytesMut::new(), usize::MAX).unwrap();
+    assert!(stream.events == wire.events());
+    assert_eq!(stream.kept.iter().map(Run::is_reply).collect::<Vec<_>>(), [false, true, true, false]);
+}
+
+#[test]
 fn the_messages_of_a_batch_fill_it() {
     let fits = records(&[b"abc".to_vec(), vec![], b"d".to_vec()]);
     let cut_at = |at: usize| fits[..at].to_vec();
@@ -1163,8 +1221,8 @@ fn a_batch_with_metadata_is_fatal() {
 #[test]
 fn unknown_kinds_are_skipped_if_optional_and_fatal_otherwise() {
     let known = [
-        0x01, 0x02, 0x10, 0x11, 0x12, 0x13, 0x20, 0x21, 0x22, 0x23, 0x24, 0x25, 0x26, 0x27, 0x28, 0x30, 0x31, 0x32,
-        0x40, 0x41, 0x42, 0x43, 0x44, 0x45, 0x46, 0x80, 0x81, 0x82,
+        0x01, 0x02, 0x03, 0x10, 0x11, 0x12, 0x13, 0x20, 0x21, 0x22, 0x23, 0x24, 0x25, 0x26, 0x27, 0x28, 0x30, 0x31,
+        0x32, 0x40, 0x41, 0x42, 0x43, 0x44, 0x45, 0x46, 0x60, 0x61, 0x80, 0x81, 0x82,
     ];
     for kind in (0..=u8::MAX).filter(|kind| !known.contains(kind)) {
         for len in [0, 1, 4096] {
@@ -1190,7 +1248,7 @@ fn unknown_kinds_are_skipped_if_optional_and_fatal_otherwise() {
 fn an_optional_frame_of_an_unknown_kind_may_use_every_field_and_be_as_large_as_a_message() {
     let mut wire = Wire::default();
     wire.control(Inspect::default());
-    wire.unknown(0x03, OPTIONAL | 0x80, 3 * MIB);
+    wire.unknown(0x04, OPTIONAL | 0x80, 3 * MIB);
     let unknown = wire.frames.last_mut().unwrap();
     unknown.is_optional = true;
     wire.bytes[unknown.start + 6..unknown.start + HEADER_BYTES].fill(0xff);
@@ -1200,8 +1258,8 @@ fn an_optional_frame_of_an_unknown_kind_may_use_every_field_and_be_as_large_as_a
         reads_as_written(&wire, true, true, sizes);
         reads_as_written(&wire, false, false, sizes);
     }
-    let too_large = Header::control(0x03, OPTIONAL, PAYLOAD_BYTES_MAX + 1);
-    let error = DecodeError::ControlTooLarge { kind: 0x03, len: PAYLOAD_BYTES_MAX + 1 };
+    let too_large = Header::control(0x04, OPTIONAL, PAYLOAD_BYTES_MAX + 1);
+    let error = DecodeError::ControlTooLarge { kind: 0x04, len: PAYLOAD_BYTES_MAX + 1 };
     assert_eq!(error_of(too_large.as_bytes()), error);
 }
 
@@ -1219,13 +1277,15 @@ fn reserved_bits_are_fatal() {
     publish.publish(0, 0, 0, b"x".to_vec());
     let mut batch = Wire::default();
     batch.batch(0, 0, 0, vec![b"x".to_vec()]);
+    let mut reply = Wire::default();
+    reply.reply(0, 0, 0, vec![], b"x".to_vec());
     let mut inspect = Wire::default();
     inspect.control(Inspect::default());
-    // Byte 5 has the flags. Bytes 6 and 7 are the size of metadata, which only a Publish frame has. Bytes 8 to 27 are zero in a
+    // Byte 5 has the flags. Bytes 6 and 7 are the size of metadata, which only Publish and Reply frames have. Bytes 8 to 27 are zero in a
     // control frame.
-    for (wire, places) in [(&publish, 5..6), (&batch, 5..8), (&inspect, 5..28)] {
+    for (wire, places) in [(&publish, 5..6), (&reply, 5..6), (&batch, 5..8), (&inspect, 5..28)] {
         for bit in places.flat_map(|at| (0..8).map(move |bit| (at, 1_u8 << bit))) {
-            let is_control = wire.bytes[4] > BATCH;
+            let is_control = wire.bytes[4] > REPLY;
             if is_control && bit == (5, OPTIONAL) {
                 continue;
             }
@@ -1346,6 +1406,34 @@ fn a_discarded_frame_is_reported_with_its_last_byte() {
         read_to(&mut stream, bytes.len());
         assert!(stream.events == wire.events());
     }
+}
+
+#[test]
+fn a_large_reply_is_read_and_discarded_like_a_message() {
+    for lends in [true, false] {
+        let mut wire = Wire::default();
+        wire.reply(1, 1, 5, vec![2; 9], vec![1; MIB]);
+        wire.reply(1, 1, 6, vec![2; 9], vec![2; MIB]);
+        let first = wire.frames[0].end;
+        let bytes = wire.bytes.clone();
+        let mut stream = Stream::new(lends, PAYLOAD_BYTES_MAX, &bytes);
+        let mut chunk = BytesMut::new();
+        while stream.at < first + HEADER_BYTES {
+            stream.read(&mut chunk, first + HEADER_BYTES - stream.at).unwrap();
+        }
+        assert_eq!(stream.decoder.incomplete_frame().map(|header| header.kind()), Some(REPLY));
+        stream.discard(&mut wire);
+        stream.read(&mut chunk, usize::MAX).unwrap();
+        while !stream.is_over() {
+            stream.read(&mut chunk, usize::MAX).unwrap();
+        }
+        assert!(stream.events == wire.events());
+        assert!(matches!(stream.events[1], Event::Discarded { sequence: 6, .. }));
+    }
+    let oversize = Header::reply(ChannelId(1), SenderId::new(1, 1), 0, 1001);
+    let mut decoder = Decoder::lender(1000);
+    let error = decoder.next(&mut BytesMut::from(oversize.as_bytes())).unwrap_err();
+    assert_eq!(error, DecodeError::PayloadTooLarge { len: 1001, max: 1000 });
 }
 
 #[test]

@@ -6,10 +6,10 @@
 #![allow(clippy::unwrap_used)]
 
 use broadcaster_protocol::control::{
-    Confirm, Control, CountListeners, Credit, Declined, Extension, Extensions, Goodbye, Hello, Inspect, Lagged,
-    Lagging, Listeners, MAGIC, Named, Open, Opened, Overflow, Presence, Receipt, Refused, RefusedCode, Report,
-    Selector, Stop, Subscribe, Subscribed, Unsubscribe, Unsubscribed, Unwatch, Unwatched, Watch, Watched, Welcome,
-    extension, kind,
+    Confirm, Control, CountListeners, Credit, Declined, Extension, Extensions, Goodbye, Hello, InboxOpened, Inspect,
+    Lagged, Lagging, Listeners, MAGIC, Named, Open, OpenInbox, Opened, Overflow, Presence, Receipt, Refused,
+    RefusedCode, Report, Selector, Stop, Subscribe, Subscribed, Unsubscribe, Unsubscribed, Unwatch, Unwatched, Watch,
+    Watched, Welcome, extension, kind,
 };
 use broadcaster_protocol::endpoint::{Env, candidates};
 use broadcaster_protocol::limits::{
@@ -43,6 +43,7 @@ const PREFACE: &str = "\
 enum Value {
     Control(Control),
     Publish { channel: ChannelId, sender: SenderId, sequence: u64, metadata: Metadata, payload: Vec<u8> },
+    Reply { inbox: ChannelId, sender: SenderId, request: u64, metadata: Metadata, payload: Vec<u8> },
     Batch { channel: ChannelId, sender: SenderId, first: u64, payloads: Vec<Vec<u8>> },
 }
 
@@ -174,6 +175,15 @@ fn data() -> Vec<(&'static str, Value)> {
         first: 0x2827_2625_2423_2221,
         payloads: vec![vec![], vec![0xff], vec![0xee; 300], vec![]],
     };
+    let reply_every_field = Value::Reply {
+        inbox: ChannelId(0x0403_0201),
+        sender: SenderId::from_raw(0x1817_1615_1413_1211),
+        request: 0x2827_2625_2423_2221,
+        metadata: every_tag(),
+        payload: (0xf0..=0xff).collect(),
+    };
+    let address = [&3_u32.to_le_bytes()[..], &5_u64.to_le_bytes()].concat();
+    let request = Metadata::new().reply_address(&address).unwrap();
     let last = SenderId::new(u32::MAX, u32::MAX);
     vec![
         ("publish_empty", publish(SenderId::new(0, 0), 0, Metadata::new(), b"")),
@@ -182,6 +192,18 @@ fn data() -> Vec<(&'static str, Value)> {
         ("publish_metadata_without_payload", publish(sender, 0, Metadata::new().header("", b"").unwrap(), b"")),
         ("batch_of_one", Value::Batch { channel: ChannelId(1), sender, first: 0, payloads: vec![b"hello".to_vec()] }),
         ("batch_every_field", batch_every_field),
+        ("request", publish(sender, 0, request, b"which?")),
+        (
+            "reply",
+            Value::Reply {
+                inbox: ChannelId(3),
+                sender,
+                request: 5,
+                metadata: Metadata::new(),
+                payload: b"this".to_vec(),
+            },
+        ),
+        ("reply_every_field", reply_every_field),
     ]
 }
 
@@ -328,6 +350,9 @@ fn services() -> Vec<(&'static str, Value)> {
 fn requests() -> Vec<(&'static str, Value)> {
     let five = vec![Extension { id: 5, data: b"five".to_vec() }];
     vec![
+        ("open_inbox", control(OpenInbox::default())),
+        ("open_inbox_every_field", control(OpenInbox { extensions: extensions() })),
+        ("inbox_opened_every_field", control(InboxOpened { id: 0x0403_0201, extensions: extensions() })),
         ("inspect", control(Inspect::default())),
         ("inspect_every_field", control(Inspect { extensions: extensions() })),
         ("report_small", control(report(1))),
@@ -351,6 +376,10 @@ fn encode(value: &Value) -> Vec<u8> {
         }
         Value::Publish { channel, sender, sequence, metadata, payload } => {
             let header = Header::publish(*channel, *sender, *sequence, payload.len().try_into().unwrap());
+            [header.with_metadata(metadata.meta_bytes()).as_bytes(), metadata.as_bytes(), payload].concat()
+        }
+        Value::Reply { inbox, sender, request, metadata, payload } => {
+            let header = Header::reply(*inbox, *sender, *request, payload.len().try_into().unwrap());
             [header.with_metadata(metadata.meta_bytes()).as_bytes(), metadata.as_bytes(), payload].concat()
         }
         Value::Batch { channel, sender, first, payloads } => {
@@ -432,8 +461,13 @@ fn every_golden_frame_has_its_value() {
             (Item::Control(decoded), Value::Control(control)) => assert_eq!(decoded, *control, "{name}"),
             (Item::Run(run), Value::Publish { channel, sender, sequence, metadata, payload }) => {
                 assert_eq!((run.channel(), run.sender(), run.bytes()), (*channel, *sender, bytes), "{name}");
-                assert_eq!(run.front().unwrap().metadata, metadata.as_ref(), "{name}");
+                assert_eq!((run.front().unwrap().metadata, run.is_reply()), (metadata.as_ref(), false), "{name}");
                 assert_eq!(run.iter().collect::<Vec<_>>(), [(*sequence, payload.clone().into())], "{name}");
+            }
+            (Item::Run(run), Value::Reply { inbox, sender, request, metadata, payload }) => {
+                assert_eq!((run.channel(), run.sender(), run.bytes()), (*inbox, *sender, bytes), "{name}");
+                assert_eq!((run.front().unwrap().metadata, run.is_reply()), (metadata.as_ref(), true), "{name}");
+                assert_eq!(run.iter().collect::<Vec<_>>(), [(*request, payload.clone().into())], "{name}");
             }
             (Item::Run(run), Value::Batch { channel, sender, first, payloads }) => {
                 assert_eq!((run.channel(), run.sender(), run.bytes()), (*channel, *sender, bytes), "{name}");
@@ -514,6 +548,9 @@ fn the_document_names_every_number() {
     for (number, name) in [
         (0x01, "Publish"),
         (0x02, "Batch"),
+        (0x03, "Reply"),
+        (kind::OPEN_INBOX, "OpenInbox"),
+        (kind::INBOX_OPENED, "InboxOpened"),
         (kind::HELLO, "Hello"),
         (kind::WELCOME, "Welcome"),
         (kind::REFUSED, "Refused"),

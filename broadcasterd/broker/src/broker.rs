@@ -108,15 +108,19 @@ impl Phase {
 /// What a broker has done since it began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Stats {
-    /// Messages accepted from senders.
+    /// Messages accepted from senders, and replies.
     pub messages_accepted: u64,
     /// Bytes of the frames that carried them.
     pub bytes_accepted: u64,
-    /// Messages written to listeners, each counted once per listener.
+    /// Messages written to listeners, each counted once per listener, and replies written to requesters.
     pub messages_delivered: u64,
-    /// Messages lost by listeners, each counted once per listener. What was waiting when a listener left is
+    /// Messages lost by listeners, each counted once per listener, and replies lost by requesters. What was waiting when a listener left is
     /// neither delivered nor lost.
     pub messages_lost: u64,
+    /// Replies accepted.
+    pub replies_accepted: u64,
+    /// Those of them whose requester had gone: there was no such inbox.
+    pub replies_dropped: u64,
     /// Connections that were refused or ended by the broker.
     pub connections_refused: u64,
     /// How often a listener that delayed senders with backpressure was left behind.
@@ -208,10 +212,11 @@ impl Broker {
         self.connections.get(conn.0).and_then(Option::as_ref).map_or((0, 0), |connection| connection.outbox.queue())
     }
 
-    /// The largest payload that the connection may send now, in bytes: 0 unless it has a publication.
+    /// The largest payload that the connection may send now, in bytes: 0 until it has had a publication, or a subscription that is not an
+    /// observer.
     pub fn payload_bytes_max(&self, conn: ConnId) -> u32 {
         match self.connections.get(conn.0) {
-            Some(Some(connection)) if !connection.publications.is_empty() => self.limits.payload_bytes_max,
+            Some(Some(connection)) if connection.may_reply => self.limits.payload_bytes_max,
             _ => 0,
         }
     }

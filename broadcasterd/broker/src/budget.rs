@@ -93,6 +93,6 @@ impl Broker {
 
     /// Half of it at once, because each step costs a search for the next largest.
     fn drop_oldest_half(&mut self, now: Moment, conn: ConnId) {
-        self.drop_waiting(now, conn, |connection, losses| connection.outbox.drop_oldest_half(losses));
+        self.change_waiting(now, conn, |connection, losses| connection.outbox.drop_oldest_half(losses));
     }
 }

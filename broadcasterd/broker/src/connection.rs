@@ -43,6 +43,11 @@ pub(crate) struct Connection {
     pub(crate) subscriptions: Subscriptions,
     /// The names that it watches, by its numbers for that.
     pub(crate) watches: BTreeMap<u32, ChannelName>,
+    /// The id to which replies for it are addressed, once it has requested one.
+    pub(crate) inbox: Option<ChannelId>,
+    /// Whether it has had a publication, or a subscription that is not an observer. It may reply from then on, even after the end of
+    /// that subscription: a request may have come before.
+    pub(crate) may_reply: bool,
     /// When it is ended, unless what is awaited from it happens first.
     pub(crate) deadline: Option<Moment>,
     pub(crate) outbox: Outbox,
@@ -176,6 +181,8 @@ impl Connection {
             counting: BTreeMap::new(),
             subscriptions: Subscriptions::default(),
             watches: BTreeMap::new(),
+            inbox: None,
+            may_reply: false,
             deadline: None,
             outbox: Outbox::new(ledger),
             writing: false,

@@ -7,6 +7,7 @@ use crate::event::{ConnId, Moment};
 use crate::outbox::{Losses, Pushed, Span};
 use crate::registry::Subscriber;
 use broadcaster_protocol::control::{Control, Named, RefusedCode};
+use broadcaster_protocol::frame::KIND_REPLY;
 use broadcaster_protocol::{ChannelId, ChannelName, Header, Run, SenderId};
 use std::cell::LazyCell;
 
@@ -32,6 +33,9 @@ enum Admission {
 
 impl Broker {
     pub(crate) fn run(&mut self, now: Moment, conn: ConnId, run: Run, effects: &mut Effects) {
+        if run.is_reply() {
+            return self.forward_reply(now, conn, run, effects);
+        }
         let published = Published {
             channel: run.channel(),
             sender: run.sender(),
@@ -54,6 +58,9 @@ impl Broker {
 
     /// A message whose body was dropped is accepted, and lost by each subscriber.
     pub(crate) fn discarded(&mut self, now: Moment, conn: ConnId, header: &Header, effects: &mut Effects) {
+        if header.kind() == KIND_REPLY {
+            return self.discarded_reply(now, conn, header, effects);
+        }
         let published = Published {
             channel: header.channel(),
             sender: header.sender(),
@@ -214,12 +221,17 @@ impl Broker {
         }
     }
 
-    /// Drops messages that wait for the connection, as `drop` does it, and counts them.
-    pub(crate) fn drop_waiting(&mut self, now: Moment, conn: ConnId, drop: impl FnOnce(&mut Connection, &mut Losses)) {
+    /// Changes what waits for the connection, as `change` does it, and counts the messages that are lost by that.
+    pub(crate) fn change_waiting(
+        &mut self,
+        now: Moment,
+        conn: ConnId,
+        change: impl FnOnce(&mut Connection, &mut Losses),
+    ) {
         let room = self.room();
         let Some(connection) = self.connections.get_mut(conn.0).and_then(Option::as_mut) else { return };
         let mut losses = Losses::default();
-        drop(connection, &mut losses);
+        change(connection, &mut losses);
         connection.tally.lost += losses.total() + losses.observed();
         let delivered = connection.parted();
         self.stats.messages_delivered += delivered.bus.messages;
@@ -245,7 +257,7 @@ impl Broker {
             return;
         }
         if begins_to_block {
-            self.drop_waiting(now, conn, |connection, losses| connection.outbox.collapse_latest(losses));
+            self.change_waiting(now, conn, |connection, losses| connection.outbox.collapse_latest(losses));
         }
         let replies_bytes_max = self.limits.replies_bytes_max;
         if self.connection(conn).is_some_and(|connection| connection.neglects_replies(now, replies_bytes_max)) {

@@ -33,7 +33,7 @@ pub enum Incomplete {
     None,
     /// A small frame, or the rest of a discarded one: [`Effect::Discard`](crate::Effect::Discard) does not apply to it.
     Kept,
-    /// A Publish frame that [`Effect::Discard`](crate::Effect::Discard) can apply to.
+    /// A Publish or Reply frame that [`Effect::Discard`](crate::Effect::Discard) can apply to.
     Discardable,
 }
 
@@ -56,7 +56,7 @@ pub enum Event {
         /// The frames.
         run: Run,
     },
-    /// A Publish frame has arrived whose body was dropped, after [`Effect::Discard`](crate::Effect::Discard).
+    /// A Publish or Reply frame has arrived whose body was dropped, after [`Effect::Discard`](crate::Effect::Discard).
     Discarded {
         /// The connection that it came from.
         conn: ConnId,

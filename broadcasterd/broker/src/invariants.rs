@@ -64,6 +64,8 @@ impl Broker {
                 ConnPhase::Leaving => {}
             }
             let channels = connection.channels();
+            let takes_part = !connection.publications.is_empty() || connection.subscriptions.listeners() > 0;
+            assert!(connection.may_reply || !takes_part, "{conn:?} takes part and may not reply");
             assert!(phase == ConnPhase::Active || channels == 0, "{conn:?} has channels while {phase:?}");
             assert!(channels <= self.limits.channels_per_connection_max, "{conn:?} has {channels} channels");
         }
@@ -97,11 +99,12 @@ impl Broker {
         let is_over = self.phase.is_over();
         let mut publications = BTreeMap::<ChannelId, usize>::new();
         let mut subscriptions = Vec::<(&Selector, Subscriber)>::new();
-        let mut counting = BTreeSet::new();
         let mut watches = BTreeMap::<&ChannelName, BTreeSet<(ConnId, u32)>>::new();
+        let (mut counting, mut inboxes) = (BTreeSet::new(), BTreeMap::new());
         for (conn, connection) in self.open_connections().filter(|_| !is_over) {
             connection.publications.keys().for_each(|&id| *publications.entry(id).or_default() += 1);
             counting.extend(connection.counting.iter().map(|(&id, &minimum)| (id, minimum, conn)));
+            inboxes.extend(connection.inbox.map(|id| (id, conn)));
             let own = &connection.subscriptions;
             subscriptions.extend(own.iter().filter_map(|(selector, _)| Some((selector, own.get(conn, selector)?))));
             for (&number, name) in &connection.watches {
@@ -115,6 +118,7 @@ impl Broker {
             assert!(self.registry.channel(*id).is_some(), "{id:?} is published on and does not exist");
         }
         self.registry.invariants(&publications, &subscriptions, &counting, &watches);
+        self.registry.check_inboxes(&inboxes);
     }
 
     fn check_memory(&self) {

@@ -13,6 +13,7 @@
 //! | `delivery` | from an accepted run to the outboxes, and from there to the counters |
 //! | `credit` | how much senders with backpressure may send, and which listener they wait for |
 //! | `receipt` | how many listeners took a message, and which of them lag |
+//! | `inbox` | inboxes, and the replies that are addressed to them |
 //! | `outbox` | the queue of one connection, and what was lost from it |
 //! | `memory` | the ledger of held memory |
 //! | `budget` | what is given up when held memory exceeds its budget |
@@ -30,6 +31,7 @@ mod credit;
 mod delivery;
 mod effect;
 mod event;
+mod inbox;
 mod invariants;
 mod lifecycle;
 mod limits;

@@ -50,14 +50,14 @@ impl Broker {
         if self.connection(conn).is_none_or(|connection| connection.is_leaving()) {
             return;
         }
-        self.drop_waiting(now, conn, |connection, losses| connection.outbox.clear_frames(losses));
+        self.change_waiting(now, conn, |connection, losses| connection.outbox.clear_frames(losses));
         self.stats.connections_refused += 1;
         self.leave(now, conn, &Control::Refused(refused), effects);
     }
 
     /// Ends a connection for the memory that it holds, at once: it could not read a reason.
     pub(crate) fn cut(&mut self, now: Moment, conn: ConnId, effects: &mut Effects) {
-        self.drop_waiting(now, conn, |connection, losses| connection.outbox.clear_frames(losses));
+        self.change_waiting(now, conn, |connection, losses| connection.outbox.clear_frames(losses));
         if self.connection(conn).is_some_and(|connection| !connection.is_leaving()) {
             self.stats.connections_refused += 1;
             self.detach(now, conn, effects);
@@ -93,6 +93,7 @@ impl Broker {
         let publications = std::mem::take(&mut connection.publications);
         let counting = std::mem::take(&mut connection.counting);
         let watches = std::mem::take(&mut connection.watches);
+        let inbox = connection.inbox.take();
         let subscriptions = std::mem::take(&mut connection.subscriptions);
         if let Some(sender) = connection.sender {
             self.senders.remove(&sender);
@@ -107,6 +108,9 @@ impl Broker {
         }
         for (number, name) in watches {
             self.registry.unwatch(&name, conn, number);
+        }
+        if let Some(inbox) = inbox {
+            self.registry.close_inbox(inbox);
         }
         for (id, minimum) in counting {
             self.registry.stop_counting(id, minimum, conn);

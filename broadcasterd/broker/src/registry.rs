@@ -146,6 +146,8 @@ pub(crate) struct Registry {
     observers: BTreeMap<ChannelName, Vec<Subscriber>>,
     /// For each connection, the channels that it receives, and its position among their subscribers.
     positions: Vec<BTreeMap<ChannelId, usize>>,
+    /// The connection of each inbox. Their ids are those of no channel.
+    inboxes: BTreeMap<ChannelId, ConnId>,
     /// Channels with a listener more that some connection may have waited for.
     joined: Vec<ChannelId>,
     /// Units of work since the last [`take_work`](Self::take_work).
@@ -362,7 +364,23 @@ impl Registry {
         self.watches.take_sightings()
     }
 
-    /// Forgets all channels and subscriptions.
+    /// Gives the connection an inbox.
+    pub(crate) fn open_inbox(&mut self, conn: ConnId) -> ChannelId {
+        let id = self.new_id();
+        self.inboxes.insert(id, conn);
+        id
+    }
+
+    pub(crate) fn close_inbox(&mut self, id: ChannelId) {
+        self.inboxes.remove(&id);
+    }
+
+    /// The connection that has this inbox.
+    pub(crate) fn inbox(&self, id: ChannelId) -> Option<ConnId> {
+        self.inboxes.get(&id).copied()
+    }
+
+    /// Forgets all channels, subscriptions and inboxes.
     pub(crate) fn clear(&mut self) {
         *self = Self { last: self.last, ..Self::default() };
     }
@@ -372,12 +390,7 @@ impl Registry {
         if let Some(id) = self.id_of(name) {
             return id;
         }
-        let id = loop {
-            self.last = self.last.wrapping_add(1);
-            if !self.channels.contains_key(&ChannelId(self.last)) {
-                break ChannelId(self.last);
-            }
-        };
+        let id = self.new_id();
         self.ids.insert(name.clone(), id);
         self.channels.insert(id, Channel::new(name.clone()));
         let mut covering = self.wildcards.clone();
@@ -393,6 +406,17 @@ impl Registry {
         let names = self.watches.covered(selector);
         self.work += names.len();
         names
+    }
+
+    /// An id that neither a channel nor an inbox has.
+    fn new_id(&mut self) -> ChannelId {
+        loop {
+            self.last = self.last.wrapping_add(1);
+            let id = ChannelId(self.last);
+            if !self.channels.contains_key(&id) && !self.inboxes.contains_key(&id) {
+                return id;
+            }
+        }
     }
 
     /// The channels that the pattern covers.
@@ -589,6 +613,16 @@ impl Registry {
         assert_eq!(positions, received, "positions in channels");
         assert_eq!(awaited, counting.len(), "requests that wait for listeners");
         assert_eq!((self.joined.len(), self.work), (0, 0), "what was done was not reported");
+    }
+
+    /// Checks that each connection has its inbox, and that no channel has the id of one.
+    ///
+    /// # Panics
+    ///
+    /// With a description, if anything is inconsistent.
+    pub(crate) fn check_inboxes(&self, inboxes: &BTreeMap<ChannelId, ConnId>) {
+        assert_eq!(self.inboxes, *inboxes, "inboxes");
+        assert!(!inboxes.keys().any(|id| self.channels.contains_key(id)), "an inbox has the id of a channel");
     }
 
     /// Checks that the tables of subscriptions contain these, and no others.

@@ -62,6 +62,7 @@ impl Broker {
             Control::Confirm(confirm) => self.confirm(now, conn, &confirm, effects)?,
             Control::Watch(watch) => self.watch(now, conn, &watch, effects)?,
             Control::Unwatch(unwatch) => self.unwatch(now, conn, &unwatch, effects)?,
+            Control::OpenInbox(_) => self.open_inbox(now, conn, effects),
             Control::Hello(_)
             | Control::Welcome(_)
             | Control::Refused(_)
@@ -78,6 +79,7 @@ impl Broker {
             | Control::Watched(_)
             | Control::Presence(_)
             | Control::Unwatched(_)
+            | Control::InboxOpened(_)
             | Control::Report(_) => {
                 let reason = format!("a frame of kind {:#04x} is not a request", control.kind());
                 return Err((RefusedCode::Protocol, reason));
@@ -129,6 +131,7 @@ impl Broker {
         let Some(connection) = self.connections.get_mut(conn.0).and_then(Option::as_mut) else { return Ok(()) };
         self.counts.senders += usize::from(connection.publications.is_empty());
         let pace = patience.map(|patience| Pace::new(patience, now));
+        connection.may_reply = true;
         connection.publications.insert(id, Publication { next: open.next_sequence, reach: Reach::default(), pace });
         let opened = Opened {
             channel: open.channel.clone(),
@@ -169,6 +172,7 @@ impl Broker {
         let of_kind = if observer { &mut self.counts.observers } else { &mut self.counts.listeners };
         let before = if observer { connection.subscriptions.observers() } else { connection.subscriptions.listeners() };
         *of_kind += usize::from(before == 0);
+        connection.may_reply |= !observer;
         let subscriber = connection.subscriptions.add(conn, number, selector.clone(), terms);
         let id = self.registry.subscribe(&selector, subscriber);
         let subscribed = Subscribed { subscription: number, extensions: Vec::new() };

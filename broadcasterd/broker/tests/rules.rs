@@ -6,8 +6,8 @@ use broadcaster_broker::{
     Broker, ConnId, ConnPhase, ConnSnapshot, Effect, Event, Incomplete, Limits, Moment, PATTERN_SEGMENTS, TURN_WORK_MAX,
 };
 use broadcaster_protocol::control::{
-    Control, CountListeners, Declined, Inspect, Open, Overflow, Presence, Refused, RefusedCode, Selector, Stop,
-    Subscribe, Unsubscribe, Unwatch, Watch, Welcome, kind,
+    Control, CountListeners, Declined, Inspect, Open, OpenInbox, Overflow, Presence, Refused, RefusedCode, Selector,
+    Stop, Subscribe, Unsubscribe, Unwatch, Watch, Welcome, kind,
 };
 use broadcaster_protocol::limits::PAYLOAD_BYTES_MAX;
 use broadcaster_protocol::{ChannelId, ChannelName, Decoder, Header, Item, Run, SenderId, handshake};
@@ -168,6 +168,39 @@ impl Bus {
         conn
     }
 
+    /// A connection with an inbox.
+    fn requester(&mut self) -> (ConnId, ChannelId) {
+        let conn = self.connect(80);
+        (conn, self.open_inbox(conn))
+    }
+
+    fn open_inbox(&mut self, conn: ConnId) -> ChannelId {
+        self.send(conn, OpenInbox::default());
+        match self.answer(conn) {
+            Control::InboxOpened(opened) => ChannelId(opened.id),
+            other => panic!("{conn:?} has received {other:?}"),
+        }
+    }
+
+    fn reply(&mut self, conn: ConnId, inbox: ChannelId, request: u64, payload: &[u8]) {
+        let run = reply(inbox, self.id_of(conn), request, payload);
+        self.happen(Event::Run { conn, run });
+    }
+
+    fn id_of(&self, conn: ConnId) -> SenderId {
+        SenderId::from_raw(self.welcome(conn).sender)
+    }
+
+    /// The replies that the connection has received: their requests and senders.
+    fn replies(&self, conn: ConnId) -> Vec<(u64, SenderId)> {
+        let items = self.received[conn.0].iter();
+        let replies = items.filter_map(|item| match item {
+            Item::Run(run) if run.is_reply() => Some((run.first(), run.sender())),
+            _ => None,
+        });
+        replies.collect()
+    }
+
     fn listen_to_all(&mut self) {
         let conn = self.connect(90);
         self.send(conn, subscribe_all(1));
@@ -313,13 +346,23 @@ fn named(channel: &str) -> Selector {
 }
 
 fn run(channel: ChannelId, sender: SenderId, sequences: Range<u64>, payload: &[u8]) -> Run {
-    let (mut decoder, mut chunk) = (Decoder::lender(PAYLOAD_BYTES_MAX), BytesMut::new());
     let mut frames = Vec::new();
     for sequence in sequences {
         let header = Header::publish(channel, sender, sequence, u32::try_from(payload.len()).unwrap());
         frames.extend_from_slice(&[header.as_bytes(), payload].concat());
     }
-    let mut rest = &frames[..];
+    run_of(&frames)
+}
+
+fn reply(inbox: ChannelId, sender: SenderId, request: u64, payload: &[u8]) -> Run {
+    let header = Header::reply(inbox, sender, request, u32::try_from(payload.len()).unwrap());
+    run_of(&[header.as_bytes(), payload].concat())
+}
+
+/// The run that the daemon decodes from these frames.
+fn run_of(frames: &[u8]) -> Run {
+    let (mut decoder, mut chunk) = (Decoder::lender(PAYLOAD_BYTES_MAX), BytesMut::new());
+    let mut rest = frames;
     loop {
         let mut target = decoder.target(&mut chunk);
         let (now, later) = rest.split_at(rest.len().min(target.remaining_mut()));
@@ -1853,4 +1896,158 @@ fn a_watcher_that_does_not_read_is_refused() {
     bus.is_refused(watcher, RefusedCode::Stalled);
     bus.send(reader, watch(1, "a"));
     assert_eq!(bus.presence(reader)[0], "1: 8 listen", "its next connection begins with those that are there");
+}
+
+#[test]
+fn a_reply_reaches_exactly_its_requester_and_is_not_copied() {
+    let mut bus = Bus::new(Limits::default());
+    let (requester, inbox) = bus.requester();
+    let (other, other_inbox) = bus.requester();
+    assert_ne!(inbox, other_inbox);
+    let listener = bus.listener("news");
+    bus.listen_to_all();
+    bus.stalled = true;
+    let run = reply(inbox, bus.id_of(listener), 7, &[9; 70_000]);
+    let bytes = run.bytes().clone();
+    bus.happen(Event::Run { conn: listener, run });
+    let outgoing: Vec<_> = bus.broker.outgoing(requester).map(<[u8]>::as_ptr_range).collect();
+    assert_eq!(outgoing, [bytes.as_ptr_range()], "the bytes that were read");
+    assert!(bus.broker.held_bytes() > 70_000, "a reply is charged");
+    bus.stalled = false;
+    bus.read(requester);
+    bus.reply(listener, inbox, 8, b"");
+    let replier = bus.id_of(listener);
+    assert_eq!(bus.replies(requester), [(7, replier), (8, replier)]);
+    assert_eq!((bus.broker.held_bytes(), bus.replies(other).len()), (0, 0));
+    let stats = bus.broker.stats();
+    assert_eq!((stats.replies_accepted, stats.replies_dropped, stats.messages_delivered), (2, 0, 2));
+    assert_eq!(bus.snapshot_of(listener).messages, 2);
+}
+
+#[test]
+fn an_inbox_is_not_a_channel_and_a_connection_has_one() {
+    let mut bus = Bus::new(Limits::default());
+    let (requester, inbox) = bus.requester();
+    assert_eq!(bus.open_inbox(requester), inbox, "the same one");
+    let snapshot = bus.broker.snapshot(bus.now);
+    assert_eq!((snapshot.channels.len(), bus.broker.report(bus.now).channels), (0, 0));
+    let sender = bus.sender("news");
+    assert_ne!(sender.channel, inbox, "no channel has its id");
+    bus.publish(Sender { channel: inbox, ..sender }, 0..1, b"x");
+    bus.is_refused(sender.conn, RefusedCode::Protocol);
+}
+
+#[test]
+fn a_reply_to_an_inbox_that_is_gone_is_dropped_and_counted() {
+    let mut bus = Bus::new(Limits::default());
+    let (requester, inbox) = bus.requester();
+    let listener = bus.listener("news");
+    bus.close(requester);
+    bus.reply(listener, inbox, 0, b"late");
+    bus.reply(listener, ChannelId(u32::MAX), 0, b"never there");
+    let channel = bus.sender("news").channel;
+    bus.reply(listener, channel, 0, b"not an inbox");
+    let header = Header::reply(inbox, bus.id_of(listener), 0, 100_000);
+    bus.happen(Event::Discarded { conn: listener, header });
+    let stats = bus.broker.stats();
+    assert_eq!((stats.replies_accepted, stats.replies_dropped, stats.messages_lost), (4, 4, 0));
+    assert!(!bus.ended[listener.0], "it is not an error");
+    assert_eq!((bus.broker.held_bytes(), bus.messages(listener)), (0, 0));
+    let (_, next) = bus.requester();
+    assert_ne!(next, inbox, "an id is not used again at once");
+}
+
+#[test]
+fn replies_that_came_first_stay_while_their_requester_does_not_read() {
+    let mut limits = Limits::default();
+    limits.outbox_messages_max = 10;
+    let mut bus = Bus::new(limits);
+    let (requester, inbox) = bus.requester();
+    let (listener, innocent) = (bus.listener("news"), bus.listener("other"));
+    let sender = bus.sender("other");
+    bus.stalled = true;
+    for request in 0..25 {
+        bus.reply(listener, inbox, request, b"x");
+    }
+    let (waiting, held) = (bus.broker.queue(requester).0, bus.broker.held_bytes());
+    assert_eq!(waiting, 10);
+    bus.reply(listener, inbox, 25, b"x");
+    assert_eq!(bus.broker.held_bytes(), held, "what exceeds the outbox costs nothing");
+    bus.stalled = false;
+    bus.read(requester);
+    assert_eq!(bus.replies(requester).iter().map(|reply| reply.0).collect::<Vec<_>>(), (0..10).collect::<Vec<_>>());
+    assert_eq!(bus.stream(requester).last(), Some(&Received::Lost(inbox.0, 16)));
+    let stats = bus.broker.stats();
+    assert_eq!((stats.replies_accepted, stats.messages_lost, stats.replies_dropped), (26, 16, 0));
+    assert_eq!(bus.snapshot_of(requester).messages_lost, 16);
+    bus.publish(sender, 0..5, b"x");
+    assert_eq!((bus.messages(innocent), bus.lost(innocent)), (5, 0));
+}
+
+#[test]
+fn a_requester_that_disappears_releases_the_replies_that_wait_for_it() {
+    let mut bus = Bus::new(Limits::default());
+    let (requester, inbox) = bus.requester();
+    let listener = bus.listener("news");
+    bus.stalled = true;
+    for request in 0..100 {
+        bus.reply(listener, inbox, request, &[7; 10_000]);
+    }
+    bus.take(requester, 15_000);
+    assert!(bus.broker.held_bytes() > 900_000);
+    bus.close(requester);
+    assert_eq!(bus.broker.held_bytes(), 0);
+}
+
+#[test]
+fn a_reply_without_its_body_is_lost_by_its_requester() {
+    let mut bus = Bus::new(Limits::default());
+    let (requester, inbox) = bus.requester();
+    let listener = bus.listener("news");
+    let header = Header::reply(inbox, bus.id_of(listener), 3, 2000);
+    bus.happen(Event::Discarded { conn: listener, header });
+    assert_eq!(bus.stream(requester), [Received::Lost(inbox.0, 1)]);
+    let stats = bus.broker.stats();
+    assert_eq!((stats.replies_accepted, stats.replies_dropped, stats.messages_lost), (1, 0, 1));
+}
+
+#[test]
+fn replies_have_the_id_of_a_connection_that_has_published_or_listened() {
+    let bus = || {
+        let mut bus = Bus::new(Limits::default());
+        let (_, inbox) = bus.requester();
+        (bus, inbox)
+    };
+    let refused_after = |mut bus: Bus, conn: ConnId, run: Run, reason: &str| {
+        bus.happen(Event::Run { conn, run });
+        bus.is_refused(conn, RefusedCode::Protocol);
+        assert!(bus.refusal(conn).reason.contains(reason), "{}", bus.refusal(conn).reason);
+        assert_eq!(bus.broker.stats().replies_accepted, 0);
+    };
+    let (mut b, inbox) = bus();
+    let conn = b.connect_as(1, UID);
+    refused_after(b, conn, reply(inbox, SenderId::new(1, 7), 0, b"x"), "before the Hello");
+    let (mut b, inbox) = bus();
+    let conn = b.connect(1);
+    let run = reply(inbox, b.id_of(conn), 0, b"x");
+    assert_eq!(b.broker.payload_bytes_max(conn), 0);
+    refused_after(b, conn, run, "neither published nor listened");
+    let (mut b, inbox) = bus();
+    let conn = b.observer(named("news"));
+    let run = reply(inbox, b.id_of(conn), 0, b"x");
+    assert_eq!(b.broker.payload_bytes_max(conn), 0, "an observer affects nothing");
+    refused_after(b, conn, run, "neither published nor listened");
+    let (mut b, inbox) = bus();
+    let (conn, other) = (b.listener("news"), b.listener("news"));
+    let run = reply(inbox, b.id_of(other), 0, b"x");
+    refused_after(b, conn, run, "carries the sender");
+
+    let (mut bus, inbox) = bus();
+    let (sender, listener) = (bus.sender("news").conn, bus.listener("news"));
+    bus.send(listener, unsubscribe(1));
+    for conn in [sender, listener] {
+        assert_eq!(bus.broker.payload_bytes_max(conn), PAYLOAD_BYTES_MAX);
+        bus.reply(conn, inbox, 0, b"x");
+    }
+    assert_eq!(bus.broker.stats().replies_accepted, 2, "a request may have come before the subscription ended");
 }

@@ -104,6 +104,16 @@ impl Exposition {
             [(NONE, daemon.messages_lost)],
         )?;
         page.counter(
+            "broadcaster_replies_accepted",
+            "Replies accepted, which count as messages too.",
+            [(NONE, daemon.replies_accepted)],
+        )?;
+        page.counter(
+            "broadcaster_replies_dropped",
+            "Replies whose requester had gone.",
+            [(NONE, daemon.replies_dropped)],
+        )?;
+        page.counter(
             "broadcaster_connections_refused",
             "Connections refused or closed by the daemon.",
             [(NONE, daemon.connections_refused)],
@@ -333,6 +343,8 @@ mod tests {
             ("broadcaster_accepted_bytes_total", "4194304"),
             ("broadcaster_messages_delivered_total", "24680"),
             ("broadcaster_messages_lost_total", "11"),
+            ("broadcaster_replies_accepted_total", "7"),
+            ("broadcaster_replies_dropped_total", "3"),
             ("broadcaster_connections_refused_total", "2"),
             ("broadcaster_held_bytes", "1048576"),
             ("broadcaster_held_max_bytes", "268435456"),

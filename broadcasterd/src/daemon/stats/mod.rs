@@ -73,6 +73,8 @@ impl About {
                 bytes_accepted: totals.bytes_accepted,
                 messages_delivered: totals.messages_delivered,
                 messages_lost: totals.messages_lost,
+                replies_accepted: totals.replies_accepted,
+                replies_dropped: totals.replies_dropped,
                 connections_refused: totals.connections_refused,
                 held_bytes: snapshot.held_bytes as u64,
                 held_bytes_max: limits.held_bytes_max as u64,

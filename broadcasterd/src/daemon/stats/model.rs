@@ -57,6 +57,11 @@ pub(crate) struct Daemon {
     pub(crate) messages_delivered: u64,
     /// Messages dropped for slow listeners, once per listener.
     pub(crate) messages_lost: u64,
+    /// Replies accepted, which count as messages too, and those of them whose requester had gone.
+    #[serde(default)]
+    pub(crate) replies_accepted: u64,
+    #[serde(default)]
+    pub(crate) replies_dropped: u64,
     /// Connections refused or closed by the daemon.
     pub(crate) connections_refused: u64,
     /// Memory held by frames in transit, and its limit.

@@ -31,6 +31,8 @@ fn daemon() -> Daemon {
         bytes_accepted: 4 << 20,
         messages_delivered: 24_680,
         messages_lost: 11,
+        replies_accepted: 7,
+        replies_dropped: 3,
         connections_refused: 2,
         held_bytes: 1 << 20,
         held_bytes_max: 256 << 20,

@@ -25,6 +25,8 @@ pub(crate) fn daemon(uptime_ms: u64) -> Daemon {
         bytes_accepted: 0,
         messages_delivered: 0,
         messages_lost: 0,
+        replies_accepted: 0,
+        replies_dropped: 0,
         connections_refused: 0,
         held_bytes: 0,
         held_bytes_max: 256 << 20,
