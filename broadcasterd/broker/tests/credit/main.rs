@@ -6,7 +6,7 @@ mod bus;
 
 use broadcaster_broker::{ConnId, Event, Incomplete, Limits};
 use broadcaster_protocol::control::{
-    Confirm, Control, Extension, Overflow, Receipt, RefusedCode, Selector, Subscribe, extension,
+    Confirm, Control, Extension, Overflow, Receipt, RefusedCode, Selector, Subscribe, Unsubscribe, extension,
 };
 use broadcaster_protocol::limits::{CREDIT_MESSAGE_BYTES, RECEIPT_LAGGING_MAX};
 use broadcaster_protocol::{ChannelId, Header, SenderId};
@@ -186,6 +186,23 @@ fn a_listener_that_leaves_delays_nothing() {
     let (mut bus, listener, sender) = waiting();
     bus.close(listener);
     assert_eq!(bus.balance(sender), WINDOW);
+}
+
+#[test]
+fn a_listener_that_unsubscribes_delays_nothing_unless_another_subscription_is_left() {
+    let (mut bus, listener, sender) = waiting();
+    bus.send(listener, Unsubscribe { subscription: 1, extensions: Vec::new() });
+    assert_eq!(bus.balance(sender), WINDOW);
+    for (overflow, observer, delays) in
+        [(Overflow::DropOldest, false, true), (Overflow::DropNewest, false, false), (Overflow::DropOldest, true, false)]
+    {
+        let (mut bus, listener, sender) = waiting();
+        let selector = Selector::Pattern("*".to_owned());
+        bus.send(listener, Subscribe { subscription: 2, selector, ..with(overflow, observer) });
+        assert!(bus.balance(sender) <= 0);
+        bus.send(listener, Unsubscribe { subscription: 1, extensions: Vec::new() });
+        assert_eq!(bus.balance(sender) <= 0, delays, "{overflow:?}, observer: {observer}");
+    }
 }
 
 #[test]
