@@ -74,6 +74,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
+#[must_use = "a bus that is dropped ends"]
 pub struct Bus {
     /// Dropped before its directory.
     host: Option<Host>,

@@ -34,6 +34,22 @@ pub trait Schema {
     const NAME: &'static str;
 }
 
+/// ```compile_fail,E0080
+/// use serde::Serialize;
+/// use system_broadcaster::typed::{Json, Schema, encode};
+///
+/// #[derive(Serialize)]
+/// struct Theme;
+///
+/// impl Schema for Theme {
+///     const NAME: &'static str = "";
+/// }
+///
+/// let _ = encode::<Theme, Json>(&Theme);
+/// ```
+#[cfg(all(doctest, feature = "json"))]
+struct _NameWithoutBytes;
+
 macro_rules! named {
     ($($type:ty: $name:literal)*) => {$(
         impl Schema for $type {
