@@ -195,6 +195,18 @@ fn a_mark_precedes_the_schema_of_the_caller() {
     assert!(matches!(error, TypedSendError::Metadata(_)), "{error}");
 }
 
+#[test]
+fn values_are_sent_to_other_channels() {
+    let (_host, options) = bus();
+    let mut other = options.typed_listener::<u32, Json>("other").unwrap();
+    let mut sender = options.typed_sender::<u32, Json>("theme").unwrap();
+    sender.send_to("other", &7).unwrap();
+    assert_eq!(other.recv().unwrap().value(), &7);
+    runtime().block_on(sender.send_to_async("other", &8)).unwrap();
+    assert_eq!(other.recv().unwrap().value(), &8);
+    assert!(matches!(sender.send_to("no/slash", &7), Err(TypedSendError::Send(SendError::Name(_)))));
+}
+
 /// A value that no codec can encode.
 struct Unencodable;
 

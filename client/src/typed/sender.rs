@@ -49,6 +49,16 @@ impl<T: Schema + Serialize, C: Codec> TypedSender<T, C> {
         Ok(self.sender.send_with(&metadata, &self.payload)?)
     }
 
+    /// Sends `value` on another channel: see [`Sender::send_to`].
+    ///
+    /// # Errors
+    ///
+    /// [`TypedSendError::Encode`] if the codec cannot represent the value; [`TypedSendError::Send`] as for [`Sender::send_to`].
+    pub fn send_to(&mut self, channel: &str, value: &T) -> Result<(), TypedSendError> {
+        self.encode(value)?;
+        Ok(self.sender.send_to_with(channel, &self.metadata, &self.payload)?)
+    }
+
     /// Sends `value` if the daemon's socket takes it at once.
     ///
     /// # Errors
@@ -96,6 +106,25 @@ impl<T: Schema + Serialize, C: Codec> TypedSender<T, C> {
         let metadata = self.metadata.clone().followed_by(metadata)?;
         self.encode(value)?;
         Ok(self.sender.send_with_async(&metadata, &self.payload).await?)
+    }
+
+    /// [`send_to`](Self::send_to) without blocking the thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`send_to`](Self::send_to).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Sender::send_to_async`].
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with I/O and time enabled.
+    #[cfg(feature = "tokio")]
+    pub async fn send_to_async(&mut self, channel: &str, value: &T) -> Result<(), TypedSendError> {
+        self.encode(value)?;
+        Ok(self.sender.send_to_with_async(channel, &self.metadata, &self.payload).await?)
     }
 
     fn encode(&mut self, value: &T) -> Result<(), TypedSendError> {
