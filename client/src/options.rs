@@ -6,7 +6,7 @@ use crate::error::ConnectError;
 use crate::path::ConnectConfig;
 use crate::path::notifications::{Dialect, service};
 use crate::policy::{Candidate, Fallback, Overflow};
-use crate::{Listener, Selector, Sender};
+use crate::{Listener, Presence, Selector, Sender};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -245,6 +245,35 @@ impl Options {
         selectors: impl IntoIterator<Item = S>,
     ) -> Result<Listener, ConnectError> {
         Listener::new(selectors.into_iter().map(Into::into), self.overflow, self.config.clone())
+    }
+
+    /// Reports which processes listen to `channel`, and each that joins or leaves. The channel need not exist. All listeners that are there
+    /// have been reported when this returns: see [`Presence`], with an example. A fallback plays no part.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`] if the name is not allowed, or there is no connection within the timeout; [`ConnectError::Refused`] if the daemon has too
+    /// many of these handles; [`ConnectError::Unsupported`] if it is too old.
+    pub fn presence(&self, channel: &str) -> Result<Presence, ConnectError> {
+        let mut presence = Presence::new(ChannelName::new(channel)?, self.config.clone());
+        presence.connect()?;
+        Ok(presence)
+    }
+
+    /// [`presence`](Self::presence) without blocking the thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`presence`](Self::presence).
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with I/O and time enabled.
+    #[cfg(feature = "tokio")]
+    pub async fn presence_async(&self, channel: &str) -> Result<Presence, ConnectError> {
+        let mut presence = Presence::new(ChannelName::new(channel)?, self.config.clone());
+        presence.connect_async().await?;
+        Ok(presence)
     }
 
     /// The running daemon, to inspect, observe or stop. It never starts one, not even by connecting to a socket that a service manager

@@ -25,6 +25,15 @@ pub(crate) const HANDSHAKE_ALLOWANCE: Duration = Duration::from_millis(1);
 pub struct Closer(Arc<Closing>);
 
 impl Closer {
+    /// The closer of the handle that waits with `waiter`.
+    pub(crate) fn of(waiter: &mut Waiter) -> Result<Self, ConnectError> {
+        let closing = waiter.closing().map_err(|source| {
+            let path = "the handle".into();
+            ConnectError::Io { action: "make a closer for", path, source }
+        })?;
+        Ok(Self(Arc::clone(closing)))
+    }
+
     /// Closes the handle: a receive that waits ends with [`RecvError::Closed`], and so does every later one. Streams and iterators end.
     ///
     /// The connection is closed when the handle is dropped.
@@ -159,11 +168,7 @@ impl Receiver {
     }
 
     pub(crate) fn closer(&mut self) -> Result<Closer, ConnectError> {
-        let closing = self.waiter.closing().map_err(|source| {
-            let path = "the handle".into();
-            ConnectError::Io { action: "make a closer for", path, source }
-        })?;
-        Ok(Closer(Arc::clone(closing)))
+        Closer::of(&mut self.waiter)
     }
 
     #[cfg(unix)]

@@ -8,6 +8,7 @@
 //! | `credit` | what a publication with backpressure may send |
 //! | `counting` | requests for numbers of listeners and for receipts |
 //! | `subscriber` | the subscriptions of one connection: frames, and gaps in their places |
+//! | `watcher` | the listeners of one channel, and what changes: its loop, too |
 //! | `request` | one request on a connection of its own: Inspect or Stop |
 //! | `link` | what the loops need of a connection, whatever carries it |
 //! | `receive`, `send` | the receive loop and the send loop |
@@ -25,6 +26,7 @@ mod request;
 mod send;
 mod session;
 mod subscriber;
+mod watcher;
 
 pub use counting::Ticket;
 pub use link::{Carrier, Link, Loss, Step, Transfer};
@@ -34,3 +36,4 @@ pub use request::Request;
 pub use send::{Confirmation, Confirming, Counted, PendingSend, Receipted, Sending, confirm, count, flush, post};
 pub use session::{Ended, Machine, Session};
 pub use subscriber::{Change, External, Outcome, Received, Selector, Subscriber, Subscription};
+pub use watcher::{Presented, Watcher, watch};
