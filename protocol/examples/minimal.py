@@ -3,7 +3,7 @@ import io, os, socket, struct, sys
 
 HEADER = struct.Struct("<IBBHIQQ")  # length, kind, flags, meta_bytes, channel id, sender id, sequence
 PUBLISH, BATCH, HELLO, WELCOME, REFUSED, GOODBYE, OPEN, OPENED = 1, 2, 0x10, 0x11, 0x12, 0x13, 0x20, 0x21
-SUBSCRIBE, SUBSCRIBED, LAGGED, NAMED, INSPECT, REPORT, OPTIONAL = 0x22, 0x23, 0x24, 0x25, 0x80, 0x81, 1
+SUBSCRIBE, SUBSCRIBED, LAGGED, NAMED, DECLINED, INSPECT, REPORT, OPTIONAL = 0x22, 0x23, 0x24, 0x25, 0x28, 0x80, 0x81, 1
 
 def number(n):
     marker, size = ("", 1) if n < 251 else ("fb", 2) if n < 1 << 16 else ("fc", 4) if n < 1 << 32 else ("fd", 8)
@@ -41,8 +41,8 @@ class Bus:
             body = self.exactly(length)
             if kind in wanted:
                 return kind, channel, sender, sequence, body[meta:] if kind <= BATCH else Body(body)
-            if kind in (REFUSED, GOODBYE):
-                sys.exit(f"the daemon has ended the connection: {body!r}")
+            if kind in (REFUSED, GOODBYE, DECLINED):
+                sys.exit(f"the daemon does not serve this: {body!r}")
             if not flags & OPTIONAL:
                 sys.exit(f"unexpected frame of kind {kind:#04x}")
 
