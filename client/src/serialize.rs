@@ -1,7 +1,7 @@
 //! Names and ids as serde values, so that a channel can be sent over a channel. What is deserialized obeys the same rules as what is
 //! created.
 
-use crate::{ChannelName, SenderId};
+use crate::{ChannelName, ChannelPattern, Selector, SenderId};
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
@@ -37,6 +37,47 @@ impl Serialize for ChannelName {
 impl<'de> Deserialize<'de> for ChannelName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_str(Text { what: "the name of a channel", value: PhantomData })
+    }
+}
+
+/// As a string.
+impl Serialize for ChannelPattern {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+/// From a string, which must be a pattern.
+impl<'de> Deserialize<'de> for ChannelPattern {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(Text { what: "a pattern of channel names", value: PhantomData })
+    }
+}
+
+/// A [`Selector`] to read.
+#[derive(Deserialize)]
+#[serde(rename = "Selector", rename_all = "snake_case")]
+enum Selected {
+    Name(ChannelName),
+    Pattern(ChannelPattern),
+}
+
+/// As the variant `name` or `pattern`, so that a name is never read as a pattern.
+impl Serialize for Selector {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Name(name) => serializer.serialize_newtype_variant("Selector", 0, "name", name),
+            Self::Pattern(pattern) => serializer.serialize_newtype_variant("Selector", 1, "pattern", pattern),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Selector {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(match Selected::deserialize(deserializer)? {
+            Selected::Name(name) => Self::Name(name),
+            Selected::Pattern(pattern) => Self::Pattern(pattern),
+        })
     }
 }
 

@@ -36,7 +36,7 @@
 //! To test a program in another process, pass [`Bus::socket`] to it in `BROADCASTER_SOCKET`, and set `BROADCASTER_NO_AUTOSTART=1`.
 
 use crate::error::{ConnectError, Lag};
-use crate::{ChannelName, Listener, Message, Metadata, NameError, Options, Sender, SenderId};
+use crate::{ChannelName, Listener, Message, Metadata, NameError, Options, Selector, Sender, SenderId};
 use broadcaster_local::without_signals;
 use broadcaster_protocol::endpoint::{Candidate, Origin};
 use broadcaster_server::{Limits, ServerHandle, bind, serve};
@@ -408,20 +408,21 @@ impl MessageBuilder {
     }
 }
 
-/// A [`Lag`] as a listener reports it: of `count` messages on `channel`, or of an unknown number.
-///
-/// # Errors
-///
-/// [`NameError`] if the name is not allowed.
+/// A [`Lag`] as a listener reports it: of `count` messages on a channel, or of an unknown number on the channels of a pattern.
 ///
 /// ```
+/// use system_broadcaster::ChannelName;
 /// use system_broadcaster::testing::lag;
 ///
-/// assert_eq!(lag("com.example.sync", Some(3))?.to_string(), r#"3 messages were lost on channel "com.example.sync""#);
+/// let lag = lag(ChannelName::new("com.example.sync")?, Some(3));
+/// assert_eq!(lag.to_string(), r#"3 messages were lost on channel "com.example.sync""#);
 /// # Ok::<(), system_broadcaster::NameError>(())
 /// ```
-pub fn lag(channel: &str, count: Option<u64>) -> Result<Lag, NameError> {
-    Ok(Lag { channel: Some(ChannelName::new(channel)?), pattern: None, count })
+pub fn lag(on: impl Into<Selector>, count: Option<u64>) -> Lag {
+    match on.into() {
+        Selector::Name(channel) => Lag { channel: Some(channel), pattern: None, count },
+        Selector::Pattern(pattern) => Lag { channel: None, pattern: Some(pattern), count },
+    }
 }
 
 /// The sender `number` of the process `pid`; 0 for a process that is not known.

@@ -7,7 +7,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use system_broadcaster::testing::{Bus, MessageBuilder, lag, sender_id};
 use system_broadcaster::typed::{Json, Schema};
-use system_broadcaster::{ConnectError, Lag, Listener, Message, Metadata, Overflow, RecvError, SendError, Stage};
+use system_broadcaster::{
+    ChannelPattern, ConnectError, Lag, Listener, Message, Metadata, Overflow, RecvError, Selector, SendError, Stage,
+};
 use tokio::runtime::{Builder, Runtime};
 
 /// Longer than any step takes.
@@ -258,11 +260,13 @@ fn values_of_a_listener_can_be_created() {
     assert_eq!(message.metadata().content_type(), Some("text/plain"));
     let plain = MessageBuilder::new("news").unwrap().build();
     assert!(plain.payload().is_empty() && plain.metadata().is_empty() && plain.sender_pid().is_none());
-    assert!(MessageBuilder::new("no/slash").is_err() && lag("no/slash", None).is_err());
+    assert!(MessageBuilder::new("no/slash").is_err());
 
     let typed = MessageBuilder::new("news").unwrap().value::<Theme, Json>(&Theme { dark: true }).unwrap().build();
     assert!(typed.decode::<Theme, Json>().unwrap().dark);
     assert_eq!(typed.metadata().schema(), Some(&b"json:com.example.Theme"[..]));
-    let lost = lag("news", Some(2)).unwrap();
+    let lost = lag(Selector::name("news").unwrap(), Some(2));
     assert_eq!((lost.count, lost.channel.as_ref().map(AsRef::as_ref)), (Some(2), Some("news")));
+    let gap = lag(ChannelPattern::new("com.*").unwrap(), None);
+    assert_eq!((gap.count, gap.pattern.as_ref().map(AsRef::as_ref)), (None, Some("com.*")));
 }

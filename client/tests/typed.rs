@@ -13,9 +13,9 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::time::Duration;
 use system_broadcaster::typed::{
-    Bincode, Codec, DecodeError, Json, Postcard, Schema, TypedRecvError, TypedSendError, TypedSender,
+    Bincode, Codec, DecodeError, Json, Postcard, Schema, TypedListener, TypedRecvError, TypedSendError, TypedSender,
 };
-use system_broadcaster::{ChannelName, Metadata, Options, RecvError, SendError, SenderId};
+use system_broadcaster::{ChannelName, ChannelPattern, Metadata, Options, RecvError, Selector, SendError, SenderId};
 
 /// Longer than any step takes.
 const WATCHDOG: Duration = Duration::from_secs(30);
@@ -205,6 +205,20 @@ fn values_are_sent_to_other_channels() {
     runtime().block_on(sender.send_to_async("other", &8)).unwrap();
     assert_eq!(other.recv().unwrap().value(), &8);
     assert!(matches!(sender.send_to("no/slash", &7), Err(TypedSendError::Send(SendError::Name(_)))));
+}
+
+#[test]
+fn a_listener_on_a_pattern_can_be_typed() {
+    let (_host, options) = bus();
+    let listener = options.listener_on([Selector::pattern("com.example.*").unwrap()]).unwrap();
+    let mut listener = TypedListener::<u32, Json>::new(listener);
+    let mut sender = options.typed_sender::<u32, Json>("com.example.a").unwrap();
+    sender.send(&7).unwrap();
+    sender.send_to("com.example.b", &8).unwrap();
+    for (channel, value) in [("com.example.a", 7), ("com.example.b", 8)] {
+        let message = listener.recv().unwrap();
+        assert_eq!((message.channel().as_str(), message.value()), (channel, &value));
+    }
 }
 
 /// A value that no codec can encode.
@@ -408,6 +422,18 @@ fn what_is_no_name_does_not_become_a_channel() {
     let long = format!("{:?}", "x".repeat(256));
     assert!(serde_json::from_str::<ChannelName>(&long).is_err());
     assert!(serde_json::from_str::<ChannelName>("7").is_err());
+    let pattern = ChannelPattern::new("com.*").unwrap();
+    assert_eq!(serde_json::from_str::<ChannelPattern>(&serde_json::to_string(&pattern).unwrap()).unwrap(), pattern);
+    let error = serde_json::from_str::<ChannelPattern>(r#""com.ex*""#).unwrap_err().to_string();
+    assert!(error.contains('*'), "{error}");
+    for selector in [Selector::Name(ChannelName::new("com.*").unwrap()), Selector::Pattern(pattern)] {
+        let text = serde_json::to_string(&selector).unwrap();
+        assert!([r#"{"name":"com.*"}"#, r#"{"pattern":"com.*"}"#].contains(&&*text), "{text}");
+        assert_eq!(serde_json::from_str::<Selector>(&text).unwrap(), selector);
+        let mut payload = Vec::new();
+        Bincode::encode(&selector, &mut payload).unwrap();
+        assert_eq!(Bincode::decode::<Selector>(&payload).unwrap(), selector);
+    }
     let mut payload = Vec::new();
     Postcard::encode("\u{7}", &mut payload).unwrap();
     assert!(Postcard::decode::<ChannelName>(&payload).is_err());

@@ -2,7 +2,7 @@
 
 use super::codec::Codec;
 use super::error::DecodeError;
-use crate::{ChannelName, Message, MessageRef, Metadata, MetadataRef, SenderId};
+use crate::{ChannelName, ChannelPattern, Message, MessageRef, Metadata, MetadataRef, Selector, SenderId};
 use serde::de::DeserializeOwned;
 
 /// Most bytes of a codec's name.
@@ -61,7 +61,8 @@ macro_rules! named {
 named! {
     bool: "bool" char: "char" String: "String" f32: "f32" f64: "f64"
     i8: "i8" i16: "i16" i32: "i32" i64: "i64" i128: "i128" u8: "u8" u16: "u16" u32: "u32" u64: "u64" u128: "u128"
-    ChannelName: "system-broadcaster.ChannelName" SenderId: "system-broadcaster.SenderId"
+    ChannelName: "system-broadcaster.ChannelName" ChannelPattern: "system-broadcaster.ChannelPattern"
+    Selector: "system-broadcaster.Selector" SenderId: "system-broadcaster.SenderId"
 }
 
 /// The mark of a type, as text.
