@@ -22,6 +22,11 @@ pub struct Peer {
 }
 
 impl Peer {
+    #[cfg(feature = "testing")]
+    pub(crate) fn new(id: SenderId, purpose: String) -> Self {
+        Self { id, purpose }
+    }
+
     /// Identifies its connection. It changes when the listener connects again.
     pub fn id(&self) -> SenderId {
         self.id

@@ -31,12 +31,13 @@
 //! | a daemon that is killed | [`Bus::kill`], [`Bus::start`] |
 //! | a daemon that hangs | [`Bus::pause`] |
 //!
-//! Functions that take a [`Message`] or a [`Lag`] need no bus: see [`MessageBuilder`] and [`lag`].
+//! Functions that take a [`Message`], a [`Lag`] or a [`PresenceEvent`](crate::PresenceEvent) need no bus: see [`MessageBuilder`], [`lag`] and
+//! [`peer`].
 //!
 //! To test a program in another process, pass [`Bus::socket`] to it in `BROADCASTER_SOCKET`, and set `BROADCASTER_NO_AUTOSTART=1`.
 
 use crate::error::{ConnectError, Lag};
-use crate::{ChannelName, Listener, Message, Metadata, NameError, Options, Selector, Sender, SenderId};
+use crate::{ChannelName, Listener, Message, Metadata, NameError, Options, Peer, Selector, Sender, SenderId};
 use broadcaster_local::without_signals;
 use broadcaster_protocol::endpoint::{Candidate, Origin};
 use broadcaster_server::{Limits, ServerHandle, bind, serve};
@@ -423,6 +424,19 @@ pub fn lag(on: impl Into<Selector>, count: Option<u64>) -> Lag {
         Selector::Name(channel) => Lag { channel: Some(channel), pattern: None, count },
         Selector::Pattern(pattern) => Lag { channel: None, pattern: Some(pattern), count },
     }
+}
+
+/// A listener as a [`PresenceEvent`](crate::PresenceEvent) names it, with its purpose.
+///
+/// ```
+/// use system_broadcaster::PresenceEvent;
+/// use system_broadcaster::testing::{peer, sender_id};
+///
+/// let event = PresenceEvent::Joined(peer(sender_id(1234, 1), "editor"));
+/// assert_eq!((event.peer().pid(), event.peer().purpose()), (Some(1234), "editor"));
+/// ```
+pub fn peer(id: SenderId, purpose: &str) -> Peer {
+    Peer::new(id, purpose.to_owned())
 }
 
 /// The sender `number` of the process `pid`; 0 for a process that is not known.
