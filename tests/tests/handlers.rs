@@ -1,4 +1,5 @@
-//! What `listen` does with messages besides printing them: commands for each message, a command when it is ready, and formats.
+//! What `listen` does with messages besides printing one channel: several channels, formats, commands for each message, and a command when
+//! it is ready.
 
 #![cfg(unix)]
 
@@ -20,7 +21,12 @@ fn text(bytes: &[u8]) -> String {
 
 /// Runs `listen news` with these arguments to its end. Its commands find `broadcasterd` as `$B`.
 fn listen(bus: &Bus, arguments: &[&str]) -> Output {
-    let mut command = bus.command(program(), &[&["listen", "news"], arguments].concat());
+    listen_on(bus, &["news"], arguments)
+}
+
+/// [`listen`] on these channels.
+fn listen_on(bus: &Bus, channels: &[&str], arguments: &[&str]) -> Output {
+    let mut command = bus.command(program(), &[&["listen"], channels, arguments].concat());
     command.env("B", program()).stdin(Stdio::null()).stderr(Stdio::piped());
     command.output().expect("it ends")
 }
@@ -290,6 +296,43 @@ fn formats_print_what_they_promise() {
     let object: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!((&object["size"], &object["payload"], &object["channel"]), (&5.into(), &"hello".into(), &"news".into()));
     assert_eq!(object["time"].as_str().map(str::len), Some(time.len()), "{object}");
+}
+
+#[test]
+fn channel_precedes_the_payload_if_there_may_be_several() {
+    let bus = Bus::new();
+    let send = "for it in news com.a com.a.b com.b 'com.*'; do \"$B\" send $it \"to $it\"; done; \"$B\" send news end";
+    let (one, many) = ("to news\nend\n", "news\tto news\ncom.a\tto com.a\ncom.b\tto com.b\n");
+    for (channels, arguments, wanted) in [
+        (["news"].as_slice(), ["-n", "2"].as_slice(), one),
+        (&["news", "news"], &["-n", "2"], one),
+        (&["news", "com.*"], &["-n", "3"], many),
+        (&["com.a.**", "com.*", "news"], &["-n", "1", "--hex"], "news\t746f206e657773\n"),
+        (&["com.a", "news"], &["-n", "2", "--print0"], "news\tto news\0com.a\tto com.a\0"),
+        (&["com.a", "com.b"], &["-n", "2", "--raw"], "to com.ato com.b"),
+        (&["com.**"], &["-n", "4", "--format", "{channel} "], "com.a com.a.b com.b com.* "),
+        (&["com.*", "--literal"], &["-n", "1"], "to com.*\n"),
+    ] {
+        let output = listen_on(&bus, channels, &[arguments, &["--ready-exec", send]].concat());
+        assert_eq!(text(&output.stdout), wanted, "{channels:?} {arguments:?}: {}", text(&output.stderr));
+    }
+    let output = listen_on(&bus, &["news", "com.*"], &["-n", "1", "--ready-exec", send]);
+    assert!(text(&output.stderr).starts_with("listening on news, com.*\n"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn mistake_in_a_pattern_is_not_taken_for_a_name() {
+    let bus = Bus::new();
+    for pattern in ["com.ex*", "com.**.x", "com./.*"] {
+        let output = listen_on(&bus, &[pattern], &[]);
+        let stderr = text(&output.stderr);
+        assert_eq!((output.status.code(), stderr.lines().count()), (Some(2), 1), "{stderr}");
+        assert!(
+            stderr.contains("pattern") && stderr.contains("; with --literal, it is the name of a channel"),
+            "{stderr}"
+        );
+    }
+    assert!(!bus.socket().exists(), "it has started no daemon");
 }
 
 #[test]

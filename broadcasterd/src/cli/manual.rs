@@ -23,6 +23,7 @@ fn examples(name: &str) -> &'static [Example] {
         "start" => &[("broadcasterd start", "Make sure that a daemon is running")],
         "listen" => &[
             ("broadcasterd listen com.example.sync", "Print each message on a channel"),
+            ("broadcasterd listen com.example.sync 'com.example.log.*'", "Print each message on several channels"),
             ("broadcasterd listen com.example.done -n 1 -t 5min && notify-send done", "Wait for one message"),
             ("broadcasterd listen com.example.sync --json | jq .payload", "Process messages in a script"),
             (

@@ -52,9 +52,9 @@ enum Command {
     Run(run::Run),
     /// Start the daemon in the background unless it is running
     Start,
-    /// Print the messages on a channel, or run a command for each
+    /// Print the messages on channels, or run a command for each
     ///
-    /// Without a format, each message is its payload and a newline. On a terminal, characters that the terminal would act on are
+    /// Without a format, each message is its payload and a newline; with several channels or a pattern, the channel and a tab precede it. On a terminal, characters that the terminal would act on are
     /// shown as escapes such as \u{1b}. --raw and --hex preserve the exact bytes, as does output to a pipe or a file.
     ///
     /// A command of --exec gets the payload on stdin, and BROADCASTER_CHANNEL, BROADCASTER_SENDER, BROADCASTER_SENDER_PID and

@@ -4,8 +4,8 @@ _broadcasterd_channels() {
     _broadcasterd "$@"
     local current=${COMP_WORDS[COMP_CWORD]} name
     case ${COMP_WORDS[1]} in
-        listen | send) [[ $COMP_CWORD -eq 2 ]] || return ;;
-        monitor) [[ $COMP_CWORD -ge 2 ]] || return ;;
+        send) [[ $COMP_CWORD -eq 2 ]] || return ;;
+        listen | monitor) [[ $COMP_CWORD -ge 2 ]] || return ;;
         *) return ;;
     esac
     [[ $current == -* ]] && return

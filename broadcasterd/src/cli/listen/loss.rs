@@ -1,6 +1,7 @@
 //! What a listener has lost. Losses are reported on stderr at most once a second, even while the output is not read and the losses are
 //! still queued behind messages. The total is reported when the command ends, also by a signal. Nothing is received here.
 
+use super::list;
 use crate::exit::Code;
 use crate::observe::stats::fetch::Client;
 use crate::output::notice;
@@ -8,7 +9,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use system_broadcaster::Options;
+use system_broadcaster::{ChannelName, Options, Selector};
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
@@ -55,7 +56,7 @@ pub(super) struct Losses(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    channel: String,
+    selectors: Vec<Selector>,
     options: Options,
     consumer: Consumer,
     fail_on_loss: bool,
@@ -135,9 +136,9 @@ impl fmt::Display for Account {
 
 impl Losses {
     /// Nothing is lost yet.
-    pub(super) fn new(channel: String, options: Options, consumer: Consumer, fail_on_loss: bool) -> Self {
+    pub(super) fn new(selectors: Vec<Selector>, options: Options, consumer: Consumer, fail_on_loss: bool) -> Self {
         let state = Mutex::default();
-        Self(Arc::new(Shared { channel, options, consumer, fail_on_loss, state, wake: Notify::new() }))
+        Self(Arc::new(Shared { selectors, options, consumer, fail_on_loss, state, wake: Notify::new() }))
     }
 
     /// Reports losses, forever.
@@ -174,7 +175,7 @@ impl Losses {
 
     /// Reports the total and returns true if anything was lost. `received`: the number of messages that were requested and have arrived.
     pub(super) fn report_total(&self, received: Option<u64>) -> bool {
-        let (account, channel) = (self.0.lock().account, &self.0.channel);
+        let (account, channel) = (self.0.lock().account, list(&self.0.selectors));
         match received {
             _ if account.is_empty() => return false,
             Some(received) => notice(format_args!(
@@ -231,7 +232,7 @@ impl Shared {
             }
             account
         };
-        let channel = &self.channel;
+        let channel = list(&self.selectors);
         let remedy = match account.messages() {
             0 => "",
             _ => self.consumer.remedy(),
@@ -263,11 +264,13 @@ impl Shared {
     fn lost_in_daemon(&self) -> Option<u64> {
         let stats = Client::new(self.options.clone()).ok()?.fetch().ok()?;
         let pid = std::process::id();
-        let own = stats
-            .connections
-            .iter()
-            .filter(|it| it.pid == pid && it.subscriptions > 0 && it.channels.contains(&self.channel));
+        let listeners = stats.connections.iter().filter(|it| it.pid == pid && it.subscriptions > 0);
+        let own = listeners.filter(|it| it.channels.iter().all(|channel| self.covers(channel)));
         own.map(|connection| connection.messages_lost).max()
+    }
+
+    fn covers(&self, channel: &str) -> bool {
+        ChannelName::new(channel).is_ok_and(|channel| self.selectors.iter().any(|selector| selector.covers(&channel)))
     }
 }
 

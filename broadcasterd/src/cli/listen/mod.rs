@@ -20,13 +20,19 @@ use source::Source;
 use std::ffi::OsString;
 use std::io;
 use std::time::Duration;
-use system_broadcaster::{ChannelName, ConnectError, Lag, Message, Overflow, RecvError, RefusalCode};
+use system_broadcaster::{ConnectError, Lag, Message, Overflow, RecvError, RefusalCode, Selector};
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("commands").args(["exec", "ready_exec"]).multiple(true))]
 pub(super) struct Listen {
-    /// The channel, such as com.example.sync
-    channel: String,
+    /// The channels, such as com.example.sync, and patterns: `*` stands for one segment of a name, as in 'com.example.*', and a last `**`
+    /// for all that follow, as in 'com.**'
+    #[arg(required = true, value_name = "CHANNEL")]
+    channels: Vec<String>,
+
+    /// Take every CHANNEL as the name of one channel, even if it contains a `*`
+    #[arg(long)]
+    literal: bool,
 
     /// Exit after this many messages
     #[arg(short = 'n', long, value_name = "N")]
@@ -97,17 +103,19 @@ impl From<Policy> for Overflow {
 impl Listen {
     pub(super) fn run(&self, bus: &Bus) -> Result<(), Failure> {
         exec::check(&self.exec)?;
+        let selectors = self.selectors()?;
         let options = bus.options()?.overflow(self.overflow.into());
-        let mut listener = options.listener(&self.channel)?;
+        let mut listener = options.listener_on(&selectors)?;
         let closer = if self.exit_on_failure { Some(listener.closer()?) } else { None };
         let background = Background::new()?;
         let commands = Commands::new(background.handle(), bus.socket()?, closer);
-        let losses = Losses::new(self.channel.clone(), options, self.consumer(), self.fail_on_loss);
+        let losses = Losses::new(selectors.clone(), options, self.consumer(), self.fail_on_loss);
         background.start(losses.clone(), commands.clone())?;
-        notice(format_args!("listening on {}", self.channel));
+        notice(format_args!("listening on {}", list(&selectors)));
         let mut source = Source { listener, timeout: self.timeout, retry: !self.no_retry };
         let started = self.ready_exec.as_ref().map_or(Ok(()), |line| commands.start_ready(line));
-        let received = started.and_then(|()| self.receive(&mut source, &commands, &losses));
+        let format = self.format.for_selectors(&selectors);
+        let received = started.and_then(|()| self.receive(&mut source, &format, &commands, &losses));
         let finished = commands.finish();
         match &received {
             Err(failure) if failure.code() == Code::Lost => {}
@@ -117,13 +125,37 @@ impl Listen {
         received.and(finished)
     }
 
+    /// What to listen to. A `*` makes a pattern, or is a mistake in one: it is not taken for a name silently.
+    fn selectors(&self) -> Result<Vec<Selector>, Failure> {
+        let selector = |text: &String| match text.contains('*') && !self.literal {
+            true => Selector::pattern(text).map_err(|error| {
+                Failure::new(Code::Usage, format!("{error}; with --literal, it is the name of a channel"))
+            }),
+            false => Ok(Selector::name(text).map_err(ConnectError::from)?),
+        };
+        let mut selectors = Vec::new();
+        for text in &self.channels {
+            let selector = selector(text)?;
+            if !selectors.contains(&selector) {
+                selectors.push(selector);
+            }
+        }
+        Ok(selectors)
+    }
+
     fn consumer(&self) -> Consumer {
         if self.exec.is_empty() { Consumer::Reader } else { Consumer::Commands }
     }
 
-    fn receive(&self, source: &mut Source, commands: &Commands, losses: &Losses) -> Result<Ended, Failure> {
+    fn receive(
+        &self,
+        source: &mut Source,
+        format: &Format,
+        commands: &Commands,
+        losses: &Losses,
+    ) -> Result<Ended, Failure> {
         let mut sink = match self.consumer() {
-            Consumer::Reader => Sink::Output(Output::new(&self.format, losses)),
+            Consumer::Reader => Sink::Output(Output::new(format, losses)),
             Consumer::Commands => Sink::Commands { listen: self, commands, losses },
         };
         let mut left = self.count;
@@ -162,6 +194,11 @@ impl Listen {
         sink.flush()?;
         Ok(Ended::Complete)
     }
+}
+
+/// As in `com.example.sync, com.example.log`.
+fn list(selectors: &[Selector]) -> String {
+    selectors.iter().map(Selector::as_str).collect::<Vec<_>>().join(", ")
 }
 
 /// How the output ended, unless it failed.
@@ -220,7 +257,11 @@ fn failure(error: RecvError, consumer: Consumer) -> Failure {
 
 /// Describes what is missing at this point.
 fn missing(lag: &Lag, consumer: Consumer) -> String {
-    let channel = lag.channel.as_ref().map_or("all channels", ChannelName::as_str);
+    let channel = match (&lag.channel, &lag.pattern) {
+        (Some(channel), _) => channel.as_str(),
+        (None, Some(pattern)) => pattern.as_str(),
+        (None, None) => "all channels",
+    };
     let cause = consumer.cause();
     match lag.count {
         Some(1) => format!("on {channel}, 1 message was lost: {cause}"),

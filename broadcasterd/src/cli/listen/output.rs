@@ -2,11 +2,11 @@
 
 use super::loss::Losses;
 use super::template::Template;
-use crate::output::{escaped_bytes, hex, timestamp, write_json};
+use crate::output::{escaped, escaped_bytes, hex, timestamp, write_json};
 use clap::Args;
 use jiff::Zoned;
 use std::io::{self, IsTerminal, StdoutLock, Write};
-use system_broadcaster::{ChannelName, Lag, Message};
+use system_broadcaster::{ChannelName, Lag, Message, Selector};
 
 /// How a message is printed. Without a choice, as its payload and a newline.
 #[derive(Debug, Clone, Args)]
@@ -16,7 +16,7 @@ pub(super) struct Format {
     #[arg(long)]
     json: bool,
 
-    /// Print only the payload, byte for byte, without a newline, also on a terminal
+    /// Print only the payload, byte for byte, without a channel or a newline, also on a terminal
     #[arg(long)]
     raw: bool,
 
@@ -32,6 +32,10 @@ pub(super) struct Format {
     /// \\ for a newline, a tab, a zero byte and a backslash, and {{ }} for braces; nothing is added to it
     #[arg(long, value_name = "TEMPLATE")]
     format: Option<Template>,
+
+    /// Whether the channel precedes the payload, as there may be several.
+    #[arg(skip)]
+    with_channel: bool,
 }
 
 /// Stdout, with messages that are written together until it is flushed.
@@ -58,7 +62,10 @@ impl<'a> Output<'a> {
         match self.format.json {
             true => {
                 let channel = lag.channel.as_ref().map(ChannelName::as_str);
-                let object = serde_json::json!({ "channel": channel, "lagged": lag.count });
+                let mut object = serde_json::json!({ "channel": channel, "lagged": lag.count });
+                if let Some(pattern) = &lag.pattern {
+                    object["pattern"] = pattern.as_str().into();
+                }
                 write_json(&mut self.out, &object, self.terminal)
             }
             false => Ok(()),
@@ -90,6 +97,11 @@ impl<W: Write> Write for Observed<'_, W> {
 }
 
 impl Format {
+    /// The format for a listener on these channels.
+    pub(super) fn for_selectors(&self, selectors: &[Selector]) -> Self {
+        Self { with_channel: !matches!(selectors, [Selector::Name(_)]), ..self.clone() }
+    }
+
     fn write(&self, out: &mut impl Write, message: &Message, terminal: bool) -> io::Result<()> {
         let payload = message.payload();
         if self.json {
@@ -97,6 +109,11 @@ impl Format {
         }
         if let Some(template) = &self.format {
             return template.write(out, message, terminal);
+        }
+        if self.with_channel && !self.raw {
+            let channel = message.channel().as_str();
+            let channel = if terminal { escaped(channel) } else { channel.into() };
+            write!(out, "{channel}\t")?;
         }
         if self.hex {
             return writeln!(out, "{}", hex(payload));
