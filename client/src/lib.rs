@@ -22,6 +22,7 @@ mod pattern;
 mod policy;
 mod presence;
 mod receiver;
+mod select;
 mod selector;
 mod sender;
 #[cfg(feature = "serde")]
@@ -49,6 +50,7 @@ pub use pattern::{ChannelPattern, PatternError};
 pub use policy::{Candidate, EndpointError, Fallback, Origin, Overflow, RefusalCode};
 pub use presence::{Peer, Presence, PresenceEvent};
 pub use receiver::Closer;
+pub use select::{Select, select};
 pub use selector::Selector;
 pub use sender::Sender;
 #[cfg(feature = "tokio")]

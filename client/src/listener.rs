@@ -6,9 +6,10 @@ use crate::error::{ConnectError, RecvError, SubscribeError};
 use crate::machine::{self, Subscriber, Subscription};
 use crate::message::{Message, MessageRef};
 use crate::options::Options;
-use crate::path::{ConnectConfig, Path, Until};
+use crate::path::{ConnectConfig, Path, Pending, Until};
 use crate::policy::Overflow;
 use crate::receiver::{Closer, Receiver};
+use crate::select::sealed::Ready;
 use std::time::Duration;
 #[cfg(feature = "tokio")]
 use {
@@ -406,6 +407,12 @@ impl Listener {
 
 fn subscription(selector: Selector, overflow: Overflow) -> Subscription {
     Subscription { selector: selector.into(), overflow: overflow.into(), observer: false }
+}
+
+impl Ready for Listener {
+    fn poll_ready(&mut self) -> Result<Option<Pending>, ConnectError> {
+        self.receiver.poll_ready()
+    }
 }
 
 /// One descriptor for the whole life of the listener, across restarts of the daemon. It is readable whenever

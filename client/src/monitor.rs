@@ -4,9 +4,10 @@ use crate::ChannelName;
 use crate::error::{ConnectError, RecvError};
 use crate::machine::{Selector, Subscriber, Subscription};
 use crate::message::{Message, MessageRef};
-use crate::path::{ConnectConfig, Path, SocketPath, Until};
+use crate::path::{ConnectConfig, Path, Pending, SocketPath, Until};
 use crate::policy::Overflow;
 use crate::receiver::{Closer, Receiver};
+use crate::select::sealed::Ready;
 use std::collections::BTreeSet;
 use std::time::Duration;
 #[cfg(feature = "tokio")]
@@ -143,6 +144,12 @@ impl Monitor {
     #[cfg(feature = "tokio")]
     pub fn messages(&mut self) -> impl Stream<Item = Result<Message, RecvError>> + Send + Unpin + '_ {
         Messages(&mut self.receiver)
+    }
+}
+
+impl Ready for Monitor {
+    fn poll_ready(&mut self) -> Result<Option<Pending>, ConnectError> {
+        self.receiver.poll_ready()
     }
 }
 

@@ -2,8 +2,9 @@
 
 use crate::error::{ConnectError, RecvError};
 use crate::machine::{Link, Presented, Watcher, watch};
-use crate::path::{Clock, ConnectConfig, SocketPath, Until, Waited, Waiter};
+use crate::path::{Clock, ConnectConfig, Pending, Polled, SocketPath, Until, Waited, Waiter};
 use crate::receiver::{Closer, HANDSHAKE_ALLOWANCE};
+use crate::select::sealed::Ready;
 use crate::{ChannelName, SenderId};
 use std::time::Duration;
 #[cfg(feature = "tokio")]
@@ -114,16 +115,18 @@ pub struct Presence {
     watcher: Watcher,
     path: SocketPath,
     waiter: Waiter,
+    /// Found by [`select`](crate::select()), and not handed out yet.
+    deferred: Option<Result<PresenceEvent, RecvError>>,
 }
 
 impl Presence {
     pub(crate) fn new(channel: ChannelName, config: ConnectConfig) -> Self {
         let watcher = Watcher::new(channel, config.purpose_or("presence"), broadcaster_local::pid());
-        Self { watcher, path: SocketPath::new(config), waiter: Waiter::default() }
+        Self { watcher, path: SocketPath::new(config), waiter: Waiter::default(), deferred: None }
     }
 
     pub(crate) fn connect(&mut self) -> Result<(), ConnectError> {
-        let Self { watcher, path, waiter } = self;
+        let Self { watcher, path, waiter, .. } = self;
         path.set_clock(Clock::System);
         waiter.block_on(Until::Forever, || path.connect(watcher))?;
         Ok(())
@@ -131,7 +134,7 @@ impl Presence {
 
     #[cfg(feature = "tokio")]
     pub(crate) async fn connect_async(&mut self) -> Result<(), ConnectError> {
-        let Self { watcher, path, waiter } = self;
+        let Self { watcher, path, waiter, .. } = self;
         path.set_clock(Clock::Runtime);
         poll_fn(|cx| waiter.poll_on(cx, Until::Forever, || path.connect(watcher))).await?;
         Ok(())
@@ -187,7 +190,10 @@ impl Presence {
     }
 
     fn wait(&mut self, until: Until) -> Result<PresenceEvent, RecvError> {
-        let Self { watcher, path, waiter } = self;
+        if let Some(found) = self.deferred.take() {
+            return found;
+        }
+        let Self { watcher, path, waiter, .. } = self;
         path.set_clock(Clock::System);
         match waiter.block_on(until, || watch(watcher, path))? {
             Waited::Done(presented) => Ok(presented.into()),
@@ -203,7 +209,7 @@ impl Presence {
             Until::Now | Until::Forever if self.path.is_up() => Err(RecvError::Empty),
             Until::Now | Until::Forever if !self.path.is_greeting() => Err(RecvError::Connecting),
             Until::Now | Until::Forever => {
-                let Self { watcher, path, waiter } = self;
+                let Self { watcher, path, waiter, .. } = self;
                 match waiter.block_on(Until::after(HANDSHAKE_ALLOWANCE), || path.connect(watcher))? {
                     Waited::Done(_) => self.wait(Until::Now),
                     Waited::Closed => Err(RecvError::Closed),
@@ -233,7 +239,10 @@ impl Presence {
 
     #[cfg(feature = "tokio")]
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<PresenceEvent, RecvError>> {
-        let Self { watcher, path, waiter } = self;
+        if let Some(found) = self.deferred.take() {
+            return Poll::Ready(found);
+        }
+        let Self { watcher, path, waiter, .. } = self;
         path.set_clock(Clock::Runtime);
         Poll::Ready(match ready!(waiter.poll_on(cx, Until::Forever, || watch(watcher, path)))? {
             Waited::Done(presented) => Ok(presented.into()),
@@ -254,6 +263,24 @@ impl Presence {
     #[cfg(feature = "tokio")]
     pub fn events(&mut self) -> impl Stream<Item = Result<PresenceEvent, RecvError>> + Send + Unpin + '_ {
         Events(self)
+    }
+}
+
+impl Ready for Presence {
+    fn poll_ready(&mut self) -> Result<Option<Pending>, ConnectError> {
+        if self.deferred.is_some() {
+            return Ok(None);
+        }
+        let Self { watcher, path, waiter, .. } = self;
+        path.set_clock(Clock::System);
+        let found = match waiter.poll_once(|| watch(watcher, path)) {
+            Ok(Polled::Pending(pending)) => return Ok(Some(pending)),
+            Ok(Polled::Done(presented)) => Ok(presented.into()),
+            Ok(Polled::Closed) => Err(RecvError::Closed),
+            Err(error) => Err(RecvError::Connect(error)),
+        };
+        self.deferred = Some(found);
+        Ok(None)
     }
 }
 

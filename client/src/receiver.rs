@@ -4,7 +4,7 @@
 use crate::error::{ConnectError, Lag, RecvError, SubscribeError};
 use crate::machine::{self, Change, Event, Link, Outcome, Subscriber, Subscription, receive, settle};
 use crate::message::{Message, MessageRef};
-use crate::path::{Clock, Closing, Path, Until, Waited, Waiter};
+use crate::path::{Clock, Closing, Path, Pending, Polled, Until, Waited, Waiter};
 use broadcaster_protocol::control::{Declined, RefusedCode};
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,8 +54,16 @@ pub(crate) struct Receiver {
     waiter: Waiter,
     lost: u64,
     gaps: u64,
-    /// Found behind the messages of [`recv_many`](Self::recv_many), and not reported yet.
-    deferred: Option<RecvError>,
+    /// Found already, and not handed out yet.
+    deferred: Option<Deferred>,
+}
+
+#[derive(Debug)]
+enum Deferred {
+    /// The message that [`select`](crate::select()) has found.
+    Message,
+    /// What [`select`](crate::select()) has found, or [`recv_many`](Receiver::recv_many) behind its messages.
+    Error(RecvError),
 }
 
 impl Receiver {
@@ -189,8 +197,10 @@ impl Receiver {
 
     #[inline(never)]
     fn wait_for_event(&mut self, until: Until) -> Result<(), RecvError> {
-        if let Some(error) = self.deferred.take() {
-            return Err(error);
+        match self.deferred.take() {
+            Some(Deferred::Message) => return Ok(()),
+            Some(Deferred::Error(error)) => return Err(error),
+            None => {}
         }
         let Self { subscriber, path, waiter, .. } = self;
         path.set_clock(Clock::System);
@@ -236,6 +246,24 @@ impl Receiver {
         RecvError::Lagged(Lag { channel: subscriber.channel().cloned(), pattern: subscriber.pattern().cloned(), count })
     }
 
+    /// What to wait for; `None` if the next wait does not.
+    pub(crate) fn poll_ready(&mut self) -> Result<Option<Pending>, ConnectError> {
+        if self.deferred.is_some() {
+            return Ok(None);
+        }
+        let Self { subscriber, path, waiter, .. } = self;
+        path.set_clock(Clock::System);
+        let deferred = match waiter.poll_once(|| receive(subscriber, path, false)) {
+            Ok(Polled::Pending(pending)) => return Ok(Some(pending)),
+            Ok(Polled::Done(Event::Frame)) => Deferred::Message,
+            Ok(Polled::Done(Event::Lagged(count))) => Deferred::Error(self.lagged(count)),
+            Ok(Polled::Closed) => Deferred::Error(RecvError::Closed),
+            Err(error) => Deferred::Error(RecvError::Connect(error)),
+        };
+        self.deferred = Some(deferred);
+        Ok(None)
+    }
+
     /// The message that was found, until the next wait.
     #[inline]
     pub(crate) fn message_ref(&self) -> Result<MessageRef<'_>, RecvError> {
@@ -263,7 +291,7 @@ impl Receiver {
                 Ok(()) => messages.push(self.message()?),
                 Err(RecvError::Empty | RecvError::Connecting) => break,
                 Err(error) => {
-                    self.deferred = Some(error);
+                    self.deferred = Some(Deferred::Error(error));
                     break;
                 }
             }
@@ -287,8 +315,10 @@ impl Receiver {
 
     #[cfg(feature = "tokio")]
     fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RecvError>> {
-        if let Some(error) = self.deferred.take() {
-            return Poll::Ready(Err(error));
+        match self.deferred.take() {
+            Some(Deferred::Message) => return Poll::Ready(Ok(())),
+            Some(Deferred::Error(error)) => return Poll::Ready(Err(error)),
+            None => {}
         }
         let Self { subscriber, path, waiter, .. } = self;
         path.set_clock(Clock::Runtime);

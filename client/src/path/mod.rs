@@ -19,7 +19,7 @@ mod wait;
 
 pub(crate) use config::ConnectConfig;
 pub(crate) use socket::SocketPath;
-pub(crate) use wait::{Clock, Closing, Until, Wait, Waited, Waiter};
+pub(crate) use wait::{Clock, Closing, Pending, Polled, Until, Wait, Waited, Waiter, wait_for_any};
 
 use crate::capabilities::Capabilities;
 use crate::error::ConnectError;

@@ -159,6 +159,39 @@ pub(crate) enum Waited<T> {
     Closed,
 }
 
+/// What one of several handles waits for.
+#[derive(Debug)]
+pub struct Pending {
+    wait: Wait,
+    /// Readable once the handle is closed.
+    bell: Option<Arc<Socket>>,
+}
+
+/// Waits on this thread until one of the handles may have something to do. Returns whether that was before the time.
+pub(crate) fn wait_for_any(pending: &[Pending], until: Until) -> Result<bool, ConnectError> {
+    if until.has_passed(Clock::System) {
+        return Ok(false);
+    }
+    let at = pending.iter().fold(until.at(), |at, pending| earlier(at, pending.wait.until));
+    let interests: Vec<_> = pending
+        .iter()
+        .flat_map(|pending| pending.wait.interests().chain(pending.bell.as_ref().map(Interest::readable)))
+        .collect();
+    local::wait(&interests, at.map(|at| at.saturating_duration_since(Instant::now()))).map_err(cannot_wait)?;
+    Ok(true)
+}
+
+/// The result of [`Waiter::poll_once`].
+#[derive(Debug)]
+pub(crate) enum Polled<T> {
+    /// The step was completed.
+    Done(T),
+    /// The handle was closed.
+    Closed,
+    /// It waits for this.
+    Pending(Pending),
+}
+
 /// The closed state of a handle, which any thread can set.
 #[derive(Debug)]
 pub(crate) struct Closing {
@@ -264,6 +297,24 @@ impl Waiter {
             match self.reported(step())? {
                 Step::Done(value) => return Ok(Waited::Done(value)),
                 Step::Wait(next) => wait = next,
+            }
+        }
+    }
+
+    /// Takes one step, on behalf of a caller that waits for several handles.
+    pub(crate) fn poll_once<T, E: From<ConnectError>>(
+        &mut self,
+        step: impl FnOnce() -> Result<Step<T, Wait>, E>,
+    ) -> Result<Polled<T>, E> {
+        if self.is_closed() {
+            return Ok(Polled::Closed);
+        }
+        match self.reported(step())? {
+            Step::Done(value) => Ok(Polled::Done(value)),
+            Step::Wait(wait) => {
+                self.report_waiting(&wait)?;
+                let bell = self.closing.as_ref().map(|closing| closing.bell.readable());
+                Ok(Polled::Pending(Pending { wait, bell }))
             }
         }
     }
