@@ -261,17 +261,20 @@ impl Connection {
         begins
     }
 
-    /// Brings up to date how it keeps up, after any change of what waits for it; returns whether channels wait for it that need not
-    /// any more.
+    /// Notes whether it is behind, after any change of what waits for it; returns whether it was and may not be any more. That is
+    /// decided at the end of the turn.
     #[inline]
-    pub(crate) fn update_backlog(&mut self, now: Moment, room: Room) -> bool {
-        if self.is_behind(room) {
-            self.backlog.behind.get_or_insert(now);
+    pub(crate) fn note_backlog(&mut self, now: Moment, room: Room) -> bool {
+        let backlog = &mut self.backlog;
+        if self.blocked.is_some() && self.outbox.exceeds_half(room) {
+            backlog.behind.get_or_insert(now);
             return false;
         }
-        self.backlog.behind = None;
-        self.backlog.left_behind &= !self.outbox.is_empty();
-        !self.backlog.delays.is_empty()
+        if self.outbox.is_empty() {
+            (backlog.left_behind, backlog.behind) = (false, None);
+            return !backlog.delays.is_empty();
+        }
+        backlog.behind.is_some()
     }
 
     /// Whether its socket is full, and more than half of its room is used.

@@ -8,8 +8,8 @@
 //! deadline        -> listeners that were behind for a sender's whole patience are left behind
 //! ```
 //!
-//! A listener is behind while its socket is full and more than half of its room is used. So a listener is never behind because the turn
-//! has not written to it yet. The memory budget is like one more listener of every channel, whose room is the budget.
+//! A listener is behind while its socket is full and more than half of its room is used at the end of a turn. So a listener is never
+//! behind because the turn has not written to it yet, and a moment of room within a turn, which helps no sender, does not count. The memory budget is like one more listener of every channel, whose room is the budget.
 
 use crate::broker::Broker;
 use crate::connection::Connection;
@@ -121,6 +121,8 @@ pub(crate) struct Credits {
     channels: BTreeMap<ChannelId, PacedChannel>,
     /// All their publications with backpressure.
     publications: usize,
+    /// The connections that were behind, and may not be any more.
+    pub(crate) recovering: BTreeSet<ConnId>,
     /// The channels to look at, at the end of the turn, in the order in which they were noted. Some may have ended.
     due: VecDeque<ChannelId>,
     deadlines: BTreeSet<(Moment, ChannelId)>,
@@ -164,7 +166,7 @@ enum Wait {
 
 impl Credits {
     pub(crate) fn next_deadline(&self) -> Option<Moment> {
-        if !self.due.is_empty() {
+        if !self.due.is_empty() || !self.recovering.is_empty() {
             return Some(Moment::default()); // they are looked at as soon as possible
         }
         self.deadlines.first().map(|&(deadline, _)| deadline)
@@ -229,7 +231,7 @@ impl Credits {
         }
     }
 
-    /// The channels that wait for the connection are looked at: it is not behind any more, does not count, or may have changed its terms.
+    /// The channels that wait for the connection are looked at: it is not behind any more, or does not count.
     pub(crate) fn release(&mut self, now: Moment, backlog: &mut Backlog) {
         for id in std::mem::take(&mut backlog.delays) {
             let Some(channel) = self.channels.get_mut(&id) else { continue };
@@ -317,6 +319,14 @@ impl Broker {
     /// Grants credit on the channels that were noted. Called at the end of a turn, when all writes were tried.
     pub(crate) fn grant_credit(&mut self, now: Moment, effects: &mut Effects) {
         self.credits.note_memory(now, self.ledger.held() > self.limits.held_bytes_max / 2);
+        let room = self.room();
+        for conn in std::mem::take(&mut self.credits.recovering) {
+            let Some(connection) = self.connections.get_mut(conn.0).and_then(Option::as_mut) else { continue };
+            if !connection.is_behind(room) {
+                connection.backlog.behind = None;
+                self.credits.release(now, &mut connection.backlog);
+            }
+        }
         // The next turn has half of its work left at least. The rest of the channels has a deadline that has passed.
         while self.turn_work < TURN_WORK_MAX / 2
             && let Some(id) = self.credits.due.pop_front()
@@ -403,7 +413,7 @@ impl Broker {
     ///
     /// With a description, if anything is inconsistent.
     pub(crate) fn check_credit(&self) {
-        let Credits { channels, publications, due, deadlines, memory } = &self.credits;
+        let Credits { channels, publications, recovering, due, deadlines, memory } = &self.credits;
         let mut paced = BTreeMap::<ChannelId, usize>::new();
         for (conn, connection) in self.open_connections() {
             for (&id, publication) in &connection.publications {
@@ -414,9 +424,11 @@ impl Broker {
                 assert!(wants || !pace.is_empty(), "{conn:?} has no credit on {id:?} and gets none");
             }
             let Backlog { behind, left_behind, delays, delayed: _ } = &connection.backlog;
-            assert_eq!(behind.is_some(), connection.is_behind(self.room()), "whether {conn:?} is behind");
+            let (is_behind, recovers) = (connection.is_behind(self.room()), recovering.contains(&conn));
+            assert!(behind.is_some() || !is_behind, "since when {conn:?} is behind");
+            assert!(behind.is_none() || is_behind || recovers, "{conn:?} is not behind any more");
             assert!(!left_behind || !connection.outbox.is_empty(), "{conn:?} has caught up and is left behind");
-            assert!(delays.is_empty() || behind.is_some() && !left_behind, "{delays:?} wait for {conn:?}");
+            assert!(delays.is_empty() || recovers || behind.is_some() && !left_behind, "{delays:?} wait for {conn:?}");
             let all_wait = delays.iter().all(|&id| self.credits.waits_for(id, conn));
             assert!(all_wait, "{conn:?} delays one of {delays:?} that does not know");
         }

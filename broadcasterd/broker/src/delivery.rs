@@ -203,8 +203,8 @@ impl Broker {
                 self.stats.messages_delivered += connection.parted().bus.messages;
             }
             connection.request_write(conn, effects);
-            if connection.update_backlog(now, room) {
-                self.credits.release(now, &mut connection.backlog);
+            if connection.note_backlog(now, room) {
+                self.credits.recovering.insert(conn);
             }
         }
         self.count_losses(&losses);
@@ -235,8 +235,8 @@ impl Broker {
         connection.tally.lost += losses.total() + losses.observed();
         let delivered = connection.parted();
         self.stats.messages_delivered += delivered.bus.messages;
-        if connection.update_backlog(now, room) {
-            self.credits.release(now, &mut connection.backlog);
+        if connection.note_backlog(now, room) {
+            self.credits.recovering.insert(conn);
         }
         self.count_losses(&losses);
     }
@@ -247,8 +247,8 @@ impl Broker {
         let delivered = connection.written(now, bytes);
         self.stats.messages_delivered += delivered.bus.messages;
         let begins_to_block = blocked && !connection.outbox.is_empty() && connection.block(now);
-        if connection.update_backlog(now, room) {
-            self.credits.release(now, &mut connection.backlog);
+        if connection.note_backlog(now, room) {
+            self.credits.recovering.insert(conn);
         }
         if connection.outbox.is_empty() {
             if connection.is_leaving() {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bus;
+mod sequences;
 
 use broadcaster_broker::{ConnId, Event, Incomplete, Limits};
 use broadcaster_protocol::control::{
