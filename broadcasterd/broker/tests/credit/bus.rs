@@ -83,7 +83,8 @@ impl Bus {
         }
     }
 
-    fn end(&mut self, conn: ConnId) {
+    /// The connection ends, without a turn's end.
+    pub(crate) fn end(&mut self, conn: ConnId) {
         if !std::mem::replace(&mut self.peers[conn.0].ended, true) {
             self.apply(Event::Closed { conn });
         }
@@ -95,7 +96,8 @@ impl Bus {
         }
     }
 
-    fn write(&mut self, conn: ConnId) {
+    /// The connection takes what it has room for, without a turn's end.
+    pub(crate) fn write(&mut self, conn: ConnId) {
         while !self.peers[conn.0].ended {
             let outgoing: Vec<u8> = self.broker.outgoing(conn).flatten().copied().collect();
             if outgoing.is_empty() {

@@ -426,6 +426,24 @@ fn grants_stop_while_memory_is_short_but_not_for_longer_than_the_patience() {
 }
 
 #[test]
+fn what_happens_after_the_end_of_a_turn_is_looked_at_at_once() {
+    let after: [fn(&mut Bus, ConnId); 2] = [
+        |bus, listener| bus.end(listener),
+        |bus, listener| {
+            bus.peers[listener.0].room = usize::MAX;
+            bus.write(listener);
+        },
+    ];
+    for happens in after {
+        let (mut bus, listener, sender) = waiting();
+        happens(&mut bus, listener);
+        assert!(!bus.is_at_rest() && bus.balance(sender) <= 0);
+        bus.wait(Duration::ZERO);
+        assert!(bus.is_at_rest() && bus.balance(sender) > 0);
+    }
+}
+
+#[test]
 fn nothing_waits_at_a_stop() {
     let (mut bus, listener, sender) = waiting();
     bus.turn([Event::Stop]);
