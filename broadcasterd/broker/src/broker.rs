@@ -39,6 +39,15 @@ const SLICES_MAX: usize = 64;
 /// that point of the stream. Per sender, channel and listener: received + reported lost = accepted. A listener that stalls,
 /// leaves or dies changes nothing for another one.
 ///
+/// # Backpressure
+///
+/// A publication that is opened with backpressure receives credit at the end of a turn. What it sends within its credit waits for each
+/// listener that counts, even above the room of its outbox, and so is lost to the memory budget only. No credit is granted while a
+/// listener that counts is behind: its socket is full, and more than half of its room is used. Listeners that drop the oldest count,
+/// observers do not. One that is behind for as long as a sender without credit accepts is left behind, and counts again when its outbox
+/// has run empty. So nothing waits for ever, and what exceeds the room is at most the sum of the windows, with one frame for each sender.
+/// The daemon reads every connection all the time, and other publications notice nothing.
+///
 /// # Memory
 ///
 /// Every byte in transit is charged to a ledger, which the limit [`held_bytes_max`](Limits::held_bytes_max) bounds at the end of
