@@ -52,6 +52,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// A private bus. Its daemon runs on a thread of this process, and ends when this is dropped, as if it was killed; its directory is removed.
 ///
+/// Methods block for a few milliseconds at most, unless they state otherwise, and can be called in a task.
+///
 /// Methods that end the daemon take `&mut self`, so that a bus that is shared by several tests cannot be ended by one of them. Handles outlive the
 /// daemon, as always.
 ///

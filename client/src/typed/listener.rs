@@ -28,7 +28,23 @@ pub struct TypedListener<T, C> {
 }
 
 impl<T: Schema + DeserializeOwned, C: Codec> TypedListener<T, C> {
-    /// A typed handle that owns `listener`.
+    /// A typed handle that owns `listener`, for example one on several channels.
+    ///
+    /// ```
+    /// # #[cfg(all(feature = "json", feature = "testing"))] {
+    /// use system_broadcaster::Selector;
+    /// use system_broadcaster::testing::Bus;
+    /// use system_broadcaster::typed::{Json, TypedListener};
+    ///
+    /// let bus = Bus::new();
+    /// let listener = bus.options().listener_on([Selector::pattern("com.example.*")?])?;
+    /// let mut numbers = TypedListener::<u32, Json>::new(listener);
+    /// bus.options().typed_sender::<u32, Json>("com.example.number")?.send(&7)?;
+    /// let message = numbers.recv()?;
+    /// assert_eq!((message.channel().as_str(), message.value()), ("com.example.number", &7));
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn new(listener: Listener) -> Self {
         Self { listener, types: PhantomData }
     }
