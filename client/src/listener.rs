@@ -20,7 +20,7 @@ use {
     std::task::{Context, Poll},
 };
 
-/// Receives every message that any process of this user sends on a channel.
+/// Receives every message that any process of this user sends on a channel, or on [many](Options::listener_on).
 ///
 /// # Delivery
 ///
@@ -36,8 +36,8 @@ use {
 ///
 /// # When the daemon is gone
 ///
-/// The listener finds the next daemon, starting it if allowed, joins the channel again and yields one [`RecvError::Lagged`] without a
-/// count: messages that were sent in between are lost, and the daemon that could count them is gone. While no daemon is available,
+/// The listener finds the next daemon, starting it if allowed, joins its channels again and yields one [`RecvError::Lagged`] without a
+/// count for each of its selectors: messages that were sent in between are lost, and the daemon that could count them is gone. While no daemon is available,
 /// receives fail with [`RecvError::Connect`]; the listener pauses for up to 250 ms before each further attempt, within the timeout of the
 /// call.
 ///

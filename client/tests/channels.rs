@@ -25,7 +25,9 @@ fn pattern(pattern: &str) -> Selector {
 }
 
 fn send(options: &Options, channel: &str, payload: &[u8]) {
-    options.sender(channel).unwrap().send(payload).unwrap();
+    let mut sender = options.sender(channel).unwrap();
+    sender.send(payload).unwrap();
+    sender.confirm().unwrap(); // what the next sender sends comes later
 }
 
 /// The channel and the payload.

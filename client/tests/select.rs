@@ -16,7 +16,9 @@ use system_broadcaster::{
 const WATCHDOG: Option<Duration> = Some(Duration::from_secs(30));
 
 fn send(options: &Options, channel: &str, payload: &[u8]) {
-    options.sender(channel).unwrap().send(payload).unwrap();
+    let mut sender = options.sender(channel).unwrap();
+    sender.send(payload).unwrap();
+    sender.confirm().unwrap(); // what the next sender sends comes later
 }
 
 #[test]
