@@ -13,7 +13,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
-use system_broadcaster::Sender;
+use system_broadcaster::{Selector, Sender};
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -356,6 +356,41 @@ fn options_that_make_no_sense_together_are_refused() {
         assert!(text(&output.stderr).contains(wanted), "{arguments:?}: {}", text(&output.stderr));
     }
     assert!(!bus.socket().exists(), "none has started a daemon");
+}
+
+#[test]
+fn presence_shows_listeners_as_they_join_and_leave() {
+    let bus = Bus::new();
+    let _daemon = bus.start();
+    let hostile = bus.options().purpose("a\tb\u{1b}[2J\u{202e}").listener("news").expect("joined");
+    let mut watching = Process::spawn(bus.command(program(), &["presence", "news"]).stderr(Stdio::piped()));
+    watching.expect_error_line("watching news");
+    let pid = std::process::id();
+    let line = |did, purpose| format!("{did:<6}  {pid:>7}  {purpose}");
+    let escaped = r"a\u{9}b\u{1b}[2J\u{202e}";
+    assert_eq!(watching.line(), line("joined", escaped));
+    let pattern = [Selector::pattern("*").expect("a pattern")];
+    let other = bus.options().purpose("the editor").listener_on(pattern).expect("joined");
+    assert_eq!(watching.line(), line("joined", "the editor"));
+
+    let once = bus.run(&["presence", "news", "--once"]);
+    let stdout = text(&once.stdout);
+    let mut lines: Vec<&str> = stdout.lines().collect();
+    lines.sort();
+    assert_eq!(lines, [line("joined", escaped), line("joined", "the editor")]);
+    drop(hostile);
+    assert_eq!(watching.line(), line("left", escaped));
+    watching.kill();
+
+    let output = bus.run(&["presence", "news", "--json", "-n", "1"]);
+    let object: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&object["event"], &object["channel"], &object["pid"]), (&"joined".into(), &"news".into(), &pid.into()));
+    assert_eq!(object["purpose"], "the editor");
+    drop(other);
+    let output = bus.run(&["presence", "none", "--timeout", "0.05"]);
+    let wanted = "watching none\nbroadcasterd: no listener has joined or left within 50ms\n";
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(3), wanted));
+    assert_eq!(bus.run(&["presence", "none", "--once"]).status.code(), Some(0));
 }
 
 #[test]

@@ -51,6 +51,10 @@ fn examples(name: &str) -> &'static [Example] {
             ("broadcasterd send com.example.image --file photo.png", "Send the content of a file"),
             ("broadcasterd send com.example.log --lines --rate 100 < app.log", "Send 100 lines per second"),
         ],
+        "presence" => &[
+            ("broadcasterd presence com.example.sync", "Watch which processes listen to a channel"),
+            ("broadcasterd presence com.example.sync --once --json | jq .pid", "List them for a script"),
+        ],
         "status" => &[("broadcasterd status --json", "Show the state of the daemon to a script")],
         "stats" => &[
             ("broadcasterd stats", "Show totals and slow listeners"),
@@ -169,7 +173,9 @@ fn related(name: &str) -> &'static [&'static str] {
         "start" => &["run", "stop"],
         "listen" => &["send", "monitor"],
         "monitor" => &["listen", "top"],
-        "send" | "demo" => &["listen"],
+        "send" => &["listen", "presence"],
+        "presence" => &["send", "peers"],
+        "demo" => &["listen"],
         "status" => &["stats", "doctor"],
         "stats" | "peers" => &["channels", "top", "doctor"],
         "channels" => &["peers", "stats"],

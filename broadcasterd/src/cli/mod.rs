@@ -9,6 +9,7 @@ mod generate;
 mod listen;
 mod manual;
 mod monitor;
+mod presence;
 mod run;
 mod send;
 mod service;
@@ -72,6 +73,11 @@ enum Command {
     /// Succeeds only after the daemon has confirmed every message: listeners then receive it, or a report of its loss. If the daemon
     /// dies before that, the messages that may be lost are reported and the exit code is 7.
     Send(send::Send),
+    /// Show which processes listen to a channel, and each that joins or leaves
+    ///
+    /// Processes that listen with a pattern that covers the channel count; monitors do not. Each line has the process id and what the
+    /// listener is for, as it states itself.
+    Presence(presence::Presence),
     /// Show the running daemon; never starts one
     Status(status::Status),
     /// Show the daemon's totals and its slow listeners
@@ -114,6 +120,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Listen(listen) => listen.run(bus),
         Command::Monitor(monitor) => monitor.run(bus),
         Command::Send(send) => send.run(bus),
+        Command::Presence(presence) => presence.run(bus),
         Command::Status(status) => status.run(bus),
         Command::Stats(totals) => totals.run(bus),
         Command::Channels(channels) => channels.run(bus),
