@@ -118,6 +118,11 @@ impl Exposition {
             "Connections refused or closed by the daemon.",
             [(NONE, daemon.connections_refused)],
         )?;
+        page.counter(
+            "broadcaster_listeners_left_behind",
+            "How often a listener that delayed senders with backpressure was left behind.",
+            [(NONE, daemon.listeners_left_behind)],
+        )?;
         page.bytes("broadcaster_held", "Memory held by frames in transit.", [(NONE, daemon.held_bytes)])?;
         page.bytes(
             "broadcaster_held_max",
@@ -193,6 +198,21 @@ impl Exposition {
             "broadcaster_listener_blocked",
             "Time since the listener stopped accepting everything queued for it; 0 if it accepts.",
             each(|listener| listener.blocked_ms.unwrap_or(0)),
+        )?;
+        page.gauge(
+            "broadcaster_listener_delaying",
+            "Channels whose senders with backpressure wait for the listener.",
+            each(|listener| listener.delaying),
+        )?;
+        page.counter(
+            "broadcaster_listener_delays",
+            "How often senders of a channel have waited for the listener.",
+            each(|listener| listener.delays),
+        )?;
+        page.gauge(
+            "broadcaster_listener_left_behind",
+            "1 if the listener delays no sender until it has caught up, else 0.",
+            each(|listener| u64::from(listener.left_behind)),
         )
     }
 }
@@ -346,6 +366,7 @@ mod tests {
             ("broadcaster_replies_accepted_total", "7"),
             ("broadcaster_replies_dropped_total", "3"),
             ("broadcaster_connections_refused_total", "2"),
+            ("broadcaster_listeners_left_behind_total", "8"),
             ("broadcaster_held_bytes", "1048576"),
             ("broadcaster_held_max_bytes", "268435456"),
             ("broadcaster_queue_max_bytes", "4194304"),

@@ -76,6 +76,7 @@ impl About {
                 replies_accepted: totals.replies_accepted,
                 replies_dropped: totals.replies_dropped,
                 connections_refused: totals.connections_refused,
+                listeners_left_behind: totals.listeners_left_behind,
                 held_bytes: snapshot.held_bytes as u64,
                 held_bytes_max: limits.held_bytes_max as u64,
                 queue_bytes_max: limits.outbox_bytes_max as u64,
@@ -120,6 +121,8 @@ fn channel(channel: &ChannelSnapshot) -> Channel {
         messages_accepted: channel.messages_accepted,
         bytes_accepted: channel.bytes_accepted,
         messages_lost: channel.messages_lost,
+        backpressure: channel.backpressure as u64,
+        waits_for: channel.waits_for.map(|conn| conn.0 as u64),
     }
 }
 
@@ -149,6 +152,12 @@ fn connection(connection: &ConnSnapshot) -> Connection {
         queue_messages: connection.queue_messages,
         queue_bytes: connection.queue_bytes as u64,
         blocked_ms: connection.blocked.map(ms),
+        backpressure: connection.backpressure as u64,
+        waits_for: connection.waits_for.map(|conn| conn.0 as u64),
+        delaying: connection.delaying as u64,
+        delays: connection.delays,
+        delayed_ms: ms(connection.delayed),
+        left_behind: connection.left_behind,
     }
 }
 

@@ -64,6 +64,8 @@ pub(crate) struct Daemon {
     pub(crate) replies_dropped: u64,
     /// Connections refused or closed by the daemon.
     pub(crate) connections_refused: u64,
+    /// How often a listener that delayed senders with backpressure was left behind.
+    pub(crate) listeners_left_behind: u64,
     /// Memory held by frames in transit, and its limit.
     pub(crate) held_bytes: u64,
     pub(crate) held_bytes_max: u64,
@@ -84,6 +86,10 @@ pub(crate) struct Channel {
     pub(crate) bytes_accepted: u64,
     /// Messages dropped for slow listeners of the channel, once per listener.
     pub(crate) messages_lost: u64,
+    /// Connections that send on it with backpressure.
+    pub(crate) backpressure: u64,
+    /// The connection that they wait for, if they do.
+    pub(crate) waits_for: Option<u64>,
 }
 
 /// The phase of a connection.
@@ -144,6 +150,17 @@ pub(crate) struct Connection {
     pub(crate) queue_bytes: u64,
     /// Time since the connection stopped accepting everything queued for it; `None` if it accepts.
     pub(crate) blocked_ms: Option<u64>,
+    /// Channels that it sends on with backpressure.
+    pub(crate) backpressure: u64,
+    /// The connection that it waits for on one of them, if it does.
+    pub(crate) waits_for: Option<u64>,
+    /// Channels whose senders wait for it now.
+    pub(crate) delaying: u64,
+    /// How often, and for how long, senders of a channel have waited for it.
+    pub(crate) delays: u64,
+    pub(crate) delayed_ms: u64,
+    /// It has delayed a sender for as long as that allows, and delays none until nothing is queued for it.
+    pub(crate) left_behind: bool,
 }
 
 impl Connection {

@@ -34,6 +34,7 @@ fn daemon() -> Daemon {
         replies_accepted: 7,
         replies_dropped: 3,
         connections_refused: 2,
+        listeners_left_behind: 8,
         held_bytes: 1 << 20,
         held_bytes_max: 256 << 20,
         queue_bytes_max: 4 << 20,
@@ -52,6 +53,8 @@ pub(crate) fn channel(name: &str, messages: u64) -> Channel {
         messages_accepted: messages,
         bytes_accepted: messages * 100,
         messages_lost: 3,
+        backpressure: 1,
+        waits_for: Some(3),
     }
 }
 
@@ -76,5 +79,11 @@ pub(crate) fn connection(id: u64, kind: &str, channels: &[&str]) -> Connection {
         queue_messages: 2 * id,
         queue_bytes: 2000 * id,
         blocked_ms: (id > 1).then_some(1500 * id),
+        backpressure: u64::from(kind.contains("sender")),
+        waits_for: kind.contains("sender").then_some(3),
+        delaying: id / 3,
+        delays: id / 2,
+        delayed_ms: 700 * (id / 2),
+        left_behind: false,
     }
 }

@@ -37,6 +37,7 @@ pub(crate) fn summary(stats: &Stats, width: Option<usize>) -> String {
         ("accepted", format!("{} messages, {}", count(daemon.messages_accepted), size(daemon.bytes_accepted))),
         ("delivered", format!("{} messages", count(daemon.messages_delivered))),
         ("lost", format!("{} messages", count(daemon.messages_lost))),
+        ("left behind", format!("{} times, by senders with backpressure", count(daemon.listeners_left_behind))),
         ("refused", format!("{} connections", count(daemon.connections_refused))),
         ("held", format!("{} of {}", size(daemon.held_bytes), size(daemon.held_bytes_max))),
         ("queue", format!("at most {} or {} messages each", size(daemon.queue_bytes_max), daemon.queue_messages_max)),

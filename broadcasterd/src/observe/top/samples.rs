@@ -28,6 +28,7 @@ pub(crate) fn daemon(uptime_ms: u64) -> Daemon {
         replies_accepted: 0,
         replies_dropped: 0,
         connections_refused: 0,
+        listeners_left_behind: 0,
         held_bytes: 0,
         held_bytes_max: 256 << 20,
         queue_bytes_max: 4 << 20,
@@ -38,7 +39,16 @@ pub(crate) fn daemon(uptime_ms: u64) -> Daemon {
 }
 
 pub(crate) fn channel(name: &str) -> Channel {
-    Channel { name: name.into(), senders: 1, listeners: 1, messages_accepted: 0, bytes_accepted: 0, messages_lost: 0 }
+    Channel {
+        name: name.into(),
+        senders: 1,
+        listeners: 1,
+        messages_accepted: 0,
+        bytes_accepted: 0,
+        messages_lost: 0,
+        backpressure: 0,
+        waits_for: None,
+    }
 }
 
 /// A connection of this kind.
@@ -61,6 +71,12 @@ pub(crate) fn connection(id: u64, pid: u32, kind: &str) -> Connection {
         queue_messages: 0,
         queue_bytes: 0,
         blocked_ms: None,
+        backpressure: 0,
+        waits_for: None,
+        delaying: 0,
+        delays: 0,
+        delayed_ms: 0,
+        left_behind: false,
     }
 }
 
@@ -77,6 +93,8 @@ pub(crate) fn busy(second: u64) -> Stats {
         messages_accepted: 500_000 + messages * second,
         bytes_accepted: 90_000_000 + bytes * second,
         messages_lost: lost * second,
+        backpressure: 0,
+        waits_for: None,
     };
     let peer = |id, pid, process: &str, kind, channels: &[&str], messages, bytes| Connection {
         process: Some(process.into()),
