@@ -54,12 +54,33 @@ pub struct Cursor {
     reported: u64,
     received: u64,
     lost: u64,
+    /// It has left when the channel had accepted so many messages.
+    left_at: Option<usize>,
 }
 
 impl Cursor {
     /// A listener that joins when the channel has accepted so many messages.
     pub fn joined_at(len: usize) -> Self {
-        Self { next: len, reported: 0, received: 0, lost: 0 }
+        Self { next: len, reported: 0, received: 0, lost: 0, left_at: None }
+    }
+
+    /// It leaves when the channel has accepted so many messages.
+    pub fn leave_at(&mut self, len: usize) {
+        self.left_at.get_or_insert(len);
+    }
+
+    /// Whether it has not left.
+    pub fn is_joined(&self) -> bool {
+        self.left_at.is_none()
+    }
+
+    /// Whether it has left, and everything up to there has arrived or was reported.
+    pub fn is_over(&self) -> bool {
+        self.left_at.is_some_and(|len| self.reaches(len))
+    }
+
+    fn reaches(&self, len: usize) -> bool {
+        usize::try_from(self.reported).is_ok_and(|reported| self.next + reported == len)
     }
 
     /// A loss of `count` messages was reported at this place.
@@ -83,26 +104,28 @@ impl Cursor {
                 self.next, self.reported
             ));
         }
+        if self.left_at.is_some_and(|len| place >= len) {
+            return Err(format!("{mark:?} is at place {place}, and the listener has left before"));
+        }
         self.next = place + 1;
         self.reported = 0;
         self.received += 1;
         Ok(())
     }
 
-    /// Everything has come to rest: received and reported lost must be all that was accepted since it joined.
+    /// Everything has come to rest: received and reported lost must be all that was accepted since it joined, until it left.
     ///
     /// # Errors
     ///
     /// If something is missing without a report, or reported without being missing.
     pub fn rest(&self, channel: &Channel) -> Result<(), String> {
-        let reported = usize::try_from(self.reported).map_err(|error| error.to_string())?;
-        if self.next + reported == channel.len() {
+        let due = self.left_at.unwrap_or(channel.len());
+        if self.reaches(due) {
             return Ok(());
         }
         Err(format!(
-            "{} messages were accepted; received up to {}, and a loss of {reported} was reported",
-            channel.len(),
-            self.next
+            "{due} messages were accepted; received up to {}, and a loss of {} was reported",
+            self.next, self.reported
         ))
     }
 

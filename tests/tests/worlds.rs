@@ -180,6 +180,69 @@ fn one_connection_receives_several_channels() {
 }
 
 #[test]
+fn a_listener_joins_and_leaves_channels_over_its_connection() {
+    let drop = Overflow::DropOldest;
+    for seed in seeds(20) {
+        let mut world = World::new(seed).pipes_of(1500);
+        let listener = world.subscriber(&[(Some("news"), drop, false), (Some("log.*"), drop, false)]);
+        world.run_until_quiet();
+        let send_to_all = |world: &mut World| {
+            for channel in ["news", "log.a", "log.b", "log.a.b"] {
+                world.sender(channel, 10, 200);
+            }
+            world.run_until_quiet();
+        };
+        send_to_all(&mut world);
+        assert_eq!(world.tally(listener).received, 30, "seed {seed}");
+        world.join(listener, "log.**", drop);
+        world.run_until_quiet();
+        send_to_all(&mut world);
+        world.leave(listener, "log.*");
+        world.leave(listener, "news");
+        world.run_until_quiet();
+        send_to_all(&mut world);
+        assert_eq!(world.tally(listener).received, 30 + 40 + 30, "seed {seed}");
+        world.cut(listener);
+        world.run_until_quiet();
+        send_to_all(&mut world);
+        assert_eq!(world.tally(listener), Tally { received: 130, lost: 0, gaps: 1 }, "seed {seed}");
+    }
+}
+
+/// The model checks that exactly those messages arrive that are accepted between joining and leaving.
+#[test]
+fn channels_are_joined_and_left_under_load() {
+    let (mut received, mut lost) = (0, 0);
+    let selectors = ["news", "log.a", "log.b", "log.*", "log.**", "*", "**"];
+    for seed in seeds(60) {
+        let mut rng = Rng::with_seed(seed ^ 0x10ad);
+        let mut world = World::with_limits(seed, tight()).pipes_of(rng.usize(200..3000));
+        let listeners: Vec<_> =
+            (0..4).map(|_| world.listener(selectors[rng.usize(0..3)], POLICIES[rng.usize(0..3)])).collect();
+        for _ in 0..rng.usize(20..60) {
+            let listener = listeners[rng.usize(0..listeners.len())];
+            let selector = selectors[rng.usize(0..selectors.len())];
+            match rng.u32(0..20) {
+                0..=6 => world.join(listener, selector, POLICIES[rng.usize(0..3)]),
+                7..=12 => world.leave(listener, selector),
+                13 | 14 => drop(world.sender(selectors[rng.usize(0..3)], rng.u64(1..100), 400)),
+                15 | 16 => world.stall(listener, rng.bool()),
+                17 => world.cut(listener),
+                18 if rng.u32(0..3) == 0 => world.kill_daemon(),
+                19 if rng.u32(0..3) == 0 => world.stop_daemon(),
+                _ => {}
+            }
+            world.run(rng.u64(0..300));
+        }
+        listeners.iter().for_each(|&listener| world.stall(listener, false));
+        world.run_until_quiet();
+        received += listeners.iter().map(|&listener| world.tally(listener).received).sum::<u64>();
+        lost += listeners.iter().map(|&listener| world.tally(listener).lost).sum::<u64>();
+    }
+    assert_happened(received > 1000 && lost > 100, &format!("much was meant to happen: {received} and {lost}"));
+}
+
+#[test]
 fn observing_never_affects_delivery() {
     for seed in seeds(20) {
         let mut world = World::with_limits(seed, tight()).pipes_of(800);
@@ -352,7 +415,7 @@ fn anything_may_happen() {
         for _ in 0..rng.usize(5..40) {
             let channels = ["news", "sync", "log"];
             let channel = channels[rng.usize(0..3)];
-            match rng.u32(0..14) {
+            match rng.u32(0..16) {
                 0 | 1 => clients.push(world.listener(channel, POLICIES[rng.usize(0..4)])),
                 2..=4 => {
                     let payload_max = if rng.bool() { payload_max } else { rng.usize(0..=payload_max) };
@@ -374,6 +437,13 @@ fn anything_may_happen() {
                 11 if rng.u32(0..3) == 0 => world.kill_daemon(),
                 12 if rng.u32(0..3) == 0 => world.stop_daemon(),
                 13 => world.pass(Duration::from_secs(rng.u64(0..7))),
+                14 if !clients.is_empty() => {
+                    let selector = ["news", "sync", "*", "**"][rng.usize(0..4)];
+                    world.join(clients[rng.usize(0..clients.len())], selector, POLICIES[rng.usize(0..4)]);
+                }
+                15 if !clients.is_empty() => {
+                    world.leave(clients[rng.usize(0..clients.len())], ["news", "sync", "*", "**"][rng.usize(0..4)]);
+                }
                 _ => {}
             }
             world.run(rng.u64(0..2000));

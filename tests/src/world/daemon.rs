@@ -9,9 +9,9 @@ use broadcaster_protocol::control::{Control, Refused, RefusedCode, Selector};
 use broadcaster_server::driver::{Drain, Driver, Input, Output, Request};
 use fastrand::Rng;
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
-use system_broadcaster::ChannelName;
+use system_broadcaster::{ChannelName, ChannelPattern};
 
 /// The user of every process in the world.
 const UID: u32 = 1000;
@@ -19,34 +19,118 @@ const UID: u32 = 1000;
 /// The most connections at a time.
 const CONNECTIONS_MAX: usize = 4096;
 
+/// Everything that a daemon has accepted.
+type Accepted = BTreeMap<ChannelName, Channel>;
+
+/// The channels that a subscription covers.
+#[derive(Debug)]
+enum Covered {
+    Name(ChannelName),
+    Pattern(ChannelPattern),
+    All,
+}
+
+impl Covered {
+    fn new(selector: Selector) -> Result<Self, String> {
+        Ok(match selector {
+            Selector::Name(name) => Self::Name(ChannelName::new(&name).map_err(|error| error.to_string())?),
+            Selector::Pattern(text) => Self::Pattern(ChannelPattern::new(&text).map_err(|error| error.to_string())?),
+            Selector::All => Self::All,
+            Selector::Other { .. } => return Err("no client makes such a selector".to_owned()),
+        })
+    }
+
+    fn covers(&self, name: &ChannelName) -> bool {
+        match self {
+            Self::Name(own) => own == name,
+            Self::Pattern(pattern) => pattern.covers(name),
+            Self::All => true,
+        }
+    }
+}
+
 /// What a connection has joined, as far as the daemon has handled its subscriptions.
 #[derive(Debug, Default)]
 pub(super) struct Joined {
-    /// It receives all channels since they had accepted so many messages; others since they appeared.
-    all: Option<BTreeMap<ChannelName, usize>>,
-    pub(super) cursors: BTreeMap<ChannelName, Cursor>,
+    /// By their numbers.
+    subscriptions: BTreeMap<u32, Covered>,
+    /// For each channel, its positions since it joined, one for each time. A channel that had accepted nothing then has none at first.
+    cursors: BTreeMap<ChannelName, VecDeque<Cursor>>,
+    /// Totals of the positions that are over.
+    received: u64,
+    lost: u64,
 }
 
 impl Joined {
+    fn subscribe(&mut self, number: u32, covered: Covered, accepted: &Accepted) {
+        for (name, channel) in accepted.iter().filter(|(name, _)| covered.covers(name)) {
+            if !self.covers(name) {
+                self.cursors.entry(name.clone()).or_default().push_back(Cursor::joined_at(channel.len()));
+            }
+        }
+        self.subscriptions.insert(number, covered);
+    }
+
+    fn unsubscribe(&mut self, number: u32, accepted: &Accepted) -> Result<(), String> {
+        let covered = self.subscriptions.remove(&number).ok_or_else(|| format!("no subscription {number}"))?;
+        for (name, channel) in accepted.iter().filter(|(name, _)| covered.covers(name)) {
+            let is_covered = self.covers(name);
+            let cursors = self.cursors.entry(name.clone()).or_default();
+            if is_covered {
+                continue;
+            }
+            if !cursors.back().is_some_and(Cursor::is_joined) {
+                cursors.push_back(Cursor::joined_at(0)); // it had accepted nothing before
+            }
+            if let Some(cursor) = cursors.back_mut() {
+                cursor.leave_at(channel.len());
+            }
+        }
+        Ok(())
+    }
+
+    fn covers(&self, name: &ChannelName) -> bool {
+        self.subscriptions.values().any(|covered| covered.covers(name))
+    }
+
+    /// All positions in the channel.
+    fn cursors(&mut self, name: &ChannelName) -> &mut VecDeque<Cursor> {
+        let is_covered = self.covers(name);
+        let cursors = self.cursors.entry(name.clone()).or_default();
+        if is_covered && !cursors.back().is_some_and(Cursor::is_joined) {
+            cursors.push_back(Cursor::joined_at(0));
+        }
+        cursors
+    }
+
     /// The listener's position in the channel, if it receives it.
     pub(super) fn cursor(&mut self, name: &ChannelName) -> Option<&mut Cursor> {
-        if let Some(all) = &self.all
-            && !self.cursors.contains_key(name)
+        while let cursors = self.cursors(name)
+            && cursors.len() > 1
+            && cursors.front().is_some_and(Cursor::is_over)
+            && let Some(over) = cursors.pop_front()
         {
-            self.cursors.insert(name.clone(), Cursor::joined_at(all.get(name).copied().unwrap_or(0)));
+            self.received += over.received_count();
+            self.lost += over.lost_count();
         }
-        self.cursors.get_mut(name)
+        self.cursors(name).front_mut()
     }
 
     /// How many messages have arrived, and how many were reported as lost.
     pub(super) fn totals(&self) -> (u64, u64) {
-        let received = self.cursors.values().map(Cursor::received_count).sum();
-        (received, self.cursors.values().map(Cursor::lost_count).sum())
+        let cursors = || self.cursors.values().flatten();
+        let received: u64 = cursors().map(Cursor::received_count).sum();
+        let lost: u64 = cursors().map(Cursor::lost_count).sum();
+        (self.received + received, self.lost + lost)
     }
 
-    /// Whether it must have received the messages of the channel, or a report of their loss.
-    pub(super) fn covers(&self, name: &ChannelName) -> bool {
-        self.all.is_some() || self.cursors.contains_key(name)
+    /// Everything that the channel has accepted while it had joined must have arrived, or a report of its loss.
+    ///
+    /// # Errors
+    ///
+    /// If it has not.
+    pub(super) fn check_complete(&mut self, name: &ChannelName, channel: &Channel) -> Result<(), String> {
+        self.cursors(name).iter().try_for_each(|cursor| cursor.rest(channel))
     }
 }
 
@@ -87,7 +171,7 @@ pub(super) struct Daemon {
     pub(super) faults: Rc<RefCell<Faults>>,
     served: BTreeMap<ConnId, Served>,
     /// What each daemon has accepted.
-    accepted: Vec<BTreeMap<ChannelName, Channel>>,
+    accepted: Vec<Accepted>,
     /// How many messages of each client the daemons have accepted in all.
     accepted_from: BTreeMap<Client, u64>,
     draining: bool,
@@ -312,26 +396,10 @@ impl Daemon {
                     accepted.entry(name.clone()).or_default().accept(mark)?;
                     *self.accepted_from.entry(served.client).or_default() += 1;
                 }
-                (Tapped::Subscribe(selector), _) => {
-                    let joined = &mut *served.joined.borrow_mut();
-                    let len = |name: &ChannelName| accepted.get(name).map_or(0, Channel::len);
-                    match selector {
-                        Selector::Name(name) => {
-                            let name = ChannelName::new(&name).map_err(|error| error.to_string())?;
-                            if joined.cursor(&name).is_none() {
-                                let cursor = Cursor::joined_at(len(&name));
-                                joined.cursors.insert(name, cursor);
-                            }
-                        }
-                        Selector::All => {
-                            let lens = accepted.iter().map(|(name, channel)| (name.clone(), channel.len()));
-                            joined.all = Some(lens.collect());
-                        }
-                        Selector::Pattern(_) | Selector::Other { .. } => {
-                            return Err("no client makes such a selector".to_owned());
-                        }
-                    }
+                (Tapped::Subscribe(number, selector), _) => {
+                    served.joined.borrow_mut().subscribe(number, Covered::new(selector)?, accepted);
                 }
+                (Tapped::Unsubscribe(number), _) => served.joined.borrow_mut().unsubscribe(number, accepted)?,
                 (input, _) => {
                     tap.unhandled.push_front(input);
                     break;

@@ -22,11 +22,11 @@ use std::fmt::Write as _;
 use std::ops::AddAssign;
 use std::rc::Rc;
 use std::time::Duration;
-use system_broadcaster::ChannelName;
 use system_broadcaster::machine::{
-    Confirmation, Event, Machine, OWN, PendingSend, Publisher, Selector, Step, Subscriber, Subscription, confirm,
-    flush, receive,
+    Change, Confirmation, Event, Machine, OWN, Outcome, PendingSend, Publisher, Received, Selector, Step, Subscriber,
+    Subscription, confirm, flush, receive, settle,
 };
+use system_broadcaster::{ChannelName, ChannelPattern};
 
 /// How many of the last moves a failure shows.
 const TRACE_MAX: usize = 60;
@@ -48,7 +48,10 @@ enum Role {
     },
     Listener {
         subscriber: Subscriber,
-        subscriptions: u64,
+        /// A change of its subscriptions that it waits for.
+        change: Option<Change>,
+        /// Its subscriptions have changed since it was created.
+        has_changed: bool,
         stalled: bool,
         gaps: u64,
         gaps_due: u64,
@@ -160,18 +163,42 @@ impl World {
         self.subscriber(&[(channel, Overflow::DropOldest, true)])
     }
 
-    /// A client with several subscriptions: to a channel or to all channels, with a policy, as an observer or not.
+    /// A client with several subscriptions: to a channel, to those that a pattern covers (with a `*`), or to all channels, with a policy, as an
+    /// observer or not.
     pub fn subscriber(&mut self, subscriptions: &[(Option<&str>, Overflow, bool)]) -> Client {
-        let subscription = |&(channel, overflow, observer): &(Option<&str>, Overflow, bool)| Subscription {
-            selector: channel.map_or(Selector::All, |channel| Selector::Name(name(channel))),
+        let subscription = |&(selector, overflow, observer): &(Option<&str>, Overflow, bool)| Subscription {
+            selector: selector.map_or(Selector::All, self::selector),
             overflow,
             observer,
         };
-        let count = subscriptions.len() as u64;
         let subscriptions = subscriptions.iter().map(subscription).collect();
         let subscriber = Subscriber::new(subscriptions, "world", self.next_pid());
-        let (stalled, was_ready) = (false, false);
-        self.add(Role::Listener { subscriber, subscriptions: count, stalled, gaps: 0, gaps_due: 0, was_ready })
+        self.add(Role::Listener {
+            subscriber,
+            change: None,
+            has_changed: false,
+            stalled: false,
+            gaps: 0,
+            gaps_due: 0,
+            was_ready: false,
+        })
+    }
+
+    /// The listener requests to join a channel, or those that a pattern covers (with a `*`).
+    pub fn join(&mut self, client: Client, channel: &str, overflow: Overflow) {
+        if let Role::Listener { subscriber, change, has_changed, .. } = &mut self.participants[client.0].role {
+            let subscription = Subscription { selector: selector(channel), overflow, observer: false };
+            (*change, *has_changed) = (Some(subscriber.subscribe(subscription)), true);
+            self.note(format!("{client:?} joins {channel}"));
+        }
+    }
+
+    /// The listener requests to leave them, if it has joined with this selector.
+    pub fn leave(&mut self, client: Client, channel: &str) {
+        if let Role::Listener { subscriber, change, has_changed, .. } = &mut self.participants[client.0].role {
+            (*change, *has_changed) = (subscriber.unsubscribe(&selector(channel)), true);
+            self.note(format!("{client:?} leaves {channel}"));
+        }
     }
 
     fn add(&mut self, role: Role) -> Client {
@@ -371,10 +398,21 @@ impl World {
                 if send(publisher, to_send, payload_max, *batch, &mut link) { return true } else { None }
             }
             Role::Listener { stalled: true, .. } => return false,
-            Role::Listener { subscriber, subscriptions, gaps_due, was_ready, .. } => {
-                let event = receive(subscriber, &mut link, false).unwrap_or_else(|never: Never| match never {});
+            Role::Listener { subscriber, change, gaps_due, was_ready, .. } => {
+                let joined = subscriber.selectors().count() as u64;
+                if let Some(requested) = change.filter(|_| link.rng.bool()) {
+                    match settle(subscriber, &mut link, requested).unwrap_or_else(|never: Never| match never {}) {
+                        Step::Done(Outcome::Done) => (*change, link.moved) = (None, true),
+                        Step::Done(outcome) => panic!("{client:?}: {outcome:?}"),
+                        Step::Wait(()) => {}
+                    }
+                }
+                let event = match link.moved {
+                    true => Step::Wait(()),
+                    false => receive(subscriber, &mut link, false).unwrap_or_else(|never: Never| match never {}),
+                };
                 if link.lost && std::mem::take(was_ready) {
-                    *gaps_due += *subscriptions;
+                    *gaps_due += joined;
                 }
                 *was_ready |= subscriber.is_ready();
                 match event {
@@ -385,6 +423,7 @@ impl World {
         };
         let (moved, lost, goodbye) = (link.moved, link.lost, link.goodbye);
         if let Some(connected) = before.filter(|_| lost) {
+            self.check_kept(client, &connected);
             if goodbye {
                 self.check_complete(client, &connected);
             }
@@ -395,7 +434,8 @@ impl World {
         }
         match event {
             Some(event) => {
-                if let Err(problem) = self.check(client, event) {
+                let connected = self.participants[client.0].connected.clone();
+                if let Err(problem) = self.check(client, event, connected.as_ref()) {
                     panic!("{client:?}: {problem}");
                 }
                 true
@@ -404,8 +444,24 @@ impl World {
         }
     }
 
+    /// Checks what a listener that waited for an answer had received before its connection ended.
+    fn check_kept(&mut self, client: Client, connected: &Connected) {
+        loop {
+            let Role::Listener { subscriber, .. } = &mut self.participants[client.0].role else { return };
+            let event = match subscriber.poll_next() {
+                Ok(Received::Frame) => Event::Frame,
+                Ok(Received::Lagged(count)) => Event::Lagged(count),
+                Ok(Received::Nothing) => return,
+                Err(ended) => panic!("{client:?}: {ended:?} without a connection"),
+            };
+            if let Err(problem) = self.check(client, event, Some(connected)) {
+                panic!("{client:?}: {problem}");
+            }
+        }
+    }
+
     /// Checks what a listener has received.
-    fn check(&mut self, client: Client, event: Event) -> Result<(), String> {
+    fn check(&mut self, client: Client, event: Event, connected: Option<&Connected>) -> Result<(), String> {
         let participant = &mut self.participants[client.0];
         let Role::Listener { subscriber, gaps, gaps_due, .. } = &mut participant.role else { return Ok(()) };
         let channel = subscriber.channel().cloned();
@@ -417,7 +473,7 @@ impl World {
             Event::Lagged(Some(count)) => Some(count),
             Event::Frame => None,
         };
-        let Some(connected) = &participant.connected else { return Err(format!("{event:?} without a connection")) };
+        let Some(connected) = connected else { return Err(format!("{event:?} without a connection")) };
         let name = channel.ok_or("no channel is named")?;
         let joined = &mut *connected.joined.borrow_mut();
         let cursor = joined.cursor(&name).ok_or_else(|| format!("{event:?} of {name}, which it has not joined"))?;
@@ -439,10 +495,7 @@ impl World {
     fn check_complete(&self, client: Client, connected: &Connected) {
         let joined = &mut *connected.joined.borrow_mut();
         for (name, channel) in self.daemon.channels(connected.daemon) {
-            if joined.covers(name)
-                && let Some(cursor) = joined.cursor(name)
-                && let Err(problem) = cursor.rest(channel)
-            {
+            if let Err(problem) = joined.check_complete(name, channel) {
                 panic!("{client:?} on {name}: {problem}");
             }
         }
@@ -466,9 +519,10 @@ impl World {
                     problems.insert(format!("sender {at} is not done: {to_send} messages left, or not confirmed"));
                 }
                 (Role::Listener { stalled: true, .. }, _) => {}
-                (Role::Listener { gaps, gaps_due, .. }, Some(connected)) => {
+                (Role::Listener { gaps, gaps_due, has_changed, .. }, Some(connected)) => {
                     self.check_complete(Client(at), connected);
-                    if gaps != gaps_due {
+                    // What a listener has left in between, or has not joined yet, leaves no gap.
+                    if gaps != gaps_due && !has_changed {
                         problems.insert(format!("{gaps} of {gaps_due} gaps were reported to listener {at}"));
                     }
                 }
@@ -543,6 +597,13 @@ fn send(
     // What was written in part is the publisher's now.
     *to_send -= publisher.committed() - before;
     link.moved
+}
+
+fn selector(channel: &str) -> Selector {
+    match channel.contains('*') {
+        true => Selector::Pattern(ChannelPattern::new(channel).expect("scenarios use valid patterns")),
+        false => Selector::Name(name(channel)),
+    }
 }
 
 fn name(channel: &str) -> ChannelName {

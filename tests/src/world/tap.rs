@@ -12,8 +12,10 @@ use std::collections::VecDeque;
 pub(super) enum Input {
     /// A message.
     Message(Mark, Bytes),
-    /// A subscription to these channels.
-    Subscribe(Selector),
+    /// A subscription of this number to these channels.
+    Subscribe(u32, Selector),
+    /// Its end.
+    Unsubscribe(u32),
 }
 
 #[derive(Debug)]
@@ -45,7 +47,10 @@ impl Tap {
                         self.unhandled.extend(inputs);
                     }
                     Item::Control(Control::Subscribe(subscribe)) => {
-                        self.unhandled.push_back(Input::Subscribe(subscribe.selector));
+                        self.unhandled.push_back(Input::Subscribe(subscribe.subscription, subscribe.selector));
+                    }
+                    Item::Control(Control::Unsubscribe(unsubscribe)) => {
+                        self.unhandled.push_back(Input::Unsubscribe(unsubscribe.subscription));
                     }
                     Item::Control(_) | Item::Discarded(_) => {}
                 }
