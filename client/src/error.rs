@@ -1,8 +1,8 @@
 //! What can go wrong, one enum per verb. Each sentence names the value, the limit and, where there is one, the remedy; the cause is
 //! the error's `source()`.
 
-use crate::machine::{Declined, Rejected, TooLarge};
-use crate::{ChannelName, ChannelPattern, EndpointError, NameError, RefusalCode};
+use crate::machine::{Declined, Rejected, RequesterGone, TooLarge};
+use crate::{ChannelName, ChannelPattern, EndpointError, MetadataError, NameError, RefusalCode};
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -352,6 +352,122 @@ impl From<Declined> for SendError {
 }
 
 impl From<TooLarge> for SendError {
+    fn from(TooLarge { len, max }: TooLarge) -> Self {
+        Self::TooLarge { len, max }
+    }
+}
+
+/// Why a request has no replies, or no further ones.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// No listener took the request: the channel has none, or each of them lost it at once because it is slow.
+    #[error("no listener took the request")]
+    NoListeners,
+    /// Only from [`request_one`](crate::Sender::request_one): no reply has arrived in time. Listeners have the request, and their replies
+    /// are dropped from now on.
+    #[error("no reply to the request within {after:?}")]
+    NoReply {
+        /// The timeout of the request.
+        after: Duration,
+    },
+    /// The connection ended through which the request was sent. Listeners may have received it. No further replies will arrive; the next
+    /// request uses the next daemon.
+    #[error("the connection to the daemon ended before the request was answered; listeners may have received it")]
+    ConnectionLost,
+    /// Messages travel as notifications of the system ([`Options::fallback`](crate::Options::fallback)), which carry no replies.
+    #[error("messages travel without a daemon, as notifications of the system, and those carry no replies")]
+    NoDaemon,
+    /// The metadata of the request leaves no room for the 15 bytes that state where replies go.
+    #[error("the request has too much metadata")]
+    Metadata(#[from] MetadataError),
+    /// The request was not sent. [`SendError::Unconfirmed`] is the exception: it was sent, and the daemon has not stated in time whether
+    /// a listener took it.
+    #[error(transparent)]
+    Send(#[from] SendError),
+}
+
+impl RequestError {
+    /// Whether a timeout has passed.
+    pub fn is_timeout(&self) -> bool {
+        match self {
+            Self::NoReply { .. } => true,
+            Self::Send(error) => error.is_timeout(),
+            Self::NoListeners | Self::ConnectionLost | Self::NoDaemon | Self::Metadata(_) => false,
+        }
+    }
+}
+
+impl From<ConnectError> for RequestError {
+    fn from(error: ConnectError) -> Self {
+        Self::Send(error.into())
+    }
+}
+
+impl From<Rejected> for RequestError {
+    fn from(rejected: Rejected) -> Self {
+        Self::Send(rejected.into())
+    }
+}
+
+/// Why a reply was not sent.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplyError {
+    /// The sender of the message requests no replies. A [reply address](crate::Metadata::reply_address) that an application wrote itself
+    /// is not one that the bus can reply to.
+    #[error("the sender of this message requests no replies")]
+    NotRequested,
+    /// The connection is gone through which the message came, and with it the way to the requester.
+    #[error("the connection through which the request came is gone, and so is the requester")]
+    Gone,
+    /// The payload is larger than the daemon accepts.
+    #[error("the reply has {len} bytes; the limit is {max}")]
+    TooLarge {
+        /// Bytes of the payload.
+        len: usize,
+        /// Bytes allowed.
+        max: u32,
+    },
+    /// The daemon has not accepted the reply within the handle's timeout.
+    #[error("the daemon has not accepted the reply within {after:?}")]
+    TimedOut {
+        /// The timeout.
+        after: Duration,
+    },
+    /// The daemon has accepted the beginning of the reply, and not all of it in time. The handle keeps the rest, and sends it during
+    /// the next receives and replies.
+    #[error("the daemon has accepted only a part of the reply within {after:?}; the next receives send the rest")]
+    Unfinished {
+        /// The timeout.
+        after: Duration,
+    },
+    /// A [`Closer`](crate::Closer) has closed the handle.
+    #[error("the handle was closed")]
+    Closed,
+    /// A system call failed.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+}
+
+impl ReplyError {
+    /// Whether a timeout has passed.
+    pub fn is_timeout(&self) -> bool {
+        match self {
+            Self::TimedOut { .. } | Self::Unfinished { .. } => true,
+            Self::Connect(error) => error.is_timeout(),
+            Self::NotRequested | Self::Gone | Self::TooLarge { .. } | Self::Closed => false,
+        }
+    }
+}
+
+impl From<RequesterGone> for ReplyError {
+    fn from(_: RequesterGone) -> Self {
+        Self::Gone
+    }
+}
+
+impl From<TooLarge> for ReplyError {
     fn from(TooLarge { len, max }: TooLarge) -> Self {
         Self::TooLarge { len, max }
     }

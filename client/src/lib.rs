@@ -22,6 +22,7 @@ mod pattern;
 mod policy;
 mod presence;
 mod receiver;
+mod request;
 mod select;
 mod selector;
 mod sender;
@@ -37,11 +38,11 @@ pub use capabilities::{Capabilities, Transport};
 pub use daemon::{Daemon, Status};
 #[cfg(feature = "embedded")]
 pub use embedded::HostGuard;
-pub use error::{ConnectError, Lag, RecvError, SendError, Skipped, Stage, SubscribeError};
+pub use error::{ConnectError, Lag, RecvError, ReplyError, RequestError, SendError, Skipped, Stage, SubscribeError};
 pub use listener::Listener;
 #[cfg(feature = "tokio")]
 pub use listener::ListenerStream;
-pub use message::{Message, MessageRef};
+pub use message::{Message, MessageRef, ReplyTo};
 pub use metadata::{Metadata, MetadataError, MetadataRef};
 pub use monitor::Monitor;
 pub use name::{ChannelName, NameError, SenderId};
@@ -50,6 +51,9 @@ pub use pattern::{ChannelPattern, PatternError};
 pub use policy::{Candidate, EndpointError, Fallback, Origin, Overflow, RefusalCode};
 pub use presence::{Peer, Presence, PresenceEvent};
 pub use receiver::Closer;
+#[cfg(feature = "tokio")]
+pub use request::ReplyStream;
+pub use request::{Replies, Reply};
 pub use select::{Select, select};
 pub use selector::Selector;
 pub use sender::Sender;
@@ -79,10 +83,14 @@ const _: fn() = || {
     check::<Options>();
     check::<Closer>();
     check::<Message>();
+    check::<Reply>();
+    check::<ReplyTo>();
     check::<Metadata>();
     check::<ConnectError>();
     check::<SendError>();
     check::<RecvError>();
+    check::<RequestError>();
+    check::<ReplyError>();
     check::<SubscribeError>();
     #[cfg(feature = "tokio")]
     check::<ListenerStream>();

@@ -2,9 +2,10 @@
 
 use crate::Selector;
 use crate::capabilities::Capabilities;
-use crate::error::{ConnectError, RecvError, SubscribeError};
+use crate::error::{ConnectError, RecvError, ReplyError, SubscribeError};
 use crate::machine::{self, Subscriber, Subscription};
-use crate::message::{Message, MessageRef};
+use crate::message::{Message, MessageRef, ReplyTo};
+use crate::metadata::Metadata;
 use crate::options::Options;
 use crate::path::{ConnectConfig, Path, Pending, Until};
 use crate::policy::Overflow;
@@ -325,6 +326,98 @@ impl Listener {
     /// As [`recv`](Self::recv); nothing was appended.
     pub fn recv_many(&mut self, messages: &mut Vec<Message>, max: usize) -> Result<usize, RecvError> {
         self.receiver.recv_many(messages, max)
+    }
+
+    /// Replies to a message whose sender [requests](crate::Sender::request) replies: over this listener's own connection, to the requester
+    /// alone. `to` is the message, or its [`ReplyTo`], which can be kept to reply later.
+    ///
+    /// `Ok` means that the reply was handed to the daemon. A requester that no longer waits, or is gone, drops it without a trace. A
+    /// listener may reply several times, or not at all.
+    ///
+    /// Waits only for the daemon, for at most the handle's timeout, and never for the requester.
+    ///
+    /// # Errors
+    ///
+    /// [`ReplyError::NotRequested`] for an ordinary message. [`ReplyError::Gone`] if the connection is gone through which it came. The reply
+    /// was not sent, unless the error is [`ReplyError::Unfinished`].
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use system_broadcaster::{Options, ReplyError};
+    ///
+    /// let directory = tempfile::tempdir()?; // a bus of its own, for this example
+    /// let bus = Options::new().socket(directory.path().join("bus.sock")).autostart(false);
+    /// let mut listener = bus.listener("com.example.double")?;
+    /// let mut sender = bus.sender("com.example.double")?;
+    /// let requester = std::thread::spawn(move || sender.request_one(b"21", Duration::from_secs(5)));
+    /// let message = listener.recv()?;
+    /// let number: u32 = std::str::from_utf8(message.payload())?.parse()?;
+    /// listener.reply(&message, (2 * number).to_string().as_bytes())?;
+    /// assert_eq!(requester.join().expect("it does not panic")?.payload(), b"42");
+    ///
+    /// bus.sender("com.example.double")?.send(b"1")?;
+    /// let message = listener.recv()?;
+    /// assert!(matches!(listener.reply(&message, b"2"), Err(ReplyError::NotRequested)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn reply(&mut self, to: impl Into<Option<ReplyTo>>, payload: &[u8]) -> Result<(), ReplyError> {
+        self.receiver.reply(to.into(), &Metadata::new(), payload)
+    }
+
+    /// [`reply`](Self::reply) with metadata, which the requester reads from [`Reply::metadata`](crate::Reply::metadata).
+    ///
+    /// # Errors
+    ///
+    /// As [`reply`](Self::reply).
+    pub fn reply_with(
+        &mut self,
+        to: impl Into<Option<ReplyTo>>,
+        metadata: &Metadata,
+        payload: &[u8],
+    ) -> Result<(), ReplyError> {
+        self.receiver.reply(to.into(), metadata, payload)
+    }
+
+    /// [`reply`](Self::reply) without blocking the thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`reply`](Self::reply).
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped before it is ready, the reply is either not sent at all, or begun: then the handle keeps the rest, and
+    /// sends it during the next receives and replies.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with I/O and time enabled.
+    #[cfg(feature = "tokio")]
+    pub async fn reply_async(&mut self, to: impl Into<Option<ReplyTo>>, payload: &[u8]) -> Result<(), ReplyError> {
+        self.receiver.reply_async(to.into(), &Metadata::new(), payload).await
+    }
+
+    /// [`reply_with`](Self::reply_with) without blocking the thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`reply`](Self::reply).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`reply_async`](Self::reply_async).
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with I/O and time enabled.
+    #[cfg(feature = "tokio")]
+    pub async fn reply_with_async(
+        &mut self,
+        to: impl Into<Option<ReplyTo>>,
+        metadata: &Metadata,
+        payload: &[u8],
+    ) -> Result<(), ReplyError> {
+        self.receiver.reply_async(to.into(), metadata, payload).await
     }
 
     /// Waits for the next message without blocking the thread.

@@ -10,19 +10,34 @@ use std::fmt;
 ///
 /// The payload shares the buffer that it was received in if it is at least half of that buffer, and is copied otherwise: keeping a
 /// message keeps at most twice its size. Cloning is cheap: it shares the payload.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Message {
     channel: ChannelName,
     sender: SenderId,
     sequence: u64,
     metadata: Bytes,
     payload: Bytes,
+    /// The number of its listener's connection.
+    origin: u64,
 }
+
+/// Two messages are equal if they have the same channel, sender, sequence number, metadata and payload.
+impl PartialEq for Message {
+    fn eq(&self, other: &Self) -> bool {
+        let key = |message: &Self| (message.sender, message.sequence);
+        key(self) == key(other)
+            && self.channel == other.channel
+            && self.metadata == other.metadata
+            && self.payload == other.payload
+    }
+}
+
+impl Eq for Message {}
 
 impl Message {
     #[cfg(feature = "testing")]
     pub(crate) fn new(channel: ChannelName, sender: SenderId, sequence: u64, metadata: Bytes, payload: Bytes) -> Self {
-        Self { channel, sender, sequence, metadata, payload }
+        Self { channel, sender, sequence, metadata, payload, origin: 0 }
     }
 
     /// The payload; may be empty.
@@ -60,6 +75,11 @@ impl Message {
     pub fn sequence(&self) -> u64 {
         self.sequence
     }
+
+    /// Where a reply goes, if the sender [requests](crate::Sender::request) replies: for [`Listener::reply`](crate::Listener::reply).
+    pub fn reply_to(&self) -> Option<ReplyTo> {
+        ReplyTo::new(self.origin, meta::MetadataRef::new(&self.metadata))
+    }
 }
 
 impl fmt::Debug for Message {
@@ -71,6 +91,33 @@ impl fmt::Debug for Message {
             .field("metadata", &self.metadata())
             .field("payload_bytes", &self.payload.len())
             .finish()
+    }
+}
+
+/// Where the replies to one message go. It is a small value that outlives the message: a program can reply later, and in any order.
+///
+/// It is valid for the listener that received the message, and only for as long as the connection lasts on which the message came: a
+/// requester does not outlive its daemon either.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplyTo {
+    /// The number of the listener's connection.
+    origin: u64,
+    address: meta::ReplyAddress,
+}
+
+impl ReplyTo {
+    fn new(origin: u64, metadata: meta::MetadataRef<'_>) -> Option<Self> {
+        Some(Self { origin, address: metadata.reply_address()? })
+    }
+
+    pub(crate) fn parts(self) -> (u64, meta::ReplyAddress) {
+        (self.origin, self.address)
+    }
+}
+
+impl From<&Message> for Option<ReplyTo> {
+    fn from(message: &Message) -> Self {
+        message.reply_to()
     }
 }
 
@@ -121,6 +168,11 @@ impl<'a> MessageRef<'a> {
         self.frame.sequence
     }
 
+    /// See [`Message::reply_to`].
+    pub fn reply_to(&self) -> Option<ReplyTo> {
+        ReplyTo::new(self.owner.origin(), self.frame.metadata)
+    }
+
     /// The message, owned: see [`Message`] for when its payload is copied.
     pub fn to_message(&self) -> Message {
         let metadata = self.frame.metadata.as_bytes();
@@ -130,6 +182,7 @@ impl<'a> MessageRef<'a> {
             sequence: self.sequence(),
             metadata: Bytes::copy_from_slice(metadata),
             payload: self.owner.own(self.frame.payload),
+            origin: self.owner.origin(),
         }
     }
 }

@@ -1,9 +1,10 @@
 //! What listeners and monitors share: the subscriptions, the path, and every way to wait for the next message. It never decides what to
 //! subscribe to.
 
-use crate::error::{ConnectError, Lag, RecvError, SubscribeError};
-use crate::machine::{self, Change, Event, Link, Outcome, Subscriber, Subscription, receive, settle};
-use crate::message::{Message, MessageRef};
+use crate::error::{ConnectError, Lag, RecvError, ReplyError, SubscribeError};
+use crate::machine::{self, Change, Event, Link, Outcome, Replying, Subscriber, Subscription, receive, settle};
+use crate::message::{Message, MessageRef, ReplyTo};
+use crate::metadata::Metadata;
 use crate::path::{Clock, Closing, Path, Pending, Polled, Until, Waited, Waiter};
 use broadcaster_protocol::control::{Declined, RefusedCode};
 use std::sync::Arc;
@@ -160,6 +161,52 @@ impl Receiver {
             }
             Waited::Closed => Err(SubscribeError::Closed),
             Waited::Elapsed => Err(SubscribeError::TimedOut { after: self.path.config().timeout }),
+        }
+    }
+
+    /// Replies to a request.
+    pub(crate) fn reply(&mut self, to: Option<ReplyTo>, metadata: &Metadata, payload: &[u8]) -> Result<(), ReplyError> {
+        let Self { subscriber, path, waiter, .. } = self;
+        let to = to.ok_or(ReplyError::NotRequested)?;
+        let mut replying = Replying::new(subscriber, to.parts(), metadata.as_bytes(), payload)?;
+        path.set_clock(Clock::System);
+        let timeout = path.config().timeout;
+        let waited = waiter.block_on(Until::after(timeout), || Ok(replying.poll(subscriber, path)?));
+        let begun = replying.has_begun();
+        replying.leave(subscriber);
+        self.replied(waited, begun, timeout)
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) async fn reply_async(
+        &mut self,
+        to: Option<ReplyTo>,
+        metadata: &Metadata,
+        payload: &[u8],
+    ) -> Result<(), ReplyError> {
+        let to = to.ok_or(ReplyError::NotRequested)?;
+        let timeout = self.path.config().timeout;
+        let until = Until::after_by(Clock::Runtime, timeout);
+        self.path.set_clock(Clock::Runtime);
+        let mut pending = PendingReply::new(self, to, metadata, payload)?;
+        let waited = std::future::poll_fn(|cx| pending.poll(cx, until)).await;
+        let begun = pending.replying.has_begun();
+        drop(pending);
+        self.replied(waited, begun, timeout)
+    }
+
+    fn replied(
+        &mut self,
+        waited: Result<Waited<()>, ReplyError>,
+        begun: bool,
+        after: Duration,
+    ) -> Result<(), ReplyError> {
+        self.waiter.report_ready(); // messages may have arrived in the meantime
+        match waited? {
+            Waited::Done(()) => Ok(()),
+            Waited::Closed => Err(ReplyError::Closed),
+            Waited::Elapsed if begun => Err(ReplyError::Unfinished { after }),
+            Waited::Elapsed => Err(ReplyError::TimedOut { after }),
         }
     }
 
@@ -338,6 +385,38 @@ impl Receiver {
             Err(RecvError::Closed) => None,
             received => Some(received),
         }
+    }
+}
+
+/// A reply that a task waits for. When it is dropped after a part of the reply was written, the handle keeps the rest.
+#[cfg(feature = "tokio")]
+struct PendingReply<'a> {
+    receiver: &'a mut Receiver,
+    replying: Replying<'a>,
+}
+
+#[cfg(feature = "tokio")]
+impl<'a> PendingReply<'a> {
+    fn new(
+        receiver: &'a mut Receiver,
+        to: ReplyTo,
+        metadata: &Metadata,
+        payload: &'a [u8],
+    ) -> Result<Self, ReplyError> {
+        let replying = Replying::new(&receiver.subscriber, to.parts(), metadata.as_bytes(), payload)?;
+        Ok(Self { receiver, replying })
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, until: Until) -> Poll<Result<Waited<()>, ReplyError>> {
+        let Self { receiver: Receiver { subscriber, path, waiter, .. }, replying } = self;
+        waiter.poll_on(cx, until, || Ok(replying.poll(subscriber, path)?))
+    }
+}
+
+#[cfg(feature = "tokio")]
+impl Drop for PendingReply<'_> {
+    fn drop(&mut self) {
+        self.replying.leave(&mut self.receiver.subscriber);
     }
 }
 

@@ -58,9 +58,9 @@ const BATCH_BYTES: usize = 64 * 1024;
 /// ```
 #[derive(Debug)]
 pub struct Sender {
-    publisher: Publisher,
-    path: Path,
-    waiter: Waiter,
+    pub(crate) publisher: Publisher,
+    pub(crate) path: Path,
+    pub(crate) waiter: Waiter,
     /// Dropped last: it waits for a broker in this process.
     #[cfg(feature = "embedded")]
     delivery: crate::embedded::Delivery,

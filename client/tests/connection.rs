@@ -7,10 +7,10 @@ mod common;
 
 use broadcaster_local::STOPPED_SOCKET_KEEPS_BYTES;
 use broadcaster_protocol::control::{
-    Control, Goodbye, Named, Opened, Refused, RefusedCode, Report, Subscribed, Welcome,
+    Control, Goodbye, InboxOpened, Named, Opened, Receipt, Refused, RefusedCode, Report, Subscribed, Welcome,
 };
 use broadcaster_protocol::limits::PROTOCOL_MAX;
-use broadcaster_protocol::{Decoder, Header, Item, Run};
+use broadcaster_protocol::{ChannelId, Decoder, Header, Item, Run, SenderId, meta};
 use bytes::{BufMut, BytesMut};
 use common::{runtime, socket};
 use futures_util::{FutureExt, SinkExt};
@@ -21,7 +21,9 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
-use system_broadcaster::{ConnectError, Options, RecvError, RefusalCode, SendError, Sender, Stage};
+use system_broadcaster::{
+    ConnectError, Options, RecvError, RefusalCode, ReplyError, RequestError, SendError, Sender, Stage,
+};
 use tempfile::TempDir;
 
 /// A bus that nothing serves, and that no handle starts.
@@ -77,8 +79,14 @@ impl Conversation {
 
     /// The handshake with a listener on one channel.
     fn join(&mut self) {
+        self.join_with(1 << 20);
+    }
+
+    /// The same on a daemon that accepts payloads of so many bytes.
+    fn join_with(&mut self, payload_bytes_max: u32) {
         assert!(matches!(self.next(), Some(Control::Hello(_))));
-        self.send(welcome());
+        self.decoder.set_payload_bytes_max(payload_bytes_max);
+        self.send(Welcome { payload_bytes_max, ..welcome() });
         let Some(Control::Subscribe(subscribe)) = self.next() else { panic!("it subscribes") };
         self.send(Subscribed { subscription: subscribe.subscription, extensions: Vec::new() });
         self.send(Named { id: 1, name: "news".to_owned(), extensions: Vec::new() });
@@ -91,6 +99,13 @@ impl Conversation {
                 return Some(run);
             }
         }
+    }
+
+    /// Bytes of the next reply, to the request 5 of the inbox 9.
+    fn reply_bytes(&mut self) -> usize {
+        let run = self.run().unwrap();
+        assert!(run.is_reply() && (run.channel().0, run.first()) == (9, 5));
+        run.front().unwrap().payload.len()
     }
 
     /// The handshake with a sender, on a daemon that accepts payloads of so many bytes. Returns the number of its first frame.
@@ -561,4 +576,97 @@ fn what_the_next_daemon_does_not_accept_is_reported_and_the_rest_is_sent() {
             assert_eq!(is_accepted.recv_timeout(Duration::from_secs(30)).unwrap(), due);
         }
     }
+}
+
+/// The address that the metadata of a request states.
+fn address_of(request: &Run) -> (u32, u64) {
+    let address = request.front().unwrap().metadata.reply_address().unwrap();
+    (address.inbox.0, address.number)
+}
+
+#[test]
+fn a_request_that_only_a_part_was_written_of_states_the_inbox_of_its_next_connection() {
+    let (directory, options) = absent();
+    let mut inbox = 10;
+    serve(&socket(&directory), move |mut conversation| {
+        conversation.open(1 << 20);
+        assert!(matches!(conversation.next(), Some(Control::OpenInbox(_))));
+        inbox += 1;
+        conversation.send(InboxOpened { id: inbox, extensions: Vec::new() });
+        if inbox == 11 {
+            return; // before the request is complete
+        }
+        let run = conversation.run().unwrap();
+        let (stated, number) = address_of(&run);
+        assert_eq!((stated, run.first(), run.front().unwrap().payload.len()), (inbox, 0, 1 << 20));
+        let Some(Control::Confirm(confirm)) = conversation.next() else { panic!("it asks who took it") };
+        let receipt = Receipt {
+            number: confirm.number,
+            next_sequence: 1,
+            listeners: 1,
+            took: 1,
+            lagging: 0,
+            worst: Vec::new(),
+            extensions: Vec::new(),
+        };
+        conversation.send(receipt);
+        for (number, payload) in [(number.wrapping_add(1), b"of another"), (number, b"of its own")] {
+            let header = Header::reply(ChannelId(inbox), run.sender(), number, 10);
+            conversation.stream.write_all(&[header.as_bytes(), &payload[..]].concat()).unwrap();
+        }
+        let _ = conversation.next();
+    });
+    let mut sender = options.sender("news").unwrap();
+    let reply = sender.request_one(&vec![7; 1 << 20], Duration::from_secs(30)).unwrap();
+    assert_eq!((reply.payload(), sender.late_replies()), (&b"of its own"[..], 1));
+}
+
+#[test]
+fn a_request_whose_daemon_hangs_is_unconfirmed_after_the_timeout() {
+    let (directory, options) = absent();
+    serve(&socket(&directory), |mut conversation| {
+        conversation.open(1 << 20);
+        let _ = conversation.next();
+        conversation.send(InboxOpened { id: 2, extensions: Vec::new() });
+        while conversation.next_item().is_some() {}
+    });
+    let mut sender = options.clone().timeout(Duration::from_millis(50)).sender("news").unwrap();
+    let error = sender.request(b"x", Duration::from_secs(60)).map(drop).unwrap_err();
+    assert!(matches!(error, RequestError::Send(SendError::Unconfirmed { .. })) && error.is_timeout(), "{error}");
+}
+
+#[test]
+fn a_reply_that_the_daemon_does_not_take_is_bounded_and_its_rest_goes_out_while_the_listener_receives() {
+    let (directory, options) = absent();
+    /// More than any socket takes.
+    const LARGE: u32 = 32 << 20;
+    let (ready, taken) = std::sync::mpsc::channel::<()>();
+    let (report, reported) = std::sync::mpsc::channel();
+    serve(&socket(&directory), move |mut conversation| {
+        conversation.join_with(LARGE);
+        let address = meta::ReplyAddress { inbox: ChannelId(9), number: 5 };
+        let metadata = meta::Metadata::new().reply_address(&address.to_bytes()).unwrap();
+        let header = Header::publish(ChannelId(1), SenderId::new(1, 1), 0, 0);
+        let header = header.with_metadata(metadata.meta_bytes());
+        conversation.stream.write_all(&[header.as_bytes(), metadata.as_bytes()].concat()).unwrap();
+        taken.recv().unwrap(); // it reads nothing until then
+        assert_eq!(conversation.reply_bytes(), LARGE as usize);
+        let header = Header::publish(ChannelId(1), SenderId::new(1, 1), 1, 0);
+        conversation.stream.write_all(header.as_bytes()).unwrap();
+        report.send(conversation.reply_bytes()).unwrap();
+        let _ = conversation.next();
+    });
+    let mut listener = options.timeout(Duration::from_millis(100)).listener("news").unwrap();
+    let message = listener.recv().unwrap();
+    let large = vec![7; LARGE as usize];
+    let began = Instant::now();
+    let error = listener.reply(&message, &large).unwrap_err();
+    assert!(matches!(error, ReplyError::Unfinished { .. }) && error.is_timeout(), "{error}");
+    let error = listener.reply(&message, b"y").unwrap_err();
+    assert!(matches!(error, ReplyError::TimedOut { .. }), "{error}");
+    assert!(began.elapsed() < Duration::from_secs(30));
+    ready.send(()).unwrap();
+    assert_eq!(listener.recv().unwrap().sequence(), 1, "the daemon has read all of the reply before");
+    listener.reply(&message, b"second").unwrap();
+    assert_eq!(reported.recv().unwrap(), 6);
 }

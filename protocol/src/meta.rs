@@ -3,8 +3,33 @@
 //! An entry is `tag: u8`, `len: u16` (little-endian), then `len` bytes. Entries fill the metadata exactly. A reader skips tags that
 //! it does not know and stops at the first entry that is cut off.
 
+use crate::frame::ChannelId;
 use crate::limits::META_BYTES_MAX;
 use std::fmt;
+
+/// Bytes of a reply address that a Reply frame can be sent to: the inbox and the number of the request, little-endian. Other addresses
+/// belong to applications.
+pub const REPLY_ADDRESS_BYTES: usize = 12;
+
+/// Where replies to a message go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplyAddress {
+    /// The inbox of the requester.
+    pub inbox: ChannelId,
+    /// The number of the request.
+    pub number: u64,
+}
+
+impl ReplyAddress {
+    /// The value of a metadata entry with the tag [`tag::REPLY_ADDRESS`].
+    pub fn to_bytes(self) -> [u8; REPLY_ADDRESS_BYTES] {
+        let mut bytes = [0; REPLY_ADDRESS_BYTES];
+        let (inbox, number) = bytes.split_at_mut(size_of::<u32>());
+        inbox.copy_from_slice(&self.inbox.0.to_le_bytes());
+        number.copy_from_slice(&self.number.to_le_bytes());
+        bytes
+    }
+}
 
 /// Tags of metadata entries.
 pub mod tag {
@@ -74,6 +99,17 @@ impl<'a> MetadataRef<'a> {
             Entry::ContentType(text) => Some(text),
             _ => None,
         })
+    }
+
+    /// Where replies to the message go, if its sender requests replies.
+    pub fn reply_address(self) -> Option<ReplyAddress> {
+        let address = self.entries().find_map(|entry| match entry {
+            Entry::ReplyAddress(address) => Some(address),
+            _ => None,
+        })?;
+        let (inbox, number) = address.split_first_chunk()?;
+        let number = number.try_into().ok()?;
+        Some(ReplyAddress { inbox: ChannelId(u32::from_le_bytes(*inbox)), number: u64::from_le_bytes(number) })
     }
 
     /// The value of the first header with this key.
@@ -250,6 +286,19 @@ mod tests {
         bytes.extend([tag::ORIGIN, 1, 0, b'o']);
         bytes.extend([tag::SCHEMA, 9, 0, 1]); // cut off
         assert!(MetadataRef::new(&bytes).entries().eq([Entry::Origin("o")]));
+    }
+
+    #[test]
+    fn a_reply_address_has_twelve_bytes() {
+        let address = ReplyAddress { inbox: ChannelId(0x0403_0201), number: 0x1817_1615_1413_1211 };
+        let bytes = address.to_bytes();
+        assert_eq!(bytes, [1, 2, 3, 4, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18]);
+        let of = |address: &[u8]| Metadata::new().reply_address(address).expect("small").as_ref().reply_address();
+        assert_eq!(of(&bytes), Some(address));
+        for other in [&bytes[..0], &bytes[..3], &bytes[..11], &[0; 13]] {
+            assert_eq!(of(other), None, "an address of an application");
+        }
+        assert_eq!(Metadata::new().as_ref().reply_address(), None);
     }
 
     #[test]

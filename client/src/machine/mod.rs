@@ -9,6 +9,8 @@
 //! | `counting` | requests for numbers of listeners and for receipts |
 //! | `subscriber` | the subscriptions of one connection: frames, and gaps in their places |
 //! | `watcher` | the listeners of one channel, and what changes: its loop, too |
+//! | `requests` | requests to listeners, and the replies to them |
+//! | `reply` | one reply of a subscriber |
 //! | `request` | one request on a connection of its own: Inspect or Stop |
 //! | `link` | what the loops need of a connection, whatever carries it |
 //! | `receive`, `send` | the receive loop and the send loop |
@@ -22,7 +24,9 @@ mod frames;
 mod link;
 mod publisher;
 mod receive;
+mod reply;
 mod request;
+mod requests;
 mod send;
 mod session;
 mod subscriber;
@@ -32,8 +36,12 @@ pub use counting::Ticket;
 pub use link::{Carrier, Link, Loss, Step, Transfer};
 pub use publisher::{Declined, OWN, PUBLICATIONS_MAX, Place, Posted, Publisher, Rejected, TooLarge};
 pub use receive::{Event, receive, settle};
+pub use reply::{Replying, RequesterGone};
 pub use request::Request;
-pub use send::{Confirmation, Confirming, Counted, PendingSend, Receipted, Sending, confirm, count, flush, post};
+pub use send::{
+    ADDRESS_BYTES, Confirmation, Confirming, Counted, PendingSend, Receipted, Replied, Requested, Requesting, Sending,
+    confirm, count, flush, next_reply, post,
+};
 pub use session::{Ended, Machine, Session};
 pub use subscriber::{Change, External, Outcome, Received, Selector, Subscriber, Subscription};
 pub use watcher::{Presented, Watcher, watch};

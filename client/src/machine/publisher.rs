@@ -4,11 +4,12 @@
 use super::counting::{Answer, Counting, Receipts, Ticket};
 use super::credit::Balance;
 use super::frames::{Frames, Waiting};
+use super::requests::{Reception, Requests};
 use super::session::{Ended, Machine, Phase, Session, unexpected};
 use crate::ChannelName;
 use broadcaster_protocol::control::{
-    Confirm, Control, CountListeners, Credit, Declined as WireDeclined, Extension, Inspect, Open, Opened, Receipt,
-    RefusedCode, extension, kind,
+    Confirm, Control, CountListeners, Credit, Declined as WireDeclined, Extension, Inspect, Open, OpenInbox, Opened,
+    Receipt, RefusedCode, extension, kind,
 };
 use broadcaster_protocol::limits::PAYLOAD_BYTES_MAX;
 use broadcaster_protocol::{ChannelId, Header, Item, SenderId};
@@ -111,6 +112,7 @@ pub struct Publisher {
     rejected: Option<Rejected>,
     counting: Counting,
     receipts: Receipts,
+    requests: Requests,
     /// The next number of a request.
     request: u32,
     /// Changes whenever something has arrived, or a connection was made or lost.
@@ -207,6 +209,7 @@ impl Publisher {
             rejected: None,
             counting: Counting::default(),
             receipts: Receipts::default(),
+            requests: Requests::default(),
             request: 0,
             generation: 0,
             scratch: Vec::new(),
@@ -654,6 +657,56 @@ impl Publisher {
         self.request.wrapping_sub(number).wrapping_sub(1) < u32::MAX / 2
     }
 
+    // ---- requests to listeners ----
+
+    /// A request with this number awaits replies, until it is [forgotten](Self::forget_request). No other request of any sender may have
+    /// the number.
+    pub fn begin_request(&mut self, number: u64) {
+        self.requests.begin(number);
+    }
+
+    /// The replies are no longer wanted.
+    pub fn forget_request(&mut self, number: u64) {
+        self.requests.forget(number);
+    }
+
+    /// How many replies were lost, because this publisher did not read, while the request was awaiting some. They may belong to others.
+    pub fn lost_replies(&self, number: u64) -> u64 {
+        self.requests.lost(number)
+    }
+
+    /// How many replies have arrived for requests that no longer awaited any.
+    pub fn late_replies(&self) -> u64 {
+        self.requests.late()
+    }
+
+    /// Where replies to this publisher go: the id of its inbox on the present connection.
+    #[inline]
+    pub(super) fn inbox(&self) -> Option<ChannelId> {
+        self.requests.inbox()
+    }
+
+    /// Requests an inbox, behind all frames, unless that was done. The connection is ready.
+    ///
+    /// # Errors
+    ///
+    /// [`Rejected::Declined`], once: the daemon has declined it.
+    pub(super) fn open_inbox(&mut self) -> Result<(), Rejected> {
+        if self.requests.open()? {
+            self.frames.append_control(&OpenInbox::default().into());
+        }
+        Ok(())
+    }
+
+    /// The request was written completely.
+    pub(super) fn sent_request(&mut self, number: u64) {
+        self.requests.sent(number);
+    }
+
+    pub(super) fn take_reply(&mut self, number: u64) -> Reception {
+        self.requests.take(number)
+    }
+
     /// Frames that may no longer be written, because the credit for them is gone with the connection, wait aside in front of those
     /// that do already.
     fn set_aside(&mut self) {
@@ -810,6 +863,17 @@ impl Publisher {
             Item::Control(Control::Listeners(listeners)) if self.was_requested(listeners.number) => {
                 self.counting.answered(listeners.number, listeners.listeners);
             }
+            Item::Run(run) if run.is_reply() && self.inbox() == Some(run.channel()) => self.requests.received(run),
+            Item::Control(Control::Lagged(lagged)) if self.inbox() == Some(ChannelId(lagged.id)) => {
+                self.requests.lagged(lagged.count);
+            }
+            Item::Control(Control::InboxOpened(opened)) if self.requests.opened(ChannelId(opened.id)) => {}
+            Item::Control(Control::Declined(declined))
+                if declined.request == kind::OPEN_INBOX && self.requests.is_requested() =>
+            {
+                let declined = self.declined(OWN, declined);
+                self.requests.declined(declined);
+            }
             Item::Control(Control::Declined(declined)) if self.was_requested(declined.number) => {
                 let number = declined.number;
                 let request = declined.request;
@@ -865,6 +929,7 @@ impl Machine for Publisher {
         self.asked = None;
         self.counting.disconnected();
         self.receipts.disconnected();
+        self.requests.disconnected();
     }
 
     fn outgoing(&self) -> &[u8] {

@@ -44,6 +44,7 @@ pub fn receive<L: Link>(
             continue; // frames may have arrived together with the end of the handshake
         }
         write_requests(subscriber, link);
+        let patient = patient && subscriber.outgoing().is_empty();
         if let Step::Wait(wait) = link.read(subscriber, patient)? {
             return Ok(Step::Wait(wait));
         }

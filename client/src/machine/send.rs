@@ -2,10 +2,12 @@
 //! never waits for a listener, unless the publisher has backpressure.
 
 use super::counting::{Answer, Ticket};
+use super::requests::Reception;
 use super::{Carrier, Declined, Link, Loss, Machine, Place, Posted, Publisher, Rejected, Step, TooLarge, Transfer};
-use broadcaster_protocol::Header;
 use broadcaster_protocol::control::Receipt;
 use broadcaster_protocol::limits::HEADER_BYTES;
+use broadcaster_protocol::meta::{REPLY_ADDRESS_BYTES, ReplyAddress, tag};
+use broadcaster_protocol::{ChannelId, Header, Run};
 
 /// A payload of up to this size is copied behind its header: one buffer is cheaper for the kernel than two.
 const COPIED_BYTES_MAX: usize = 4096;
@@ -19,6 +21,8 @@ pub struct Sending<'a> {
     place: Place,
     metadata: &'a [u8],
     payload: &'a [u8],
+    /// Its number, if it requests replies.
+    request: Option<u64>,
     /// As it was made for the present connection.
     header: Option<Header>,
     written: usize,
@@ -29,7 +33,18 @@ pub struct Sending<'a> {
 impl<'a> Sending<'a> {
     /// A message with `metadata` that is at most [`META_BYTES_MAX`](broadcaster_protocol::limits::META_BYTES_MAX) bytes long.
     pub fn new(place: Place, metadata: &'a [u8], payload: &'a [u8]) -> Self {
-        Self { place, metadata, payload, header: None, written: 0, left: None }
+        Self { place, metadata, payload, request: None, header: None, written: 0, left: None }
+    }
+
+    /// A message that requests replies under this number. Its `metadata` leaves room for [`ADDRESS_BYTES`].
+    pub fn request(place: Place, number: u64, metadata: &'a [u8], payload: &'a [u8]) -> Self {
+        Self { request: Some(number), ..Self::new(place, metadata, payload) }
+    }
+
+    /// Whether the publisher has what must stand in the message.
+    #[inline]
+    fn has_address(&self, publisher: &Publisher) -> bool {
+        self.request.is_none() || publisher.inbox().is_some()
     }
 
     /// Whether a part of the message was written.
@@ -57,7 +72,9 @@ impl<'a> Sending<'a> {
             }
             let header = match self.header {
                 Some(header) => header,
-                None if publisher.is_clear(self.place) && self.left.is_none() => self.begin(publisher)?,
+                None if publisher.is_clear(self.place) && self.left.is_none() && self.has_address(publisher) => {
+                    self.begin(publisher)?
+                }
                 None => match self.prepare::<L, E>(publisher, link)? {
                     Prepared::Wait(wait) => return Ok(Step::Wait(wait)),
                     Prepared::Sent => return Ok(Step::Done(())),
@@ -113,12 +130,16 @@ impl<'a> Sending<'a> {
         if !publisher.is_open(self.place) {
             publisher.open(self.place)?;
         }
+        if !self.has_address(publisher) {
+            publisher.open_inbox()?;
+        }
         match write_out::<L, E>(publisher, link)? {
             Written::Wait(wait) => return Ok(Prepared::Wait(wait)),
             Written::Lost => return Ok(Prepared::Partly),
             Written::All => {}
         }
-        let waits = !publisher.is_open(self.place) || publisher.lacks_credit(self.place);
+        let is_open = publisher.is_open(self.place) && self.has_address(publisher);
+        let waits = !is_open || publisher.lacks_credit(self.place);
         if self.left.is_some() && !waits {
             return Ok(Prepared::Partly); // it has just been written
         }
@@ -138,11 +159,14 @@ impl<'a> Sending<'a> {
     /// Lays the frame out for the present connection.
     fn begin(&mut self, publisher: &mut Publisher) -> Result<Header, Rejected> {
         publisher.report_rejected()?;
-        let meta_bytes = u16::try_from(self.metadata.len()).expect("metadata never exceeds its limit");
+        let address = self.request.zip(publisher.inbox()).map(|(number, inbox)| address(inbox, number));
+        let address = address.as_ref().map_or(&[][..], |address| address);
+        let meta_bytes = u16::try_from(address.len() + self.metadata.len()).expect("metadata never exceeds its limit");
         let header = publisher.next_header(self.place, self.payload.len())?.with_metadata(meta_bytes);
         let scratch = &mut publisher.scratch;
         scratch.clear();
         scratch.extend_from_slice(header.as_bytes());
+        scratch.extend_from_slice(address);
         scratch.extend_from_slice(self.metadata);
         if self.payload.len() <= COPIED_BYTES_MAX {
             scratch.extend_from_slice(self.payload);
@@ -163,11 +187,27 @@ impl<'a> Sending<'a> {
     /// The publisher keeps the rest of a message of which a part was written.
     pub fn leave(&mut self, publisher: &mut Publisher) {
         if let (Some(header), 1..) = (&self.header, self.written) {
-            publisher.adopt(self.place, header, self.metadata, self.payload, self.written);
+            let scratch = std::mem::take(&mut publisher.scratch);
+            let metadata = &scratch[HEADER_BYTES..HEADER_BYTES + usize::from(header.meta_bytes())];
+            publisher.adopt(self.place, header, metadata, self.payload, self.written);
+            publisher.scratch = scratch;
             self.left = Some(publisher.commits_on(self.place));
         }
         (self.header, self.written) = (None, 0);
     }
+}
+
+/// Bytes that a request adds to the metadata of its message.
+pub const ADDRESS_BYTES: usize = 3 + REPLY_ADDRESS_BYTES;
+
+/// The entry of the metadata that states where replies go.
+fn address(inbox: ChannelId, number: u64) -> [u8; ADDRESS_BYTES] {
+    let mut entry = [0; ADDRESS_BYTES];
+    entry[0] = tag::REPLY_ADDRESS;
+    let len = u16::try_from(REPLY_ADDRESS_BYTES).expect("an address has twelve bytes");
+    entry[1..3].copy_from_slice(&len.to_le_bytes());
+    entry[3..].copy_from_slice(&ReplyAddress { inbox, number }.to_bytes());
+    entry
 }
 
 /// How far a message is prepared.
@@ -391,6 +431,126 @@ where
             Answer::Received(receipt) => return Ok(Step::Done(Receipted::Receipt(receipt))),
             Answer::Declined(declined) => return Ok(Step::Done(Receipted::Declined(declined))),
             Answer::Lost => return Ok(Step::Done(Receipted::InDoubt(publisher.take_doubt().max(1)))),
+        }
+        if let Step::Wait(wait) = ask::<L, E>(publisher, link)? {
+            return Ok(Step::Wait(wait));
+        }
+    }
+}
+
+/// One message that requests replies.
+#[derive(Debug)]
+pub struct Requesting<'a> {
+    sending: Sending<'a>,
+    number: u64,
+    /// The number of the request for a receipt, once the message was written.
+    receipt: Option<u32>,
+}
+
+/// What became of a message that requests replies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Requested {
+    /// So many listeners took it.
+    Taken(u32),
+    /// There is no daemon to carry replies. The message may have been sent without it.
+    NoDaemon,
+    /// The daemon does not count those who took it.
+    Declined(Box<Declined>),
+    /// The connection is gone. Listeners may have received the message, and their replies do not arrive.
+    Lost,
+}
+
+impl<'a> Requesting<'a> {
+    /// The request with this number, which [was begun](Publisher::begin_request). `metadata` leaves room for [`ADDRESS_BYTES`].
+    pub fn new(place: Place, number: u64, metadata: &'a [u8], payload: &'a [u8]) -> Self {
+        Self { sending: Sending::request(place, number, metadata, payload), number, receipt: None }
+    }
+
+    /// Whether a part of the message was written, but not all of it.
+    pub fn has_begun(&self) -> bool {
+        self.sending.has_begun()
+    }
+
+    /// Whether the message was written completely.
+    pub fn is_sent(&self) -> bool {
+        self.receipt.is_some()
+    }
+
+    /// Goes on as far as that is possible without waiting; done when the daemon has delivered the message.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sending::poll`]; or, if the message [was sent](Self::is_sent), because the daemon has ended the connection for a reason.
+    pub fn poll<L: Link, E>(&mut self, publisher: &mut Publisher, link: &mut L) -> Result<Step<Requested, L::Wait>, E>
+    where
+        E: From<Rejected> + From<L::Error>,
+    {
+        let number = match self.receipt {
+            Some(number) => number,
+            None => {
+                match link.connect(publisher)? {
+                    Step::Wait(wait) => return Ok(Step::Wait(wait)),
+                    Step::Done(Carrier::Messages) => return Ok(Step::Done(Requested::NoDaemon)),
+                    Step::Done(Carrier::Stream) => {}
+                }
+                if let Step::Wait(wait) = self.sending.poll::<L, E>(publisher, link)? {
+                    return Ok(Step::Wait(wait));
+                }
+                let Some(number) = publisher.request_receipt(self.sending.place) else {
+                    return Ok(Step::Done(Requested::NoDaemon));
+                };
+                publisher.sent_request(self.number);
+                *self.receipt.insert(number)
+            }
+        };
+        Ok(match receipt::<L, E>(publisher, link, number)? {
+            Step::Wait(wait) => Step::Wait(wait),
+            Step::Done(Receipted::Receipt(receipt)) => Step::Done(Requested::Taken(receipt.took)),
+            Step::Done(Receipted::Declined(declined)) => Step::Done(Requested::Declined(declined)),
+            Step::Done(Receipted::Unconfirmed | Receipted::InDoubt(_)) => Step::Done(Requested::Lost),
+        })
+    }
+
+    /// The caller stops before it is done.
+    pub fn leave(&mut self, publisher: &mut Publisher) {
+        self.sending.leave(publisher);
+        if let Some(number) = self.receipt {
+            publisher.forget_receipt(number);
+        }
+    }
+}
+
+/// What was found for a request that was sent.
+#[derive(Debug)]
+pub enum Replied {
+    /// A reply: one message.
+    Reply(Run),
+    /// More replies were lost than before: see [`Publisher::lost_replies`].
+    Lagged,
+    /// The connection is gone: no more replies will arrive.
+    Lost,
+}
+
+/// Waits for the next reply to the request with this number, of which `lost` were lost before.
+///
+/// # Errors
+///
+/// If the daemon has ended the connection for a reason.
+pub fn next_reply<L: Link, E>(
+    publisher: &mut Publisher,
+    link: &mut L,
+    number: u64,
+    lost: u64,
+) -> Result<Step<Replied, L::Wait>, E>
+where
+    E: From<L::Error>,
+{
+    loop {
+        match publisher.take_reply(number) {
+            Reception::Reply(run) => return Ok(Step::Done(Replied::Reply(run))),
+            Reception::Over => return Ok(Step::Done(Replied::Lost)),
+            Reception::Due if publisher.lost_replies(number) > lost => return Ok(Step::Done(Replied::Lagged)),
+            Reception::Due => {}
         }
         if let Step::Wait(wait) = ask::<L, E>(publisher, link)? {
             return Ok(Step::Wait(wait));
@@ -630,7 +790,7 @@ mod tests {
                 Item::Run(run) => Some(run),
                 Item::Control(_) | Item::Discarded(_) => None,
             });
-            let of_run = |run: broadcaster_protocol::Run| {
+            let of_run = |run: Run| {
                 let id = run.channel().0;
                 run.iter().map(|(sequence, payload)| (id, sequence, payload.len())).collect::<Vec<_>>()
             };

@@ -11,6 +11,9 @@ use bytes::buf::Limit;
 /// The protocol versions that this library speaks.
 const OFFERED: std::ops::RangeInclusive<u16> = PROTOCOL_MIN..=PROTOCOL_MAX;
 
+/// Memory that is kept for control messages that are to be written.
+const IDLE_BYTES_MAX: usize = 16 * 1024;
+
 /// Why the daemon no longer serves this connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ended {
@@ -157,6 +160,11 @@ impl Session {
         self.written = 0;
     }
 
+    /// Appends the rest of a frame to what is outgoing.
+    pub(super) fn push_bytes(&mut self, bytes: &[u8]) {
+        self.out.extend_from_slice(bytes);
+    }
+
     /// Appends a control message to what is outgoing.
     pub(super) fn push(&mut self, control: &Control) {
         control.encode(&mut self.out).expect("names, versions and purposes are shorter than a control frame");
@@ -170,6 +178,7 @@ impl Session {
         self.written += bytes;
         if self.written == self.out.len() {
             self.out.clear();
+            self.out.shrink_to(IDLE_BYTES_MAX);
             self.written = 0;
         }
     }

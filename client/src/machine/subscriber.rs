@@ -137,6 +137,8 @@ pub struct Subscriber {
     /// What arrived before the handshake was complete.
     early: Queue,
     run: Option<Run>,
+    /// The number of the connection on which `run` has arrived.
+    run_connection: u64,
     /// The first frame of `run` was handed out.
     used: bool,
     /// The message that was found, if it arrived without a daemon.
@@ -153,6 +155,11 @@ pub struct Subscriber {
     drained: bool,
     /// The process of the daemon that serves, or that has ended the last connection without a reason.
     daemon: Option<u32>,
+    /// How many connections were made.
+    connection: u64,
+    /// The sender of its replies, and the largest payload of one.
+    id: SenderId,
+    payload_bytes_max: u32,
 }
 
 #[derive(Debug)]
@@ -201,7 +208,8 @@ impl Entry {
 /// What waits to be handed out.
 #[derive(Debug)]
 enum Held {
-    Run(ChannelName, Run),
+    /// With the number of the connection on which it has arrived.
+    Run(ChannelName, Run, u64),
     Lagged(ChannelName, u64),
     /// An unknown number of messages may be missing.
     Gap(Selector),
@@ -261,7 +269,7 @@ impl Queue {
 impl Held {
     fn bytes(&self) -> usize {
         match self {
-            Self::Run(_, run) => run.bytes().len() + HELD_RUN_BYTES,
+            Self::Run(_, run, _) => run.bytes().len() + HELD_RUN_BYTES,
             Self::Lagged(..) | Self::Gap(_) | Self::External(_) => 0,
         }
     }
@@ -288,6 +296,7 @@ impl Subscriber {
             queue: Queue::default(),
             early: Queue::default(),
             run: None,
+            run_connection: 0,
             used: false,
             found: None,
             channel: None,
@@ -296,6 +305,9 @@ impl Subscriber {
             requested: None,
             drained: false,
             daemon: None,
+            connection: 0,
+            id: SenderId::from_raw(0),
+            payload_bytes_max: PAYLOAD_BYTES_MAX,
         }
     }
 
@@ -318,9 +330,9 @@ impl Subscriber {
     fn hand_out(&mut self, item: Held) -> Received {
         (self.channel_id, self.pattern) = (None, None);
         match item {
-            Held::Run(channel, run) => {
+            Held::Run(channel, run, connection) => {
                 self.channel = Some(channel);
-                self.take_up(run)
+                self.take_up(run, connection)
             }
             Held::Lagged(channel, count) => {
                 self.channel = Some(channel);
@@ -351,8 +363,8 @@ impl Subscriber {
     }
 
     #[inline]
-    fn take_up(&mut self, run: Run) -> Received {
-        (self.run, self.used) = (Some(run), true);
+    fn take_up(&mut self, run: Run, connection: u64) -> Received {
+        (self.run, self.used, self.run_connection) = (Some(run), true, connection);
         Received::Frame
     }
 
@@ -362,7 +374,7 @@ impl Subscriber {
                 None => break,
                 Some(Arrived::Run(run)) => {
                     self.select(run.channel(), KIND_PUBLISH)?;
-                    return Ok(self.take_up(run));
+                    return Ok(self.take_up(run, self.connection));
                 }
                 Some(Arrived::Lagged(id, count)) => {
                     self.select(id, kind::LAGGED)?;
@@ -472,6 +484,31 @@ impl Subscriber {
     #[inline]
     pub(super) fn frame_from_daemon(&self) -> Option<Frame<'_>> {
         self.run.as_ref().and_then(Run::front)
+    }
+
+    /// The number of the connection on which that frame has arrived. A reply to it can only be sent on the same one.
+    pub fn origin(&self) -> u64 {
+        self.run_connection
+    }
+
+    /// The number of the present connection.
+    pub fn connection(&self) -> u64 {
+        self.connection
+    }
+
+    /// The sender of its replies.
+    pub(super) fn id(&self) -> SenderId {
+        self.id
+    }
+
+    /// The largest payload of a reply.
+    pub(super) fn payload_bytes_max(&self) -> u32 {
+        self.payload_bytes_max
+    }
+
+    /// The rest of a frame of which a part was written goes out before anything else.
+    pub(super) fn keep_outgoing(&mut self, bytes: &[u8]) {
+        self.session.push_bytes(bytes);
     }
 
     /// A part of that frame as memory of its own: by reference if it is most of what it pins, else copied.
@@ -600,7 +637,7 @@ impl Subscriber {
             None => return Ok(false),
             Some(Arrived::Run(run)) => {
                 let channel = self.name_of(run.channel(), KIND_PUBLISH)?;
-                self.queue.push(Held::Run(channel, run));
+                self.queue.push(Held::Run(channel, run, self.connection));
             }
             Some(Arrived::Lagged(id, count)) => {
                 let channel = self.name_of(id, kind::LAGGED)?;
@@ -657,6 +694,7 @@ impl Machine for Subscriber {
 
     fn connected(&mut self) {
         self.session.connected(0);
+        self.connection += 1;
         self.names.clear();
         self.channel_id = None;
     }
@@ -693,6 +731,8 @@ impl Subscriber {
                     None => break,
                     Some(Item::Control(Control::Welcome(welcome))) => {
                         self.check_whether_too_slow(&welcome)?;
+                        self.id = SenderId::from_raw(welcome.sender);
+                        self.payload_bytes_max = welcome.payload_bytes_max.min(PAYLOAD_BYTES_MAX);
                         self.session.phase = Phase::Joining;
                         let numbers: Vec<_> = self.entries.keys().copied().collect();
                         numbers.into_iter().for_each(|number| self.request(number));
@@ -725,7 +765,7 @@ impl Subscriber {
     fn keep_early(&mut self, run: Run) -> Result<(), Ended> {
         let channel = self.name_of(run.channel(), KIND_PUBLISH)?;
         if self.early.bytes + run.bytes().len() + HELD_RUN_BYTES <= HELD_BYTES_MAX {
-            self.early.push(Held::Run(channel, run));
+            self.early.push(Held::Run(channel, run, self.connection));
         } else {
             self.early.push_lagged(channel, run.messages());
         }

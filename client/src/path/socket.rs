@@ -498,7 +498,7 @@ impl Link for SocketPath {
         let State::Up(Connection { socket, .. }) = &self.state else { return Ok(Step::Done(())) };
         let result = if patient && subscriber.is_drained() {
             if !subscriber.has_drained() {
-                return Ok(Step::Wait(Wait::readable(socket)));
+                return Ok(Step::Wait(Wait::readable(socket).or_writable(!subscriber.outgoing().is_empty())));
             }
             local::read_blocking(socket, &mut subscriber.target())
         } else {
@@ -512,7 +512,8 @@ impl Link for SocketPath {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 let was_drained = subscriber.is_drained();
                 let may_block = subscriber.has_drained() && patient && !was_drained;
-                Ok(if may_block { Step::Done(()) } else { Step::Wait(Wait::readable(socket)) })
+                let writes = !subscriber.outgoing().is_empty();
+                Ok(if may_block { Step::Done(()) } else { Step::Wait(Wait::readable(socket).or_writable(writes)) })
             }
             Ok(_) | Err(_) => {
                 self.drop_connection(subscriber);

@@ -15,6 +15,8 @@ pub(crate) use crate::machine::Step;
 pub(crate) struct Wait {
     /// The connection.
     socket: Option<Watched>,
+    /// There is something to write to it as well.
+    also_writable: bool,
     /// Another socket, to read from.
     other: Option<Arc<Socket>>,
     /// The time.
@@ -38,6 +40,11 @@ impl Wait {
         Self { socket: Some(Watched { socket: Arc::clone(socket), writable: true }), ..Self::default() }
     }
 
+    /// Or for room to write to the same connection, if `writes`.
+    pub(crate) fn or_writable(self, writes: bool) -> Self {
+        Self { also_writable: writes, ..self }
+    }
+
     /// For a time.
     pub(crate) fn until(at: Instant) -> Self {
         Self { until: Some(at), ..Self::default() }
@@ -56,7 +63,9 @@ impl Wait {
     fn interests(&self) -> impl Iterator<Item = Interest<'_>> {
         let socket =
             self.socket.as_ref().map(|watched| Interest { socket: &watched.socket, writable: watched.writable });
-        socket.into_iter().chain(self.other.as_ref().map(Interest::readable))
+        let writable = self.socket.as_ref().filter(|_| self.also_writable);
+        let writable = writable.map(|watched| Interest { socket: &watched.socket, writable: true });
+        socket.into_iter().chain(writable).chain(self.other.as_ref().map(Interest::readable))
     }
 }
 
@@ -278,10 +287,11 @@ impl Waiter {
             match &self.closing {
                 None => {
                     let mut interests = wait.interests();
-                    match (interests.next(), interests.next()) {
-                        (None, _) => local::wait(&[], timeout),
-                        (Some(one), None) => local::wait(&[one], timeout),
-                        (Some(one), Some(other)) => local::wait(&[one, other], timeout),
+                    match (interests.next(), interests.next(), interests.next()) {
+                        (None, ..) => local::wait(&[], timeout),
+                        (Some(one), None, _) => local::wait(&[one], timeout),
+                        (Some(one), Some(other), None) => local::wait(&[one, other], timeout),
+                        (Some(one), Some(other), Some(third)) => local::wait(&[one, other, third], timeout),
                     }
                 }
                 Some(closing) => {

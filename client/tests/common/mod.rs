@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use system_broadcaster::{
-    ConnectError, Listener, Message, Metadata, Options, RecvError, Selector, SendError, Sender, SubscribeError,
+    ConnectError, Listener, Message, Metadata, Options, RecvError, Reply, ReplyError, RequestError, Selector,
+    SendError, Sender, SubscribeError,
 };
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -68,6 +69,45 @@ pub trait Colour {
     }
 
     fn recv(&self, listener: &mut Listener) -> Result<Message, RecvError>;
+
+    /// The first `max` items of the replies to a request, and whether they are complete then.
+    fn request(
+        &self,
+        sender: &mut Sender,
+        payload: &[u8],
+        timeout: Duration,
+        max: usize,
+    ) -> Result<Replied, RequestError> {
+        let mut replies = sender.request(payload, timeout)?;
+        let items = replies.by_ref().take(max).collect();
+        Ok(Replied { items, expected: replies.expected(), complete: replies.is_complete(), lost: replies.lost() })
+    }
+
+    fn request_one(&self, sender: &mut Sender, payload: &[u8], timeout: Duration) -> Result<Reply, RequestError> {
+        sender.request_one(payload, timeout)
+    }
+
+    fn reply(&self, listener: &mut Listener, to: &Message, payload: &[u8]) -> Result<(), ReplyError> {
+        listener.reply(to, payload)
+    }
+}
+
+/// The replies to a request.
+#[derive(Debug)]
+pub struct Replied {
+    pub items: Vec<Result<Reply, RequestError>>,
+    pub expected: u32,
+    pub complete: bool,
+    pub lost: u64,
+}
+
+impl Replied {
+    /// Their payloads, sorted.
+    pub fn payloads(&self) -> Vec<&[u8]> {
+        let mut payloads: Vec<_> = self.items.iter().map(|item| item.as_ref().unwrap().payload()).collect();
+        payloads.sort_unstable();
+        payloads
+    }
 }
 
 struct Blocking;
@@ -173,6 +213,33 @@ impl Colour for Async {
 
     fn recv(&self, listener: &mut Listener) -> Result<Message, RecvError> {
         self.0.block_on(listener.recv_async())
+    }
+
+    fn request(
+        &self,
+        sender: &mut Sender,
+        payload: &[u8],
+        timeout: Duration,
+        max: usize,
+    ) -> Result<Replied, RequestError> {
+        self.0.block_on(async {
+            let mut replies = sender.request_async(payload, timeout).await?;
+            let mut items = Vec::new();
+            while items.len() < max
+                && let Some(item) = replies.next().await
+            {
+                items.push(item);
+            }
+            Ok(Replied { items, expected: replies.expected(), complete: replies.is_complete(), lost: replies.lost() })
+        })
+    }
+
+    fn request_one(&self, sender: &mut Sender, payload: &[u8], timeout: Duration) -> Result<Reply, RequestError> {
+        self.0.block_on(sender.request_one_async(payload, timeout))
+    }
+
+    fn reply(&self, listener: &mut Listener, to: &Message, payload: &[u8]) -> Result<(), ReplyError> {
+        self.0.block_on(listener.reply_async(to, payload))
     }
 }
 

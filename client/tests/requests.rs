@@ -1,0 +1,262 @@
+//! Requests and replies, in every colour, on a bus of its own.
+
+#![cfg(all(feature = "embedded", feature = "tokio"))]
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{bus, in_every_colour};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use system_broadcaster::{Listener, Metadata, Options, RecvError, ReplyError, RequestError};
+
+/// Long enough for everything; no test waits for it.
+const LONG: Duration = Duration::from_secs(60);
+
+/// No reply is expected.
+const SHORT: Duration = Duration::from_millis(20);
+
+/// A listener that replies to so many requests with its name, and then ends.
+fn replier(options: &Options, name: &'static str, requests: usize) -> JoinHandle<()> {
+    let mut listener = options.listener("a").unwrap();
+    std::thread::spawn(move || {
+        for _ in 0..requests {
+            let message = listener.recv().unwrap();
+            listener.reply(&message, name.as_bytes()).unwrap();
+        }
+    })
+}
+
+#[test]
+fn replies_reach_their_requester_alone() {
+    in_every_colour(|colour, options| {
+        let mut monitor = options.daemon().monitor([""; 0]).unwrap();
+        let repliers = ["x", "y", "z"].map(|name| replier(options, name, 2));
+        let (mut one, mut two) = (colour.sender(options, "a").unwrap(), colour.sender(options, "a").unwrap());
+        for sender in [&mut one, &mut two] {
+            let replied = colour.request(sender, b"who?", LONG, usize::MAX).unwrap();
+            assert_eq!(replied.payloads(), [b"x", b"y", b"z"]);
+            assert_eq!((replied.expected, replied.complete, replied.lost), (3, true, 0));
+            let mut ids: Vec<_> = replied.items.iter().map(|item| item.as_ref().unwrap().replier()).collect();
+            ids.dedup();
+            assert_eq!(ids.len(), 3, "each listener has an id of its own");
+            assert_eq!(replied.items[0].as_ref().unwrap().replier_pid(), Some(std::process::id()));
+        }
+        repliers.into_iter().for_each(|replier| replier.join().unwrap());
+        colour.send(&mut one, b"end").unwrap();
+        for payload in [&b"who?"[..], b"who?", b"end"] {
+            assert_eq!(monitor.recv().unwrap().payload(), payload, "a monitor receives requests, and no replies");
+        }
+        assert_eq!((one.late_replies(), two.late_replies()), (0, 0));
+    });
+}
+
+#[test]
+fn a_request_without_a_listener_ends_at_once() {
+    in_every_colour(|colour, options| {
+        let _monitor = options.daemon().monitor(["a"]).unwrap();
+        let mut sender = colour.sender(options, "a").unwrap();
+        let began = Instant::now();
+        let error = colour.request(&mut sender, b"x", LONG, 1).unwrap_err();
+        assert!(matches!(error, RequestError::NoListeners) && !error.is_timeout(), "{error}");
+        assert!(began.elapsed() < LONG / 2, "an observer is no listener");
+    });
+}
+
+#[test]
+fn late_replies_are_dropped_and_counted() {
+    in_every_colour(|colour, options| {
+        let mut listener = colour.listener(options, "a").unwrap();
+        let mut sender = colour.sender(options, "a").unwrap();
+        let error = colour.request_one(&mut sender, b"1", SHORT).unwrap_err();
+        assert!(matches!(error, RequestError::NoReply { after: SHORT }) && error.is_timeout(), "{error}");
+        let replied = colour.request(&mut sender, b"2", SHORT, 1).unwrap();
+        assert_eq!((replied.items.len(), replied.complete), (0, false));
+        let late = [colour.recv(&mut listener).unwrap(), colour.recv(&mut listener).unwrap()];
+        assert_eq!(sender.late_replies(), 0);
+        let replier = std::thread::spawn(move || {
+            late.iter().for_each(|message| listener.reply(message, b"late").unwrap());
+            let message = listener.recv().unwrap();
+            listener.reply(&message, b"first").unwrap();
+            listener.reply(&message, b"second").unwrap();
+            listener
+        });
+        let reply = colour.request_one(&mut sender, b"3", LONG).unwrap();
+        assert_eq!(reply.payload(), b"first");
+        let mut listener = replier.join().unwrap();
+        let replier = std::thread::spawn(move || {
+            let message = listener.recv().unwrap();
+            listener.reply(&message, b"third").unwrap();
+        });
+        assert_eq!(colour.request_one(&mut sender, b"4", LONG).unwrap().payload(), b"third");
+        assert_eq!(sender.late_replies(), 3);
+        replier.join().unwrap();
+    });
+}
+
+#[test]
+fn the_first_replies_are_enough() {
+    in_every_colour(|colour, options| {
+        let repliers = ["x", "y"].map(|name| replier(options, name, 1));
+        let _silent = options.listener("a").unwrap();
+        let mut sender = colour.sender(options, "a").unwrap();
+        let replied = colour.request(&mut sender, b"?", LONG, 2).unwrap();
+        assert_eq!(replied.payloads(), [b"x", b"y"]);
+        assert_eq!((replied.expected, replied.complete), (3, false));
+        repliers.into_iter().for_each(|replier| replier.join().unwrap());
+    });
+}
+
+#[test]
+fn a_listener_replies_later_and_in_any_order_with_metadata() {
+    let (_host, options) = bus();
+    let mut listener = options.listener("a").unwrap();
+    let replier = std::thread::spawn(move || {
+        let requests: Vec<_> = (0..3).map(|_| listener.recv_ref().unwrap().reply_to().unwrap()).collect();
+        for (number, to) in requests.into_iter().enumerate().rev() {
+            let metadata = Metadata::new().content_type("text/plain").unwrap();
+            listener.reply_with(to, &metadata, number.to_string().as_bytes()).unwrap();
+        }
+    });
+    let requesters = (0..3).map(|_| {
+        let mut sender = options.sender("a").unwrap();
+        std::thread::spawn(move || sender.request_one(b"?", LONG).unwrap())
+    });
+    let replies: Vec<_> = requesters.collect();
+    let mut numbers = Vec::new();
+    for reply in replies {
+        let reply = reply.join().unwrap();
+        assert_eq!(reply.metadata().content_type(), Some("text/plain"));
+        numbers.push(reply.into_payload());
+    }
+    numbers.sort();
+    assert_eq!(numbers, ["0", "1", "2"]);
+    replier.join().unwrap();
+}
+
+#[test]
+fn large_requests_have_large_replies() {
+    in_every_colour(|colour, options| {
+        const BYTES: usize = 9 << 20;
+        let mut listener = colour.listener(options, "a").unwrap();
+        let replier = std::thread::spawn(move || {
+            for _ in 0..3 {
+                let message = listener.recv().unwrap();
+                listener.reply(&message, message.payload()).unwrap();
+            }
+        });
+        let mut sender = colour.sender(options, "a").unwrap();
+        for fill in 0..3 {
+            let reply = colour.request_one(&mut sender, &vec![fill; BYTES], LONG).unwrap();
+            assert!(reply.payload().len() == BYTES && reply.payload().iter().all(|&byte| byte == fill));
+        }
+        replier.join().unwrap();
+    });
+}
+
+#[test]
+fn only_messages_that_request_a_reply_can_have_one() {
+    in_every_colour(|colour, options| {
+        let mut listener = colour.listener(options, "a").unwrap();
+        let mut sender = colour.sender(options, "a").unwrap();
+        colour.send(&mut sender, b"x").unwrap();
+        let own = Metadata::new().reply_address(b"an application's own").unwrap();
+        colour.send_with(&mut sender, &own, b"x").unwrap();
+        for _ in 0..2 {
+            let message = colour.recv(&mut listener).unwrap();
+            assert_eq!(message.reply_to(), None);
+            let error = colour.reply(&mut listener, &message, b"y").unwrap_err();
+            assert!(matches!(error, ReplyError::NotRequested), "{error}");
+        }
+        let too_much = Metadata::new().schema(&[0; 4090]).unwrap();
+        let error = sender.request_with(&too_much, b"x", LONG).unwrap_err();
+        assert!(matches!(error, RequestError::Metadata(_)), "{error}");
+        colour.request(&mut sender, b"x", SHORT, 1).unwrap();
+        let message = colour.recv(&mut listener).unwrap();
+        let too_large = vec![0; (64 << 20) + 1];
+        let error = colour.reply(&mut listener, &message, &too_large).unwrap_err();
+        assert!(matches!(error, ReplyError::TooLarge { len, max } if len == max as usize + 1), "{error}");
+    });
+}
+
+#[test]
+fn a_requester_that_is_gone_is_no_error_and_others_are_served() {
+    in_every_colour(|colour, options| {
+        let mut listener = colour.listener(options, "a").unwrap();
+        let mut gone = colour.sender(options, "a").unwrap();
+        colour.request(&mut gone, b"x", SHORT, 1).unwrap();
+        drop(gone);
+        let message = colour.recv(&mut listener).unwrap();
+        for _ in 0..1000 {
+            colour.reply(&mut listener, &message, &[7; 1000]).unwrap();
+        }
+        let replier = std::thread::spawn(move || {
+            let message = listener.recv().unwrap();
+            listener.reply(&message, b"y").unwrap();
+        });
+        let mut sender = colour.sender(options, "a").unwrap();
+        assert_eq!(colour.request_one(&mut sender, b"x", LONG).unwrap().payload(), b"y");
+        replier.join().unwrap();
+    });
+}
+
+/// The next daemon is hosted by this process as well.
+fn after_a_restart(options: &Options) -> Listener {
+    options.daemon().stop().unwrap();
+    options.listener("other").unwrap()
+}
+
+#[test]
+fn a_daemon_that_stops_ends_requests_and_the_next_one_serves_new_ones() {
+    in_every_colour(|colour, options| {
+        let mut listener = colour.listener(options, "a").unwrap();
+        let mut sender = colour.sender(options, "a").unwrap();
+        let began = Instant::now();
+        let mut replies = sender.request(b"x", LONG).unwrap();
+        let message = colour.recv(&mut listener).unwrap();
+        let _other = after_a_restart(options);
+        let error = replies.next().unwrap().unwrap_err();
+        assert!(matches!(error, RequestError::ConnectionLost), "{error}");
+        assert!(replies.next().is_none() && began.elapsed() < LONG / 2);
+        drop(replies);
+        let error = loop {
+            // The end of the connection is noticed by a write, or by a read.
+            match colour.reply(&mut listener, &message, b"y") {
+                Ok(()) => {}
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, ReplyError::Gone), "{error}");
+        let lagged = colour.recv(&mut listener).unwrap_err();
+        assert!(matches!(lagged, RecvError::Lagged(_)), "{lagged}");
+        let error = colour.reply(&mut listener, &message, b"y").unwrap_err();
+        assert!(matches!(error, ReplyError::Gone), "its inbox is unknown to the next daemon: {error}");
+        let replier = std::thread::spawn(move || {
+            let message = listener.recv().unwrap();
+            listener.reply(&message, b"z").unwrap();
+        });
+        assert_eq!(colour.request_one(&mut sender, b"x", LONG).unwrap().payload(), b"z");
+        replier.join().unwrap();
+    });
+}
+
+#[test]
+fn replies_to_a_requester_that_does_not_read_are_bounded_and_counted() {
+    let (_host, options) = bus();
+    let (mut flooding, _silent) = (options.listener("a").unwrap(), options.listener("a").unwrap());
+    let mut sender = options.sender("a").unwrap();
+    let mut replies = sender.request(b"x", LONG).unwrap();
+    let message = flooding.recv().unwrap();
+    for number in 0..40_u8 {
+        flooding.reply(&message, &vec![number; 1 << 20]).unwrap();
+    }
+    options.daemon().status().unwrap();
+    let numbers: Vec<_> = replies.by_ref().map(|reply| reply.unwrap().payload()[0]).collect();
+    assert!(numbers.iter().copied().eq((0..40).take(numbers.len())), "those that came first stay: {numbers:?}");
+    assert!(
+        replies.lost() > 0 && numbers.len() as u64 + replies.lost() <= 40,
+        "{} and {}",
+        numbers.len(),
+        replies.lost()
+    );
+}
