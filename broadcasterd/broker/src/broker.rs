@@ -230,6 +230,12 @@ impl Broker {
         }
     }
 
+    /// Whether the connection publishes, and is not about to end.
+    pub fn is_sender(&self, conn: ConnId) -> bool {
+        let connection = self.connections.get(conn.0).and_then(Option::as_ref);
+        connection.is_some_and(|connection| !connection.is_leaving() && !connection.publications.is_empty())
+    }
+
     /// Whether the connection is about to end, so that its input has no effect any more.
     pub fn is_leaving(&self, conn: ConnId) -> bool {
         self.connections.get(conn.0).and_then(Option::as_ref).is_some_and(Connection::is_leaving)

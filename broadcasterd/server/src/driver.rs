@@ -461,6 +461,11 @@ impl<S: Socket> Driver<S> {
                     let output = match error.kind() {
                         io::ErrorKind::WouldBlock => Output::Full,
                         io::ErrorKind::OutOfMemory => Output::Exhausted,
+                        // It may have sent something before it left.
+                        _ if self.broker.is_sender(conn) => {
+                            self.apply(now, Event::Written { conn, bytes: offered, blocked: false });
+                            continue;
+                        }
                         _ => {
                             self.close(now, conn);
                             return Output::Done;
