@@ -247,10 +247,11 @@ pub enum SendError {
         /// Bytes allowed.
         max: u32,
     },
-    /// The daemon has not accepted the message within the handle's timeout.
+    /// The daemon has not accepted the message within the handle's timeout; with [`Options::backpressure`](crate::Options::backpressure),
+    /// neither within its duration as well.
     #[error("the daemon has not accepted the message within {after:?}")]
     TimedOut {
-        /// The timeout.
+        /// The time in total.
         after: Duration,
     },
     /// The daemon has accepted the beginning of the message, and not all of it in time. The handle keeps the rest: it is sent when
@@ -260,20 +261,21 @@ pub enum SendError {
         /// The timeout; zero for [`try_send`](crate::Sender::try_send).
         after: Duration,
     },
-    /// Only from [`try_send`](crate::Sender::try_send): the daemon's socket is full.
-    #[error("the daemon's socket is full; try again when it has room")]
+    /// Only from [`try_send`](crate::Sender::try_send): the daemon's socket is full; or, with
+    /// [`Options::backpressure`](crate::Options::backpressure), a listener is behind.
+    #[error("there is no room for the message now; try again")]
     Full,
     /// Only from [`try_send`](crate::Sender::try_send): there is no connection yet.
     #[error("the connection to the daemon is not complete yet; try again")]
     Connecting,
-    /// Only from [`confirm`](crate::Sender::confirm): the daemon has not confirmed in time. It may still accept everything that was sent,
+    /// Only from [`confirm`](crate::Sender::confirm) and [`send_confirmed`](crate::Sender::send_confirmed): the daemon has not confirmed in time. It may still accept everything that was sent,
     /// and the next `confirm` waits for that again. What was not written is kept for the next call.
     #[error("the daemon has not confirmed within {after:?} what was sent; it is stopped, hangs or is busy")]
     Unconfirmed {
         /// The timeout.
         after: Duration,
     },
-    /// Only from [`confirm`](crate::Sender::confirm): this many messages may be lost, because the daemon that they were handed to is gone,
+    /// Only from [`confirm`](crate::Sender::confirm) and [`send_confirmed`](crate::Sender::send_confirmed): this many messages may be lost, because the daemon that they were handed to is gone,
     /// or ended the connection, before it confirmed them. Each message is counted once. Sending one again may deliver it twice.
     ///
     /// Messages that were handed to a daemon that stopped in an orderly way are confirmed and not in doubt, except on macOS and the BSDs.
@@ -285,9 +287,24 @@ pub enum SendError {
         /// How many messages.
         count: u64,
     },
-    /// Only from [`confirm`](crate::Sender::confirm): messages travel as notifications of the system, which nothing confirms.
+    /// Only from calls that need an answer, such as [`confirm`](crate::Sender::confirm) and [`listeners`](crate::Sender::listeners): messages
+    /// travel as notifications of the system. Nothing confirms those, or counts their listeners.
     #[error("messages travel without a daemon, as notifications of the system, and nothing confirms those")]
     NoConfirmation,
+    /// Only from [`listeners`](crate::Sender::listeners): the daemon has not answered in time.
+    #[error("the daemon has not answered within {after:?}; it is stopped, hangs or is busy")]
+    Unanswered {
+        /// The timeout.
+        after: Duration,
+    },
+    /// Only from [`wait_for_listeners`](crate::Sender::wait_for_listeners): there were fewer listeners for all that time.
+    #[error("the channel has had fewer than {} for {after:?}", Listeners(*minimum))]
+    TooFewListeners {
+        /// The number that was waited for.
+        minimum: u32,
+        /// The timeout.
+        after: Duration,
+    },
     /// Only from calls that name a channel: the name is not allowed.
     #[error(transparent)]
     Name(#[from] NameError),
@@ -319,11 +336,27 @@ impl fmt::Display for Messages {
     }
 }
 
+/// As in `3 listeners`.
+struct Listeners(u32);
+
+impl fmt::Display for Listeners {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            1 => f.write_str("1 listener"),
+            count => write!(f, "{count} listeners"),
+        }
+    }
+}
+
 impl SendError {
     /// Whether a timeout has passed.
     pub fn is_timeout(&self) -> bool {
         match self {
-            Self::TimedOut { .. } | Self::Unfinished { .. } | Self::Unconfirmed { .. } => true,
+            Self::TimedOut { .. }
+            | Self::Unfinished { .. }
+            | Self::Unconfirmed { .. }
+            | Self::Unanswered { .. }
+            | Self::TooFewListeners { .. } => true,
             Self::Connect(error) => error.is_timeout(),
             Self::TooLarge { .. }
             | Self::Full

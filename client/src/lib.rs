@@ -21,6 +21,7 @@ mod path;
 mod pattern;
 mod policy;
 mod presence;
+mod receipt;
 mod receiver;
 mod request;
 mod select;
@@ -28,6 +29,7 @@ mod selector;
 mod sender;
 #[cfg(feature = "serde")]
 mod serialize;
+mod shared_sender;
 #[cfg(feature = "testing")]
 pub mod testing;
 #[cfg(feature = "serde")]
@@ -50,6 +52,7 @@ pub use options::{NO_AUTOSTART_VARIABLE, Options, TIMEOUT_DEFAULT};
 pub use pattern::{ChannelPattern, PatternError};
 pub use policy::{Candidate, EndpointError, Fallback, Origin, Overflow, RefusalCode};
 pub use presence::{Peer, Presence, PresenceEvent};
+pub use receipt::{Lagging, Receipt};
 pub use receiver::Closer;
 #[cfg(feature = "tokio")]
 pub use request::ReplyStream;
@@ -59,6 +62,7 @@ pub use selector::Selector;
 pub use sender::Sender;
 #[cfg(feature = "tokio")]
 pub use sender::SenderSink;
+pub use shared_sender::SharedSender;
 
 // The examples on the front page need every feature. They are tested where those are enabled, as with `cargo test --workspace`.
 #[cfg(all(doctest, feature = "json", feature = "testing", feature = "tokio"))]
@@ -75,6 +79,8 @@ fn random() -> u64 {
 const _: fn() = || {
     fn check<T: Send + Sync + Unpin + 'static>() {}
     check::<Sender>();
+    check::<SharedSender>();
+    check::<Receipt>();
     check::<Listener>();
     check::<Monitor>();
     check::<Presence>();

@@ -31,6 +31,7 @@ pub const NO_AUTOSTART_VARIABLE: &str = "BROADCASTER_NO_AUTOSTART";
 pub struct Options {
     config: ConnectConfig,
     overflow: Overflow,
+    backpressure: Duration,
 }
 
 impl Default for Options {
@@ -54,7 +55,7 @@ impl Options {
             reconnect: true,
             notifications: None,
         };
-        Self { config, overflow: Overflow::default() }
+        Self { config, overflow: Overflow::default(), backpressure: Duration::ZERO }
     }
 
     /// Uses the bus at this socket and no other: an absolute path of at most 107 bytes (103 on macOS and the BSDs), on Windows a pipe
@@ -140,13 +141,49 @@ impl Options {
         self
     }
 
+    /// Lets listeners slow a sender down, so that they lose nothing of what it sends: each listener that is behind may delay it for this
+    /// long. Zero, the default: a sender never waits for a listener. Only for senders.
+    ///
+    /// A send, or a flush, then waits as long as a listener of its channel is behind: blocking or async, while
+    /// [`Sender::try_send`](crate::Sender::try_send) returns [`SendError::Full`](crate::SendError::Full). It gives up after the
+    /// [timeout](Self::timeout) and this duration together. A listener that has been behind for this long without a break is left behind: it
+    /// loses messages, is informed as usual, and delays no sender again until it has caught up. All that are behind are left behind at the
+    /// same time, so that the delay is not added up.
+    ///
+    /// Only listeners with [`Overflow::DropOldest`] count. Listeners with another policy, and observers, never slow a sender. Other senders,
+    /// and other channels of the same sender, are not affected. Messages can still be lost if the daemon dies
+    /// ([`Sender::confirm`](crate::Sender::confirm)) or runs out of memory, or if senders without backpressure send to the same listener.
+    ///
+    /// The daemon counts milliseconds: a part of one is rounded up, and a duration of more than `u32::MAX` of them (49 days) is that long.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use system_broadcaster::Options;
+    ///
+    /// let directory = tempfile::tempdir()?; // a bus of its own, for this example
+    /// let bus = Options::new().socket(directory.path().join("bus.sock")).autostart(false);
+    /// let mut listener = bus.listener("com.example.log")?;
+    /// let mut sender = bus.backpressure(Duration::from_secs(60)).sender("com.example.log")?;
+    /// let sending = std::thread::spawn(move || (0..20_000).try_for_each(|_| sender.send(&[0; 1000])));
+    /// for sequence in 0..20_000 {
+    ///     assert_eq!(listener.recv()?.sequence(), sequence); // 20 MB, and nothing is lost
+    /// }
+    /// sending.join().expect("it does not panic")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn backpressure(mut self, longest: Duration) -> Self {
+        self.backpressure = longest;
+        self
+    }
+
     /// A connected sender on `channel`.
     ///
     /// # Errors
     ///
     /// [`ConnectError`] if the name is not allowed, or there is no connection within the timeout.
     pub fn sender(&self, channel: &str) -> Result<Sender, ConnectError> {
-        let mut sender = Sender::new(&ChannelName::new(channel)?, self.config.clone());
+        let mut sender = Sender::new(&ChannelName::new(channel)?, self.config.clone(), self.backpressure);
         sender.connect()?;
         Ok(sender)
     }
@@ -162,7 +199,7 @@ impl Options {
     /// Outside a tokio runtime with I/O and time enabled.
     #[cfg(feature = "tokio")]
     pub async fn sender_async(&self, channel: &str) -> Result<Sender, ConnectError> {
-        let mut sender = Sender::new(&ChannelName::new(channel)?, self.config.clone());
+        let mut sender = Sender::new(&ChannelName::new(channel)?, self.config.clone(), self.backpressure);
         sender.connect_async().await?;
         Ok(sender)
     }

@@ -1,12 +1,17 @@
-//! The sending handle. It waits for the daemon, within a timeout, and never for a listener.
+//! The sending handle. It waits for the daemon, within a timeout, and for listeners only if that is requested.
 
 use crate::capabilities::Capabilities;
 use crate::error::{ConnectError, SendError};
-use crate::machine::{self, Confirmation, Link, Machine, OWN, PendingSend, Place, Posted, Publisher, Transfer};
+use crate::machine::{
+    self, Confirmation, Confirming, Counted, Link, Machine, OWN, PendingSend, Place, Posted, Publisher, Receipted,
+    Ticket, Transfer,
+};
 use crate::metadata::Metadata;
 use crate::options::Options;
-use crate::path::{Clock, ConnectConfig, Path, Until, Waited, Waiter};
+use crate::path::{Clock, ConnectConfig, Path, Until, Wait, Waited, Waiter};
+use crate::receipt::Receipt;
 use crate::receiver::HANDSHAKE_ALLOWANCE;
+use crate::shared_sender::SharedSender;
 use crate::{ChannelName, SenderId};
 use broadcaster_protocol::limits::HEADER_BYTES;
 use std::time::Duration;
@@ -27,7 +32,7 @@ const BATCH_BYTES: usize = 64 * 1024;
 ///
 /// `Ok` means that the message was handed to the daemon: it is in the daemon's socket, behind this sender's earlier messages. Every
 /// listener that joined before the daemon takes it from there receives it, or receives a report that it lost it. Sending without a
-/// listener is not an error. A sender never waits for a listener, however slow.
+/// listener is not an error. A sender never waits for a listener, however slow, unless it has [`Options::backpressure`].
 ///
 /// A daemon that is killed loses the messages in its socket; listeners receive a gap. A daemon that stops delivers them.
 /// [`confirm`](Self::confirm) waits until the daemon has accepted them.
@@ -41,7 +46,7 @@ const BATCH_BYTES: usize = 64 * 1024;
 /// # Threads and tasks
 ///
 /// A sender is `Send`, `Sync`, `Unpin` and `'static`. It is not `Clone`: its id and its sequence numbers promise one order of messages.
-/// Create a sender for each thread, or put one behind a mutex.
+/// Create a sender for each thread, or share one with [`into_shared`](Self::into_shared).
 ///
 /// # Example
 ///
@@ -61,6 +66,8 @@ pub struct Sender {
     pub(crate) publisher: Publisher,
     pub(crate) path: Path,
     pub(crate) waiter: Waiter,
+    /// How long a send may wait, for the daemon and for listeners.
+    pub(crate) timeout: Duration,
     /// Dropped last: it waits for a broker in this process.
     #[cfg(feature = "embedded")]
     delivery: crate::embedded::Delivery,
@@ -93,11 +100,12 @@ impl Sender {
         Options::new().sender_async(channel).await
     }
 
-    pub(crate) fn new(channel: &ChannelName, config: ConnectConfig) -> Self {
+    pub(crate) fn new(channel: &ChannelName, config: ConnectConfig, backpressure: Duration) -> Self {
         let number = u32::try_from(crate::random() >> 32).unwrap_or_default();
         let publisher = Publisher::new(channel.clone(), config.purpose_or("sender"), broadcaster_local::pid(), number);
         Self {
-            publisher,
+            publisher: publisher.with_backpressure(backpressure),
+            timeout: config.timeout.saturating_add(backpressure),
             path: Path::of_sender(config, channel),
             waiter: Waiter::default(),
             #[cfg(feature = "embedded")]
@@ -140,6 +148,7 @@ impl Sender {
     /// # Errors
     ///
     /// [`SendError`]; the message was not sent, and will not be, unless the error is [`SendError::Unfinished`].
+    /// [`SendError::TimedOut`]: the socket, or with [backpressure](Options::backpressure) a listener, did not get ahead in time.
     pub fn send(&mut self, payload: &[u8]) -> Result<(), SendError> {
         self.send_bytes(OWN, &[], payload)
     }
@@ -208,7 +217,7 @@ impl Sender {
     }
 
     fn send_bytes(&mut self, place: Place, metadata: &[u8], payload: &[u8]) -> Result<(), SendError> {
-        let timeout = self.path.config().timeout;
+        let timeout = self.timeout;
         let Self { publisher, path, waiter, .. } = self;
         path.set_clock(Clock::System);
         let mut pending = PendingSend::new(publisher, path, place, metadata, payload);
@@ -221,7 +230,8 @@ impl Sender {
     ///
     /// # Errors
     ///
-    /// [`SendError::Full`] if the socket is full; [`SendError::Connecting`] if there is no connection yet. The message was not sent.
+    /// [`SendError::Full`] if the socket is full, or with [backpressure](Options::backpressure) a listener is behind;
+    /// [`SendError::Connecting`] if there is no connection yet. The message was not sent.
     /// [`SendError::Unfinished`] if the socket has room for a part of it only, as with messages of hundreds of kilobytes.
     pub fn try_send(&mut self, payload: &[u8]) -> Result<(), SendError> {
         self.try_send_bytes(&[], payload)
@@ -338,7 +348,7 @@ impl Sender {
 
     #[cfg(feature = "tokio")]
     async fn send_bytes_async(&mut self, place: Place, metadata: &[u8], payload: &[u8]) -> Result<(), SendError> {
-        let timeout = self.path.config().timeout;
+        let timeout = self.timeout;
         let Self { publisher, path, waiter, .. } = self;
         path.set_clock(Clock::Runtime);
         let until = Until::after_by(Clock::Runtime, timeout);
@@ -415,7 +425,7 @@ impl Sender {
     /// [`SendError::TooLarge`]: the daemon was replaced by one with a lower limit; a message that was fed before is larger than that and was
     /// dropped, and the others were written.
     pub fn flush(&mut self) -> Result<(), SendError> {
-        let timeout = self.path.config().timeout;
+        let timeout = self.timeout;
         let Self { publisher, path, waiter, .. } = self;
         path.set_clock(Clock::System);
         let waited = waiter.block_on_for(timeout, || machine::flush::<_, SendError>(publisher, path))?;
@@ -437,7 +447,7 @@ impl Sender {
     /// Outside a tokio runtime with I/O and time enabled.
     #[cfg(feature = "tokio")]
     pub async fn flush_async(&mut self) -> Result<(), SendError> {
-        let until = Until::after_by(Clock::Runtime, self.path.config().timeout);
+        let until = Until::after_by(Clock::Runtime, self.timeout);
         poll_fn(|cx| self.poll_flush(cx, until)).await
     }
 
@@ -485,12 +495,12 @@ impl Sender {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn confirm(&mut self) -> Result<(), SendError> {
-        let timeout = self.path.config().timeout;
+        let timeout = self.timeout;
         let Self { publisher, path, waiter, .. } = self;
         path.set_clock(Clock::System);
         let commits = publisher.commits();
         let waited = waiter.block_on_for(timeout, || machine::confirm::<_, SendError>(publisher, path, commits))?;
-        self.confirmed(&waited, timeout)
+        confirmed(&waited, &self.path, timeout)
     }
 
     /// [`confirm`](Self::confirm) without blocking the thread.
@@ -508,23 +518,173 @@ impl Sender {
     /// Outside a tokio runtime with I/O and time enabled.
     #[cfg(feature = "tokio")]
     pub async fn confirm_async(&mut self) -> Result<(), SendError> {
-        let until = Until::after_by(Clock::Runtime, self.path.config().timeout);
+        let until = Until::after_by(Clock::Runtime, self.timeout);
         let Self { publisher, path, waiter, .. } = self;
         path.set_clock(Clock::Runtime);
         let commits = publisher.commits();
         let waited =
             poll_fn(|cx| waiter.poll_on(cx, until, || machine::confirm::<_, SendError>(publisher, path, commits)))
                 .await?;
-        self.confirmed(&waited, until.duration())
+        confirmed(&waited, &self.path, until.duration())
     }
 
-    fn confirmed(&self, waited: &Waited<Confirmation>, after: Duration) -> Result<(), SendError> {
-        match *waited {
-            Waited::Done(Confirmation::Accepted) => Ok(()),
-            Waited::Done(Confirmation::InDoubt(_)) if self.path.carries_messages() => Err(SendError::NoConfirmation),
-            Waited::Done(Confirmation::InDoubt(count)) => Err(SendError::InDoubt { count }),
-            Waited::Elapsed | Waited::Closed => Err(SendError::Unconfirmed { after }),
-        }
+    /// Sends `payload`, and waits until the daemon has accepted it and reports what became of it: how many listeners the channel has, for how
+    /// many of them the message was queued, and which of them lag. This takes one round trip, and confirms everything that was sent before on
+    /// the channel as well.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send), for a message that was not sent. If it was sent:
+    ///
+    /// - [`SendError::InDoubt`]: the connection ended before the receipt arrived. The count is that of [`confirm`](Self::confirm), this message
+    ///   included.
+    /// - [`SendError::Unconfirmed`]: the timeout has passed. The daemon may still accept the message.
+    /// - [`SendError::NoConfirmation`]: messages travel as notifications ([`Options::fallback`]). This one was probably not sent.
+    ///
+    /// ```
+    /// use system_broadcaster::Options;
+    ///
+    /// let directory = tempfile::tempdir()?; // a bus of its own, for this example
+    /// let bus = Options::new().socket(directory.path().join("bus.sock")).autostart(false);
+    /// let mut sender = bus.sender("com.example.sync")?;
+    /// assert_eq!(sender.send_confirmed(b"to nowhere")?.listeners, 0);
+    /// let _listener = bus.listener("com.example.sync")?;
+    /// let receipt = sender.send_confirmed(b"to one listener")?;
+    /// assert_eq!((receipt.listeners, receipt.took, receipt.lagging), (1, 1, 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn send_confirmed(&mut self, payload: &[u8]) -> Result<Receipt, SendError> {
+        let timeout = self.timeout;
+        let Self { publisher, path, waiter, .. } = self;
+        path.set_clock(Clock::System);
+        let mut pending = PendingReceipt { publisher, confirming: Confirming::new(OWN, &[], payload) };
+        let waited = waiter.block_on_for(timeout, || pending.poll(path))?;
+        received(waited, &pending.confirming, timeout)
+    }
+
+    /// [`send_confirmed`](Self::send_confirmed) without blocking the thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`send_confirmed`](Self::send_confirmed).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`send_async`](Self::send_async). A message that was sent stays sent, and a later [`confirm`](Self::confirm) covers it.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with I/O and time enabled.
+    #[cfg(feature = "tokio")]
+    pub async fn send_confirmed_async(&mut self, payload: &[u8]) -> Result<Receipt, SendError> {
+        let until = Until::after_by(Clock::Runtime, self.timeout);
+        let Self { publisher, path, waiter, .. } = self;
+        path.set_clock(Clock::Runtime);
+        let mut pending = PendingReceipt { publisher, confirming: Confirming::new(OWN, &[], payload) };
+        let waited = poll_fn(|cx| waiter.poll_on(cx, until, || pending.poll(path))).await?;
+        received(waited, &pending.confirming, until.duration())
+    }
+
+    /// How many listeners the channel has now: connections that receive its messages, by its name or by a pattern, except for observers. This
+    /// takes one round trip. Listeners may join and leave at any time.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Unanswered`]: the timeout has passed. [`SendError::Connect`]: there is no daemon. [`SendError::NoConfirmation`]: messages
+    /// travel as notifications ([`Options::fallback`]), whose listeners nothing counts.
+    pub fn listeners(&mut self) -> Result<u32, SendError> {
+        let timeout = self.path.config().timeout;
+        counted(self.count(0, timeout)?, || SendError::Unanswered { after: timeout })
+    }
+
+    /// Waits until the channel has at least `minimum` listeners, and returns how many it has. If the daemon is replaced meanwhile, the
+    /// next one is asked.
+    ///
+    /// A message that is sent after this reaches at least those of them that have not left.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::TooFewListeners`]: the timeout has passed. The others are those of [`listeners`](Self::listeners).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use system_broadcaster::{Options, SendError};
+    ///
+    /// let directory = tempfile::tempdir()?; // a bus of its own, for this example
+    /// let bus = Options::new().socket(directory.path().join("bus.sock")).autostart(false);
+    /// let mut sender = bus.sender("com.example.sync")?;
+    /// assert_eq!(sender.listeners()?, 0);
+    /// let too_few = sender.wait_for_listeners(1, Duration::from_millis(1));
+    /// assert!(matches!(too_few, Err(SendError::TooFewListeners { minimum: 1, .. })));
+    /// let listener = bus.clone();
+    /// let listener = std::thread::spawn(move || listener.listener("com.example.sync")?.recv_timeout(Duration::from_secs(60)));
+    /// sender.wait_for_listeners(1, Duration::from_secs(60))?;
+    /// sender.send(b"it is there")?;
+    /// assert_eq!(listener.join().expect("it does not panic")?.payload(), b"it is there");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn wait_for_listeners(&mut self, minimum: u32, timeout: Duration) -> Result<u32, SendError> {
+        counted(self.count(minimum, timeout)?, || SendError::TooFewListeners { minimum, after: timeout })
+    }
+
+    fn count(&mut self, minimum: u32, timeout: Duration) -> Result<Waited<Counted>, SendError> {
+        let Self { publisher, path, waiter, .. } = self;
+        path.set_clock(Clock::System);
+        let mut pending = PendingCount::new(publisher, minimum);
+        waiter.block_on_for(timeout, || pending.poll(path))
+    }
+
+    /// [`listeners`](Self::listeners) without blocking the thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`listeners`](Self::listeners).
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing changes if the future is dropped before it is ready.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with I/O and time enabled.
+    #[cfg(feature = "tokio")]
+    pub async fn listeners_async(&mut self) -> Result<u32, SendError> {
+        let timeout = self.path.config().timeout;
+        counted(self.count_async(0, timeout).await?, || SendError::Unanswered { after: timeout })
+    }
+
+    /// [`wait_for_listeners`](Self::wait_for_listeners) without blocking the thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`wait_for_listeners`](Self::wait_for_listeners).
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing changes if the future is dropped before it is ready.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with I/O and time enabled.
+    #[cfg(feature = "tokio")]
+    pub async fn wait_for_listeners_async(&mut self, minimum: u32, timeout: Duration) -> Result<u32, SendError> {
+        let waited = self.count_async(minimum, timeout).await?;
+        counted(waited, || SendError::TooFewListeners { minimum, after: timeout })
+    }
+
+    #[cfg(feature = "tokio")]
+    async fn count_async(&mut self, minimum: u32, timeout: Duration) -> Result<Waited<Counted>, SendError> {
+        let until = Until::after_by(Clock::Runtime, timeout);
+        let Self { publisher, path, waiter, .. } = self;
+        path.set_clock(Clock::Runtime);
+        let mut pending = PendingCount::new(publisher, minimum);
+        poll_fn(|cx| waiter.poll_on(cx, until, || pending.poll(path))).await
+    }
+
+    /// The sender for several threads and tasks at a time, over the same connection.
+    pub fn into_shared(mut self) -> SharedSender {
+        self.waiter = Waiter::default();
+        SharedSender::new(self)
     }
 
     /// The sender as a sink that owns it, for combinators such as `forward`. Items are payloads: anything that is `AsRef<[u8]>`.
@@ -535,14 +695,93 @@ impl Sender {
 }
 
 /// The place of `channel`, which is known from now on.
-fn place_of(publisher: &mut Publisher, channel: &str) -> Result<Place, SendError> {
+pub(crate) fn place_of(publisher: &mut Publisher, channel: &str) -> Result<Place, SendError> {
     match publisher.known(channel) {
         Some(place) => Ok(place),
         None => Ok(publisher.place(&ChannelName::new(channel)?)?),
     }
 }
 
-fn outcome(waited: &Waited<()>, begun: bool, after: Duration) -> Result<(), SendError> {
+/// A message whose receipt is due. When it is dropped, the publisher keeps what was begun, and forgets the receipt.
+struct PendingReceipt<'a> {
+    publisher: &'a mut Publisher,
+    confirming: Confirming<'a>,
+}
+
+impl PendingReceipt<'_> {
+    fn poll(&mut self, path: &mut Path) -> Result<machine::Step<Receipted, Wait>, SendError> {
+        self.confirming.poll(self.publisher, path)
+    }
+}
+
+impl Drop for PendingReceipt<'_> {
+    fn drop(&mut self) {
+        self.confirming.leave(self.publisher);
+        self.confirming.forget(self.publisher);
+    }
+}
+
+/// A wish for the number of listeners, which ends when it is dropped.
+struct PendingCount<'a> {
+    publisher: &'a mut Publisher,
+    ticket: Ticket,
+}
+
+impl<'a> PendingCount<'a> {
+    fn new(publisher: &'a mut Publisher, minimum: u32) -> Self {
+        let ticket = publisher.count_listeners(minimum);
+        Self { publisher, ticket }
+    }
+
+    fn poll(&mut self, path: &mut Path) -> Result<machine::Step<Counted, Wait>, SendError> {
+        machine::count(self.publisher, path, self.ticket)
+    }
+}
+
+impl Drop for PendingCount<'_> {
+    fn drop(&mut self) {
+        self.publisher.forget_count(self.ticket);
+    }
+}
+
+/// What a call that requests a receipt returns.
+pub(crate) fn received(
+    waited: Waited<Receipted>,
+    confirming: &Confirming<'_>,
+    after: Duration,
+) -> Result<Receipt, SendError> {
+    match waited {
+        Waited::Done(Receipted::Receipt(receipt)) => Ok(Receipt::from(*receipt)),
+        Waited::Done(Receipted::InDoubt(count)) => Err(SendError::InDoubt { count }),
+        Waited::Done(Receipted::Declined(declined)) => Err((*declined).into()),
+        Waited::Done(Receipted::Unconfirmed) => Err(SendError::NoConfirmation),
+        Waited::Elapsed | Waited::Closed if confirming.is_sent() => Err(SendError::Unconfirmed { after }),
+        Waited::Elapsed | Waited::Closed if confirming.has_begun() => Err(SendError::Unfinished { after }),
+        Waited::Elapsed | Waited::Closed => Err(SendError::TimedOut { after }),
+    }
+}
+
+/// What a call that counts listeners returns.
+pub(crate) fn counted(waited: Waited<Counted>, elapsed: impl FnOnce() -> SendError) -> Result<u32, SendError> {
+    match waited {
+        Waited::Done(Counted::Listeners(listeners)) => Ok(listeners),
+        Waited::Done(Counted::Declined(declined)) => Err((*declined).into()),
+        Waited::Done(Counted::Uncounted) => Err(SendError::NoConfirmation),
+        Waited::Elapsed | Waited::Closed => Err(elapsed()),
+    }
+}
+
+/// What a call that confirms returns.
+pub(crate) fn confirmed(waited: &Waited<Confirmation>, path: &Path, after: Duration) -> Result<(), SendError> {
+    match *waited {
+        Waited::Done(Confirmation::Accepted) => Ok(()),
+        Waited::Done(Confirmation::InDoubt(_)) if path.carries_messages() => Err(SendError::NoConfirmation),
+        Waited::Done(Confirmation::InDoubt(count)) => Err(SendError::InDoubt { count }),
+        Waited::Elapsed | Waited::Closed => Err(SendError::Unconfirmed { after }),
+    }
+}
+
+pub(crate) fn outcome(waited: &Waited<()>, begun: bool, after: Duration) -> Result<(), SendError> {
     match waited {
         Waited::Done(()) => Ok(()),
         Waited::Elapsed | Waited::Closed if begun => Err(SendError::Unfinished { after }),
@@ -621,7 +860,7 @@ impl SenderSink {
     fn poll_flush_for(&mut self, cx: &mut Context<'_>, operation: Operation) -> Poll<Result<(), SendError>> {
         let until = match self.flushing {
             Some((begun, until)) if begun == operation && until.overdue(Clock::Runtime) < DROPPED_AFTER => until,
-            _ => Until::after_by(Clock::Runtime, self.sender.path.config().timeout),
+            _ => Until::after_by(Clock::Runtime, self.sender.timeout),
         };
         self.flushing = Some((operation, until));
         let flushed = ready!(self.sender.poll_flush(cx, until));

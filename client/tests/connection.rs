@@ -7,7 +7,7 @@ mod common;
 
 use broadcaster_local::STOPPED_SOCKET_KEEPS_BYTES;
 use broadcaster_protocol::control::{
-    Control, Goodbye, InboxOpened, Named, Opened, Receipt, Refused, RefusedCode, Report, Subscribed, Welcome,
+    Control, Credit, Goodbye, InboxOpened, Named, Opened, Receipt, Refused, RefusedCode, Report, Subscribed, Welcome,
 };
 use broadcaster_protocol::limits::PROTOCOL_MAX;
 use broadcaster_protocol::{ChannelId, Decoder, Header, Item, Run, SenderId, meta};
@@ -16,6 +16,7 @@ use common::{runtime, socket};
 use futures_util::{FutureExt, SinkExt};
 use std::error::Error;
 use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -669,4 +670,83 @@ fn a_reply_that_the_daemon_does_not_take_is_bounded_and_its_rest_goes_out_while_
     assert_eq!(listener.recv().unwrap().sequence(), 1, "the daemon has read all of the reply before");
     listener.reply(&message, b"second").unwrap();
     assert_eq!(reported.recv().unwrap(), 6);
+}
+
+/// A daemon that grants credit when the test does, and reports what it has read.
+fn grants_on_request(
+    options: &Options,
+    place: &Path,
+) -> (Options, std::sync::mpsc::Sender<u64>, std::sync::mpsc::Receiver<u64>) {
+    let (grant, grants) = std::sync::mpsc::channel::<u64>();
+    let (report, received) = std::sync::mpsc::channel();
+    let mut grants = Some(grants);
+    serve(place, move |mut conversation| {
+        conversation.open(1 << 20);
+        let mut granting = Conversation {
+            stream: conversation.stream.try_clone().unwrap(),
+            decoder: Decoder::consumer(1 << 20),
+            chunk: BytesMut::new(),
+        };
+        let grants = grants.take().unwrap();
+        std::thread::spawn(move || {
+            for bytes in grants {
+                granting.send(Credit { id: 1, bytes, extensions: Vec::new() });
+            }
+        });
+        while let Some(run) = conversation.run() {
+            run.iter().for_each(|(sequence, _)| report.send(sequence).unwrap());
+        }
+    });
+    (options.clone().timeout(Duration::from_millis(100)).backpressure(Duration::from_micros(99_500)), grant, received)
+}
+
+#[test]
+fn a_send_without_credit_gives_up_after_both_durations_and_sends_nothing() {
+    let (directory, options) = absent();
+    let (options, grant, received) = grants_on_request(&options, &socket(&directory));
+    let mut sender = options.sender("news").unwrap();
+    type Send<'a> = &'a dyn Fn(&mut Sender) -> Result<(), SendError>;
+    let sends: [Send<'_>; 3] =
+        [&|sender| sender.send(b"blocking"), &|sender| runtime().block_on(sender.send_async(b"async")), &|sender| {
+            sender.feed(b"fed")?;
+            sender.flush()
+        }];
+    for send in sends {
+        let begun = Instant::now();
+        let error = send(&mut sender).unwrap_err();
+        assert!(matches!(error, SendError::TimedOut { after } if after == Duration::from_micros(199_500)), "{error}");
+        assert!((199..800).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
+    }
+    grant.send(1000).unwrap();
+    sender.flush().unwrap();
+    sender.send(b"credit is left").unwrap();
+    assert_eq!([received.recv().unwrap(), received.recv().unwrap()], [0, 1], "what was fed, and no other");
+    assert!(received.try_recv().is_err());
+}
+
+#[test]
+fn a_descriptor_is_readable_when_there_is_credit() {
+    let (directory, options) = absent();
+    let (options, grant, _received) = grants_on_request(&options, &socket(&directory));
+    let mut sender = options.sender("news").unwrap();
+    let is_readable = |sender: &Sender, millis: u64| {
+        let (mut poll, mut events) = (mio::Poll::new().unwrap(), mio::Events::with_capacity(1));
+        let descriptor = sender.as_fd().as_raw_fd();
+        let source = &mut mio::unix::SourceFd(&descriptor);
+        poll.registry().register(source, mio::Token(0), mio::Interest::READABLE).unwrap();
+        poll.poll(&mut events, Some(Duration::from_millis(millis))).unwrap();
+        !events.is_empty()
+    };
+    assert!(is_readable(&sender, 0), "at first");
+    for _ in 0..3 {
+        assert!(matches!(sender.try_send(b"x"), Err(SendError::Full)));
+        assert!(!is_readable(&sender, 1));
+        grant.send(1).unwrap();
+        assert!(is_readable(&sender, 30_000));
+        while let Err(error) = sender.try_send(b"x") {
+            assert!(matches!(error, SendError::Full), "{error}"); // the debt of the message before
+            grant.send(1).unwrap();
+            assert!(is_readable(&sender, 30_000));
+        }
+    }
 }

@@ -19,7 +19,9 @@ mod wait;
 
 pub(crate) use config::ConnectConfig;
 pub(crate) use socket::SocketPath;
-pub(crate) use wait::{Clock, Closing, Pending, Polled, Until, Wait, Waited, Waiter, wait_for_any};
+pub(crate) use wait::{Clock, Closing, Pending, Polled, Until, Wait, Waited, Waiter, cannot_wait, wait_for_any};
+#[cfg(feature = "tokio")]
+pub(crate) use wait::{SharedRegistrations, Timer};
 
 use crate::capabilities::Capabilities;
 use crate::error::ConnectError;

@@ -141,7 +141,7 @@ impl Until {
         }
     }
 
-    fn has_passed(self, clock: Clock) -> bool {
+    pub(crate) fn has_passed(self, clock: Clock) -> bool {
         match self {
             Self::Now => true,
             Self::Deadline(deadline, _) => clock.now() >= deadline,
@@ -398,9 +398,12 @@ impl Waiter {
     }
 }
 
-fn cannot_wait(source: io::Error) -> ConnectError {
+pub(crate) fn cannot_wait(source: io::Error) -> ConnectError {
     ConnectError::Io { action: "wait for", path: "the connection to the daemon".into(), source }
 }
+
+#[cfg(feature = "tokio")]
+pub(crate) use asynchronous::{SharedRegistrations, Timer};
 
 #[cfg(feature = "tokio")]
 mod asynchronous {
@@ -473,14 +476,86 @@ mod asynchronous {
         }
 
         fn poll_time(&mut self, cx: &mut Context<'_>, runtime: Id, at: Instant) -> Poll<()> {
-            let timer = match &mut self.timer {
-                Some((id, timer)) if *id == runtime => timer,
-                none => &mut none.insert((runtime, Box::pin(tokio::time::sleep_until(at.into())))).1,
-            };
-            if timer.deadline() != at.into() {
-                timer.as_mut().reset(at.into());
+            poll_time(&mut self.timer, cx, runtime, at)
+        }
+    }
+
+    fn poll_time(
+        timer: &mut Option<(Id, Pin<Box<Sleep>>)>,
+        cx: &mut Context<'_>,
+        runtime: Id,
+        at: Instant,
+    ) -> Poll<()> {
+        let timer = match timer {
+            Some((id, timer)) if *id == runtime => timer,
+            none => &mut none.insert((runtime, Box::pin(tokio::time::sleep_until(at.into())))).1,
+        };
+        if timer.deadline() != at.into() {
+            timer.as_mut().reset(at.into());
+        }
+        timer.as_mut().poll(cx)
+    }
+
+    /// The timer of one task.
+    #[derive(Debug, Default)]
+    pub(crate) struct Timer(Option<(Id, Pin<Box<Sleep>>)>);
+
+    impl Timer {
+        /// Ready at the time until which to wait, if there is one.
+        pub(crate) fn poll(&mut self, cx: &mut Context<'_>, wait: &Wait, until: Until) -> Poll<()> {
+            let Some(at) = earlier(wait.until, until.at()) else { return Poll::Pending };
+            poll_time(&mut self.0, cx, Handle::current().id(), at)
+        }
+    }
+
+    /// The registrations of a connection that many tasks wait for, in any runtime. All of them are woken when it is ready.
+    #[derive(Debug, Default)]
+    pub(crate) struct SharedRegistrations(Vec<(Id, Registration<Arc<Socket>>)>);
+
+    /// Registrations that are kept at most: of runtimes that may be over, and of connections that are.
+    const SHARED_REGISTRATIONS_MAX: usize = 16;
+
+    impl SharedRegistrations {
+        /// Ready when one of the sockets is; `cx` wakes all tasks.
+        pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>, wait: &Wait) -> Poll<Result<(), ConnectError>> {
+            let runtime = Handle::current().id();
+            let mut ready = Poll::Pending;
+            for interest in wait.interests() {
+                if self.poll_interest(cx, runtime, interest).map_err(cannot_wait)?.is_ready() {
+                    ready = Poll::Ready(Ok(()));
+                }
             }
-            timer.as_mut().poll(cx)
+            ready
+        }
+
+        fn poll_interest(&mut self, cx: &mut Context<'_>, runtime: Id, interest: Interest<'_>) -> Poll<io::Result<()>> {
+            let is_same = |(id, registration): &(Id, Registration<Arc<Socket>>)| {
+                *id == runtime && Arc::ptr_eq(registration.get_ref(), interest.socket)
+            };
+            let at = match self.0.iter().position(is_same) {
+                Some(at) => at,
+                None => {
+                    if self.0.len() >= SHARED_REGISTRATIONS_MAX {
+                        self.0.clear();
+                        cx.waker().wake_by_ref(); // the other tasks register again
+                    }
+                    let directions = tokio::io::Interest::READABLE | tokio::io::Interest::WRITABLE;
+                    self.0.push((runtime, register(Arc::clone(interest.socket), directions)?));
+                    self.0.len() - 1
+                }
+            };
+            let registration = &self.0[at].1;
+            let mut ready = ready!(match interest.writable {
+                true => registration.poll_write_ready(cx),
+                false => registration.poll_read_ready(cx),
+            })?;
+            ready.clear_ready();
+            Poll::Ready(Ok(()))
+        }
+
+        /// Closes sockets that the handle has lost.
+        pub(crate) fn release_lost(&mut self) {
+            self.0.retain(|(_, registration)| Arc::strong_count(registration.get_ref()) > 1);
         }
     }
 

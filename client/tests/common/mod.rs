@@ -7,14 +7,14 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use system_broadcaster::{
-    ConnectError, Listener, Message, Metadata, Options, RecvError, Reply, ReplyError, RequestError, Selector,
-    SendError, Sender, SubscribeError,
+    ConnectError, Listener, Message, Metadata, Options, Receipt, RecvError, Reply, ReplyError, RequestError, Selector,
+    SendError, Sender, SharedSender, SubscribeError,
 };
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 /// One way to call the library.
-pub trait Colour {
+pub trait Colour: Sync {
     fn listener(&self, options: &Options, channel: &str) -> Result<Listener, ConnectError> {
         options.listener(channel)
     }
@@ -59,6 +59,38 @@ pub trait Colour {
     }
 
     fn flush(&self, sender: &mut Sender) -> Result<(), SendError>;
+
+    fn send_confirmed(&self, sender: &mut Sender, payload: &[u8]) -> Result<Receipt, SendError> {
+        sender.send_confirmed(payload)
+    }
+
+    fn listeners(&self, sender: &mut Sender) -> Result<u32, SendError> {
+        sender.listeners()
+    }
+
+    fn wait_for_listeners(&self, sender: &mut Sender, minimum: u32, timeout: Duration) -> Result<u32, SendError> {
+        sender.wait_for_listeners(minimum, timeout)
+    }
+
+    fn send_shared(&self, sender: &SharedSender, payload: &[u8]) -> Result<(), SendError> {
+        sender.send(payload)
+    }
+
+    fn send_shared_to(&self, sender: &SharedSender, channel: &str, payload: &[u8]) -> Result<(), SendError> {
+        sender.send_to(channel, payload)
+    }
+
+    fn confirm_shared(&self, sender: &SharedSender) -> Result<(), SendError> {
+        sender.confirm()
+    }
+
+    fn send_shared_confirmed(&self, sender: &SharedSender, payload: &[u8]) -> Result<Receipt, SendError> {
+        sender.send_confirmed(payload)
+    }
+
+    fn wait_for_shared_listeners(&self, sender: &SharedSender, minimum: u32) -> Result<u32, SendError> {
+        sender.wait_for_listeners(minimum, Duration::from_secs(30))
+    }
 
     fn confirm(&self, sender: &mut Sender) -> Result<(), SendError> {
         sender.confirm()
@@ -205,6 +237,38 @@ impl Colour for Async {
 
     fn flush(&self, sender: &mut Sender) -> Result<(), SendError> {
         self.0.block_on(sender.flush_async())
+    }
+
+    fn send_confirmed(&self, sender: &mut Sender, payload: &[u8]) -> Result<Receipt, SendError> {
+        self.0.block_on(sender.send_confirmed_async(payload))
+    }
+
+    fn listeners(&self, sender: &mut Sender) -> Result<u32, SendError> {
+        self.0.block_on(sender.listeners_async())
+    }
+
+    fn wait_for_listeners(&self, sender: &mut Sender, minimum: u32, timeout: Duration) -> Result<u32, SendError> {
+        self.0.block_on(sender.wait_for_listeners_async(minimum, timeout))
+    }
+
+    fn send_shared(&self, sender: &SharedSender, payload: &[u8]) -> Result<(), SendError> {
+        self.0.block_on(sender.send_async(payload))
+    }
+
+    fn send_shared_to(&self, sender: &SharedSender, channel: &str, payload: &[u8]) -> Result<(), SendError> {
+        self.0.block_on(sender.send_to_async(channel, payload))
+    }
+
+    fn confirm_shared(&self, sender: &SharedSender) -> Result<(), SendError> {
+        self.0.block_on(sender.confirm_async())
+    }
+
+    fn send_shared_confirmed(&self, sender: &SharedSender, payload: &[u8]) -> Result<Receipt, SendError> {
+        self.0.block_on(sender.send_confirmed_async(payload))
+    }
+
+    fn wait_for_shared_listeners(&self, sender: &SharedSender, minimum: u32) -> Result<u32, SendError> {
+        self.0.block_on(sender.wait_for_listeners_async(minimum, Duration::from_secs(30)))
     }
 
     fn confirm(&self, sender: &mut Sender) -> Result<(), SendError> {
