@@ -22,20 +22,25 @@ pub(crate) enum Code {
     Refused = 6,
     Lost = 7,
     Command = 8,
+    Listeners = 9,
 }
 
 impl Code {
     /// Every code with its meaning, for `--help` and the manual pages.
-    pub(crate) const MEANINGS: [(Self, &str); 9] = [
+    pub(crate) const MEANINGS: [(Self, &str); 10] = [
         (Self::Ok, "success"),
         (Self::Failed, "failure: a system error, a message lost in the demo, or an error found by doctor"),
         (Self::Usage, "usage: an argument, a variable or a setting is invalid"),
-        (Self::TimedOut, "timeout: nothing arrived in time, or the daemon did not confirm what was sent"),
+        (
+            Self::TimedOut,
+            "timeout: nothing arrived in time, send --wait-for saw too few listeners, or the daemon did not confirm what was sent",
+        ),
         (Self::NotRunning, "not running: there is no daemon (status, stop, monitor, stats, ...)"),
         (Self::Unreachable, "unreachable: the daemon does not answer, or cannot be started"),
         (Self::Refused, "refused or disconnected by the daemon"),
         (Self::Lost, "lost: messages are missing (listen --fail-on-loss) or may be (send: the daemon died)"),
         (Self::Command, "command: a command of listen --exec or --ready-exec failed or could not be started"),
+        (Self::Listeners, "listeners: fewer took a message than send --require requests"),
     ];
 }
 
@@ -131,9 +136,11 @@ impl From<SendError> for Failure {
     fn from(error: SendError) -> Self {
         match error {
             SendError::Connect(error) => error.into(),
-            SendError::TimedOut { .. } | SendError::Unfinished { .. } | SendError::Unconfirmed { .. } => {
-                Self::new(Code::TimedOut, error)
-            }
+            SendError::TimedOut { .. }
+            | SendError::Unfinished { .. }
+            | SendError::Unconfirmed { .. }
+            | SendError::Unanswered { .. }
+            | SendError::TooFewListeners { .. } => Self::new(Code::TimedOut, error),
             SendError::InDoubt { .. } => Self::new(Code::Lost, error),
             SendError::TooLarge { .. } => Self::new(Code::Usage, error),
             error => Self::new(Code::Failed, error),

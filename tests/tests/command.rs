@@ -255,7 +255,8 @@ fn send_reads_stdin_without_a_payload() {
 fn send_fails_while_a_suspended_daemon_confirms_nothing() {
     let bus = Bus::new();
     let daemon = bus.start();
-    let mut command = bus.command(program(), &["send", "news", "--lines", "--timeout", "1"]);
+    let arguments = ["send", "news", "--lines", "--timeout", "1", "--no-backpressure"];
+    let mut command = bus.command(program(), &arguments);
     let mut child = command.stderr(Stdio::piped()).spawn().expect("it starts");
     while bus.options().daemon().status().expect("it answers").senders == 0 {}
     daemon.signal(Signal::STOP);
@@ -311,7 +312,8 @@ fn send_reports_what_a_dead_daemon_may_have_lost() {
     let bus = Bus::new();
     let file = bus.directory().join("message");
     std::fs::write(&file, "x").expect("written");
-    for arguments in [["x"].as_slice(), &["--file", file.to_str().expect("text")]] {
+    let file = file.to_str().expect("text");
+    for arguments in [["x"].as_slice(), &["--no-backpressure", "--file", file]] {
         let daemon = die_with_a_message(&bus);
         let output = bus.run(&[&["send", "news"], arguments].concat());
         assert_eq!((output.status.code(), text(&output.stderr)), (Some(7), format!("broadcasterd: {one}")));
@@ -320,7 +322,7 @@ fn send_reports_what_a_dead_daemon_may_have_lost() {
 
     // Further lines go to the next daemon.
     let daemon = die_with_a_message(&bus);
-    let mut command = bus.command(program(), &["send", "news", "--lines"]);
+    let mut command = bus.command(program(), &["send", "news", "--lines", "--no-backpressure"]);
     let mut child = command.stderr(Stdio::piped()).spawn().expect("it starts");
     let mut stdin = child.stdin.take().expect("a pipe");
     let mut stderr = BufReader::new(child.stderr.take().expect("a pipe"));

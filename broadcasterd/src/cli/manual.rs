@@ -49,6 +49,8 @@ fn examples(name: &str) -> &'static [Example] {
             ("date | broadcasterd send com.example.time", "Send the output of a command as one message"),
             ("tail -f app.log | broadcasterd send com.example.log --lines", "Send each line as a message"),
             ("broadcasterd send com.example.image --file photo.png", "Send the content of a file"),
+            ("broadcasterd send com.example.sync hello --wait-for 1 --timeout 10s", "Send once a listener has joined"),
+            ("broadcasterd send com.example.sync hello --require 1", "Fail if no listener takes the message"),
             ("broadcasterd send com.example.log --lines --rate 100 < app.log", "Send 100 lines per second"),
         ],
         "presence" => &[

@@ -72,6 +72,9 @@ enum Command {
     ///
     /// Succeeds only after the daemon has confirmed every message: listeners then receive it, or a report of its loss. If the daemon
     /// dies before that, the messages that may be lost are reported and the exit code is 7.
+    ///
+    /// With --lines, --file or stdin, it waits for listeners that do not keep up, for 5 s each, and they lose nothing of it. One that takes
+    /// longer is left behind: it loses messages, and delays no sender until it has caught up.
     Send(send::Send),
     /// Show which processes listen to a channel, and each that joins or leaves
     ///

@@ -3,7 +3,7 @@
 mod pace;
 
 use super::bus::Bus;
-use super::time::answer_timeout;
+use super::time::{answer_timeout, duration};
 use crate::exit::{Code, Failure};
 use crate::output::notice;
 use broadcaster_protocol::limits::PAYLOAD_BYTES_MAX;
@@ -21,6 +21,9 @@ use system_broadcaster::{SendError, Sender, TIMEOUT_DEFAULT};
 /// One byte more than the largest message that any daemon accepts, and a newline.
 const READ_BYTES_MAX: u64 = PAYLOAD_BYTES_MAX as u64 + 2;
 
+/// How long each listener that does not keep up may delay what is piped or read from a file.
+const BACKPRESSURE_DEFAULT: Duration = Duration::from_secs(5);
+
 #[derive(Debug, Args)]
 #[command(override_usage = "\
 broadcasterd send [OPTIONS] <CHANNEL> [PAYLOAD]
@@ -30,9 +33,27 @@ pub(super) struct Send {
     /// The channel, such as com.example.sync
     channel: String,
 
-    /// Fail when the daemon does not answer for this long, such as 500ms or 5s; a plain number is in seconds [default: 5s]
+    /// Fail when the daemon does not answer for this long, and for the time of --backpressure in addition, such as 500ms or 5s; a plain
+    /// number is in seconds [default: 5s]
     #[arg(short, long, value_name = "TIME", value_parser = answer_timeout)]
     timeout: Option<Duration>,
+
+    /// Send nothing before the channel has this many listeners; exit with code 3 when it has fewer for all of --timeout
+    #[arg(short, long, value_name = "N")]
+    wait_for: Option<u32>,
+
+    /// Exit with code 9 where fewer listeners than this took a message; lines behind it are not sent, and each takes a round trip
+    #[arg(long, value_name = "N")]
+    require: Option<u32>,
+
+    /// Wait for listeners that do not keep up, each for this long at most, so that they lose nothing [default: 5s with --lines, --file
+    /// or stdin, 0 with a payload]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    backpressure: Option<Duration>,
+
+    /// Never wait for a listener: one that does not keep up loses messages
+    #[arg(long, conflicts_with = "backpressure")]
+    no_backpressure: bool,
 
     /// Send at most this many lines per second, such as 100 or 0.5
     #[arg(long, value_name = "N", requires = "lines", conflicts_with_all = ["payload", "file"])]
@@ -60,18 +81,61 @@ struct Source {
 
 impl Send {
     pub(super) fn run(&self, bus: &Bus) -> Result<(), Failure> {
-        let options = bus.options()?.timeout(self.timeout.unwrap_or(TIMEOUT_DEFAULT));
         if self.source.lines {
-            return send_lines(&mut options.sender(&self.channel)?, self.rate.map(Pace::new));
+            let mut lines =
+                Lines { sender: self.sender(bus)?, require: self.require, pace: self.rate.map(Pace::new), in_doubt: 0 };
+            return lines.send();
         }
         let message = self.source.message()?;
-        let mut sender = options.sender(&self.channel)?;
+        let mut sender = self.sender(bus)?;
+        if let Some(required) = self.require {
+            return taken(sender.send_confirmed(&message)?.took, required, "the message");
+        }
         sender.send(&message)?;
         Ok(sender.confirm()?)
+    }
+
+    /// A sender, once there are as many listeners as requested.
+    fn sender(&self, bus: &Bus) -> Result<Sender, Failure> {
+        let timeout = self.timeout.unwrap_or(TIMEOUT_DEFAULT);
+        let options = bus.options()?.timeout(timeout).backpressure(self.backpressure());
+        let mut sender = options.sender(&self.channel)?;
+        match self.wait_for.map(|minimum| sender.wait_for_listeners(minimum, timeout)) {
+            Some(Err(error @ SendError::TooFewListeners { .. })) => {
+                Err(Failure::new(Code::TimedOut, format!("{error}: nothing was sent")))
+            }
+            Some(Err(error)) => Err(error.into()),
+            Some(Ok(_)) | None => Ok(sender),
+        }
+    }
+
+    fn backpressure(&self) -> Duration {
+        match self.backpressure {
+            Some(longest) => longest,
+            None if self.no_backpressure || self.source.is_payload() => Duration::ZERO,
+            None => BACKPRESSURE_DEFAULT,
+        }
+    }
+}
+
+/// Fails unless enough listeners took what was sent.
+fn taken(took: u32, required: u32, what: impl fmt::Display) -> Result<(), Failure> {
+    match took < required {
+        false => Ok(()),
+        true => {
+            let listeners = if took == 1 { "1 listener".to_owned() } else { format!("{took} listeners") };
+            let sentence = format!("{what} was sent, and {listeners} took it; --require requests {required}");
+            Err(Failure::new(Code::Listeners, sentence))
+        }
     }
 }
 
 impl Source {
+    /// Whether the message is an argument.
+    fn is_payload(&self) -> bool {
+        self.payload.as_deref().is_some_and(|payload| payload != OsStr::new("-"))
+    }
+
     /// The one message.
     fn message(&self) -> Result<Vec<u8>, Failure> {
         if let Some(file) = &self.file {
@@ -108,58 +172,73 @@ fn within_limit(message: Vec<u8>, source: impl fmt::Display) -> Result<Vec<u8>, 
     }
 }
 
-/// Lines that have arrived are sent and confirmed together; a line that is typed is sent at once. If lines may be lost because the daemon
-/// was replaced, the following ones are still sent.
-fn send_lines(sender: &mut Sender, mut pace: Option<Pace>) -> Result<(), Failure> {
-    let mut stdin = io::BufReader::with_capacity(64 * 1024, io::stdin().lock());
-    let (mut line, mut number, mut in_doubt) = (Vec::new(), 0_u64, 0_u64);
-    loop {
-        number += 1;
-        line.clear();
-        if stdin.by_ref().take(READ_BYTES_MAX).read_until(b'\n', &mut line)? == 0 {
-            in_doubt += confirm(sender)?;
-            return match in_doubt {
-                0 => Ok(()),
-                count => Err(SendError::InDoubt { count }.into()),
-            };
-        }
-        if line.last() == Some(&b'\n') {
-            line.pop();
-        }
-        line = within_limit(line, format_args!("line {number}"))?;
-        if let Some(pace) = &mut pace {
-            in_doubt += wait_for(pace, sender)?;
-        }
-        sender.feed(&line)?;
-        if !stdin.buffer().contains(&b'\n') {
-            in_doubt += confirm(sender)?;
-        }
-    }
+/// The lines of stdin, each a message. If lines may be lost because the daemon was replaced, the following ones are still sent.
+struct Lines {
+    sender: Sender,
+    /// How many listeners have to take each of them.
+    require: Option<u32>,
+    pace: Option<Pace>,
+    /// How many lines may be lost.
+    in_doubt: u64,
 }
 
-/// Waits until the next line may go. The lines before it do not wait for it. Returns how many messages may be lost.
-fn wait_for(pace: &mut Pace, sender: &mut Sender) -> Result<u64, Failure> {
-    let mut in_doubt = 0;
-    if !pace.wait(Instant::now()).is_zero() {
-        in_doubt = confirm(sender)?;
-        thread::sleep(pace.wait(Instant::now()));
-    }
-    pace.pass(Instant::now());
-    Ok(in_doubt)
-}
-
-/// Waits until the daemon has everything; returns how many messages may be lost.
-fn confirm(sender: &mut Sender) -> Result<u64, Failure> {
-    let mut in_doubt = 0;
-    loop {
-        match sender.confirm() {
-            Ok(()) => return Ok(in_doubt),
-            // Messages that were sent on the next connection are still to be confirmed.
-            Err(error @ SendError::InDoubt { count }) => {
-                notice(format_args!("broadcasterd: {error}; continuing"));
-                in_doubt += count;
+impl Lines {
+    /// Lines that have arrived are sent and confirmed together; a line that is typed is sent at once.
+    fn send(&mut self) -> Result<(), Failure> {
+        let mut stdin = io::BufReader::with_capacity(64 * 1024, io::stdin().lock());
+        let (mut line, mut number) = (Vec::new(), 0_u64);
+        loop {
+            number += 1;
+            line.clear();
+            if stdin.by_ref().take(READ_BYTES_MAX).read_until(b'\n', &mut line)? == 0 {
+                self.confirm()?;
+                return match self.in_doubt {
+                    0 => Ok(()),
+                    count => Err(SendError::InDoubt { count }.into()),
+                };
             }
-            Err(error) => return Err(error.into()),
+            if line.last() == Some(&b'\n') {
+                line.pop();
+            }
+            line = within_limit(line, format_args!("line {number}"))?;
+            self.wait()?;
+            match self.require {
+                Some(required) => {
+                    taken(self.sender.send_confirmed(&line)?.took, required, format_args!("line {number}"))?;
+                }
+                None => self.sender.feed(&line)?,
+            }
+            if !stdin.buffer().contains(&b'\n') {
+                self.confirm()?;
+            }
+        }
+    }
+
+    /// Waits until the next line may go. The lines before it do not wait for it.
+    fn wait(&mut self) -> Result<(), Failure> {
+        let wait = |pace: &Option<Pace>| pace.as_ref().map_or(Duration::ZERO, |pace| pace.wait(Instant::now()));
+        if !wait(&self.pace).is_zero() {
+            self.confirm()?;
+            thread::sleep(wait(&self.pace));
+        }
+        if let Some(pace) = &mut self.pace {
+            pace.pass(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Waits until the daemon has everything.
+    fn confirm(&mut self) -> Result<(), Failure> {
+        loop {
+            match self.sender.confirm() {
+                Ok(()) => return Ok(()),
+                // Messages that were sent on the next connection are still to be confirmed.
+                Err(error @ SendError::InDoubt { count }) => {
+                    notice(format_args!("broadcasterd: {error}; continuing"));
+                    self.in_doubt += count;
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
     }
 }
