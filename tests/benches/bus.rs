@@ -60,7 +60,7 @@ use std::process::ExitCode;
 
 const USAGE: &str = "\
 usage: cargo bench -p broadcaster-tests --bench bus -- [FILTER...] [--runs N] [--quick] [--floors] [--json FILE]
-  FILTER       latency, fanout, payload, fanin, idle, cold, stall, recovery (default: all)
+  FILTER       latency, fanout, payload, fanin, patterns, idle, cold, stall, recovery (default: all)
   --runs N     number of runs; each figure is their median (default 5, with --quick 3)
   --quick      shorter runs, less precise figures
   --floors     measure the floors only

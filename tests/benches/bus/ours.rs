@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use system_broadcaster::{Listener, Options, RecvError, Sender};
+use system_broadcaster::{Listener, Options, RecvError, Selector, Sender};
 
 use crate::clock;
 use crate::error::{Result, fail};
@@ -66,6 +66,37 @@ impl FrameSource for OursListener {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// `count` channels that `bench.channel` is not among, and as many patterns that cover one of them each.
+pub(crate) fn crowd(path: &Path, count: usize) -> Result<(Vec<Sender>, Vec<Listener>)> {
+    /// Fewer than one connection may have.
+    const PER_CONNECTION: usize = 1000;
+    let (mut senders, mut listeners) = (Vec::new(), Vec::new());
+    for first in (0..count).step_by(PER_CONNECTION) {
+        let numbers = || first..count.min(first + PER_CONNECTION);
+        let selectors = numbers().map(|number| Ok(Selector::pattern(&format!("bench.crowd{number}.*"))?));
+        listeners.push(options(path).listener_on(selectors.collect::<Result<Vec<_>>>()?)?);
+        let mut sender = options(path).sender(&format!("bench.crowd{first}.channel"))?;
+        for number in numbers() {
+            sender.send_to(&format!("bench.crowd{number}.channel"), b"")?;
+        }
+        senders.push(sender);
+    }
+    Ok((senders, listeners))
+}
+
+/// Opens `count` channels that no pattern covers; returns how long each took, in nanoseconds.
+pub(crate) fn open_channels(path: &Path, count: usize) -> Result<Vec<u64>> {
+    let mut sender = options(path).sender(CHANNEL)?;
+    let mut times = Vec::with_capacity(count);
+    for number in 0..count {
+        let channel = format!("bench.opened{number}.channel");
+        let before = Instant::now();
+        sender.send_to(&channel, b"")?;
+        times.push(before.elapsed().as_nanos() as u64);
+    }
+    Ok(times)
 }
 
 /// A listener that starts the daemon if there is none. The environment names the daemon's binary.

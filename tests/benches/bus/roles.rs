@@ -56,6 +56,8 @@ fn run(args: &[String]) -> Result<()> {
         "sender" => run_sender(&fields, Publish),
         "pinger" => run_sender(&fields, Ping),
         "idlers" => idlers(&fields),
+        "crowd" => crowd(&fields),
+        "opener" => opener(&fields),
         "cold" => cold(&fields),
         "survivor" => survivor(&fields),
         _ => fail(format!("unknown role `{role}`")),
@@ -314,6 +316,23 @@ fn idlers(fields: &Fields) -> Result<()> {
     let listeners: Result<Vec<OursListener>> = (0..count).map(|_| OursListener::connect(&socket)).collect();
     let _listeners = listeners?;
     report_ready();
+    wait_for_end();
+    Ok(())
+}
+
+/// Holds channels and patterns.
+fn crowd(fields: &Fields) -> Result<()> {
+    let _crowd = ours::crowd(&fields.require::<PathBuf>("socket")?, fields.require("count")?)?;
+    report_ready();
+    wait_for_end();
+    Ok(())
+}
+
+/// Opens channels one after the other, and reports how long each takes.
+fn opener(fields: &Fields) -> Result<()> {
+    let mut times = ours::open_channels(&fields.require::<PathBuf>("socket")?, fields.require("count")?)?;
+    times.sort_unstable();
+    report(&Fields::new().with("typical", quantile(&times, 0.5)));
     wait_for_end();
     Ok(())
 }

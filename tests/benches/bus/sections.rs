@@ -7,6 +7,8 @@ mod cold;
 mod idle;
 #[path = "sections/latency.rs"]
 mod latency;
+#[path = "sections/patterns.rs"]
+mod patterns;
 #[path = "sections/recovery.rs"]
 mod recovery;
 #[path = "sections/stall.rs"]
@@ -18,11 +20,12 @@ use crate::bench::Bench;
 
 type Section = (&'static str, fn(&Bench));
 
-pub(crate) const ALL: [Section; 8] = [
+pub(crate) const ALL: [Section; 9] = [
     ("latency", latency::measure),
     ("fanout", throughput::fanout),
     ("payload", throughput::payload),
     ("fanin", throughput::fanin),
+    ("patterns", patterns::measure),
     ("idle", idle::measure),
     ("cold", cold::measure),
     ("stall", stall::measure),

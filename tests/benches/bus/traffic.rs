@@ -17,7 +17,7 @@ use crate::fields::Fields;
 use crate::procfs;
 use crate::system::System;
 
-const READY_MAX: Duration = Duration::from_secs(20);
+pub(crate) const READY_MAX: Duration = Duration::from_secs(20);
 const RUN_MAX: Duration = Duration::from_secs(30);
 /// An end frame can be lost like any other. It is repeated at this interval until every listener has received it.
 const END_EVERY: Duration = Duration::from_millis(250);
@@ -65,6 +65,24 @@ impl Broker {
     }
 }
 
+/// A process that holds channels and patterns which the run does not use.
+pub(crate) struct Crowd {
+    _process: Option<Process>,
+}
+
+impl Crowd {
+    /// `count` channels, and as many patterns that cover one of them each.
+    pub(crate) fn start(bench: &Bench, broker: &Broker, count: usize) -> Result<Self> {
+        if count == 0 {
+            return Ok(Self { _process: None });
+        }
+        let fields = Fields::new().with("socket", broker.socket.display()).with("count", count);
+        let process = bench.children.spawn("crowd", &fields)?;
+        process.report(Instant::now() + READY_MAX)?;
+        Ok(Self { _process: Some(process) })
+    }
+}
+
 /// Stops the daemon that a client has started on `socket`, and waits for at most `stop_max` until it has ended.
 pub(crate) fn stop_started(bench: &Bench, daemon: &Path, socket: &Path, stop_max: Duration) -> Result<()> {
     let conn = UnixStream::connect(socket)?;
@@ -94,6 +112,8 @@ pub(crate) struct Plan {
     pub(crate) timed: bool,
     /// Suspend the last listener while the senders send.
     pub(crate) stalled: bool,
+    /// As many other channels, and patterns that cover one of them each.
+    pub(crate) crowd: usize,
 }
 
 impl Plan {
@@ -107,6 +127,7 @@ impl Plan {
             rate: None,
             timed: false,
             stalled: false,
+            crowd: 0,
         }
     }
 
@@ -188,6 +209,7 @@ impl Traffic {
 pub(crate) fn run(bench: &Bench, plan: &Plan) -> Result<Traffic> {
     let dir = bench.fresh_dir()?;
     let broker = Broker::start(bench, plan.system, &dir, None)?;
+    let _crowd = Crowd::start(bench, &broker, plan.crowd)?;
     let fields = Fields::new()
         .with("system", plan.system.label())
         .with("socket", broker.socket.display())
