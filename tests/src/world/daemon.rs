@@ -62,16 +62,23 @@ pub(super) struct Joined {
 }
 
 impl Joined {
-    fn subscribe(&mut self, number: u32, covered: Covered, accepted: &Accepted) {
+    /// Adds a subscription; returns how many channels it receives again.
+    fn subscribe(&mut self, number: u32, covered: Covered, accepted: &Accepted) -> u64 {
+        let mut again = 0;
         for (name, channel) in accepted.iter().filter(|(name, _)| covered.covers(name)) {
             if !self.covers(name) {
-                self.cursors.entry(name.clone()).or_default().push_back(Cursor::joined_at(channel.len()));
+                let cursors = self.cursors.entry(name.clone()).or_default();
+                again += u64::from(!cursors.is_empty());
+                cursors.push_back(Cursor::joined_at(channel.len()));
             }
         }
         self.subscriptions.insert(number, covered);
+        again
     }
 
-    fn unsubscribe(&mut self, number: u32, accepted: &Accepted) -> Result<(), String> {
+    /// Removes a subscription; returns how many channels it receives no more.
+    fn unsubscribe(&mut self, number: u32, accepted: &Accepted) -> Result<u64, String> {
+        let mut left = 0;
         let covered = self.subscriptions.remove(&number).ok_or_else(|| format!("no subscription {number}"))?;
         for (name, channel) in accepted.iter().filter(|(name, _)| covered.covers(name)) {
             let is_covered = self.covers(name);
@@ -84,9 +91,10 @@ impl Joined {
             }
             if let Some(cursor) = cursors.back_mut() {
                 cursor.leave_at(channel.len());
+                left += 1;
             }
         }
-        Ok(())
+        Ok(left)
     }
 
     fn covers(&self, name: &ChannelName) -> bool {
@@ -397,9 +405,13 @@ impl Daemon {
                     *self.accepted_from.entry(served.client).or_default() += 1;
                 }
                 (Tapped::Subscribe(number, selector), _) => {
-                    served.joined.borrow_mut().subscribe(number, Covered::new(selector)?, accepted);
+                    let again = served.joined.borrow_mut().subscribe(number, Covered::new(selector)?, accepted);
+                    self.faults.borrow_mut().channels_joined_again += again;
                 }
-                (Tapped::Unsubscribe(number), _) => served.joined.borrow_mut().unsubscribe(number, accepted)?,
+                (Tapped::Unsubscribe(number), _) => {
+                    let left = served.joined.borrow_mut().unsubscribe(number, accepted)?;
+                    self.faults.borrow_mut().channels_left += left;
+                }
                 (input, _) => {
                     tap.unhandled.push_front(input);
                     break;

@@ -91,6 +91,10 @@ pub struct Faults {
     pub clients_turned_away: u64,
     /// Messages accepted whose payload had the largest size that the daemon allows.
     pub largest_messages: u64,
+    /// Channels with messages that a connection has ceased to receive.
+    pub channels_left: u64,
+    /// Channels that a connection has begun to receive again.
+    pub channels_joined_again: u64,
 }
 
 impl AddAssign for Faults {
@@ -98,6 +102,8 @@ impl AddAssign for Faults {
         self.writes_without_memory += more.writes_without_memory;
         self.clients_turned_away += more.clients_turned_away;
         self.largest_messages += more.largest_messages;
+        self.channels_left += more.channels_left;
+        self.channels_joined_again += more.channels_joined_again;
     }
 }
 
