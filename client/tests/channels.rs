@@ -329,3 +329,66 @@ fn a_descriptor_is_readable_for_what_a_request_has_read_ahead() {
     assert!(!events.is_empty());
     assert_eq!(listener.try_recv().unwrap().payload(), b"x");
 }
+
+/// A daemon that answers when the test lets it.
+#[cfg(unix)]
+#[test]
+fn a_request_that_is_not_answered_in_time_stands() {
+    use broadcaster_protocol::control::{Control, Named, Subscribed, Welcome};
+    use broadcaster_protocol::{ChannelId, Header, SenderId};
+    use mio::unix::SourceFd;
+    use mio::{Events, Interest, Poll, Token};
+    use std::io::Write;
+    use std::os::fd::{AsFd, AsRawFd};
+    use std::os::unix::net::UnixListener;
+
+    let encoded = |controls: &[Control]| {
+        let mut bytes = Vec::new();
+        controls.iter().for_each(|control| control.encode(&mut bytes).unwrap());
+        bytes
+    };
+    let subscribed = |subscription| Control::from(Subscribed { subscription, extensions: Vec::new() });
+    let named = |id, name: &str| Control::from(Named { id, name: name.to_owned(), extensions: Vec::new() });
+    let frame = |id, payload: &[u8; 1]| {
+        let header = Header::publish(ChannelId(id), SenderId::new(1, 2), 0, 1);
+        [header.as_bytes(), &payload[..]].concat()
+    };
+    let welcome = Control::from(Welcome {
+        protocol: 1,
+        capabilities: 0,
+        sender: 3,
+        payload_bytes_max: 1000,
+        pid: 1,
+        version: "9.9.9".to_owned(),
+        extensions: Vec::new(),
+    });
+
+    let directory = tempfile::tempdir().unwrap();
+    let daemon = UnixListener::bind(common::socket(&directory)).unwrap();
+    let options = Options::new().socket(common::socket(&directory)).autostart(false).embedded(false);
+    let options = options.timeout(Duration::from_millis(500));
+    let (mut listener, mut connection) = std::thread::scope(|scope| {
+        let connection = scope.spawn(|| {
+            let (mut connection, _) = daemon.accept().unwrap();
+            connection.write_all(&encoded(&[welcome, subscribed(0), named(1, "a")])).unwrap();
+            connection
+        });
+        (options.listener("a").unwrap(), connection.join().unwrap())
+    });
+    let mut poll = Poll::new().unwrap();
+    let descriptor = listener.as_fd().as_raw_fd();
+    poll.registry().register(&mut SourceFd(&descriptor), Token(0), Interest::READABLE).unwrap();
+    assert!(is_empty(&mut listener));
+    connection.write_all(&frame(1, b"x")).unwrap();
+
+    let error = listener.subscribe(name("b")).unwrap_err();
+    assert!(matches!(error, SubscribeError::TimedOut { .. }) && error.is_timeout(), "{error}");
+    let mut events = Events::with_capacity(1);
+    poll.poll(&mut events, Some(WATCHDOG)).unwrap();
+    assert!(!events.is_empty(), "what has arrived before the time was over can be received");
+    assert_eq!(parts(&listener.try_recv().unwrap()), ("a", &b"x"[..]));
+
+    connection.write_all(&[encoded(&[subscribed(1), named(2, "b")]), frame(2, b"y")].concat()).unwrap();
+    assert_eq!(parts(&listener.recv().unwrap()), ("b", &b"y"[..]), "it took effect meanwhile");
+    listener.subscribe(name("b")).unwrap();
+}

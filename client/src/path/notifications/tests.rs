@@ -5,7 +5,7 @@ use super::inbox::Inbox;
 use super::service::{Center, Observation, Service};
 use super::*;
 use crate::Transport;
-use crate::{ChannelName, Lag, Listener, Options, RecvError, SendError, Sender};
+use crate::{ChannelName, Lag, Listener, Options, RecvError, Selector, SendError, Sender, SubscribeError};
 use broadcaster_protocol::SenderId;
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -306,4 +306,21 @@ fn a_task_is_woken_by_a_notification() {
     let received = runtime.spawn(async move { listener.recv_async().await.expect("delivered") });
     runtime.block_on(sender.send_async(b"wake")).expect("posted");
     assert_eq!(runtime.block_on(received).expect("no panic").payload(), b"wake");
+}
+
+#[test]
+fn only_a_listener_on_one_channel_has_notifications() {
+    let place = Place::new();
+    let options = place.options(Dialect::Current);
+    let (news, all) = (Selector::name("news").expect("a name"), Selector::pattern("**").expect("a pattern"));
+    for selectors in [vec![], vec![&all], vec![&news, &all]] {
+        let listener = options.listener_on(selectors);
+        assert!(matches!(listener, Err(ConnectError::NoFallback)), "{listener:?}");
+    }
+    let mut listener = options.listener_on([&news, &news]).expect("one channel");
+    assert!(matches!(listener.subscribe(&all), Err(SubscribeError::NoFallback)));
+    assert!(matches!(listener.unsubscribe(&news), Err(SubscribeError::NoFallback)));
+    let mut sender = options.sender("news").expect("without a daemon");
+    sender.send(b"hello").expect("posted");
+    assert_eq!(listener.recv().expect("delivered").payload(), b"hello");
 }
