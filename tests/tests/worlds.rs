@@ -65,6 +65,58 @@ fn slow_listener_lags_alone() {
     }
 }
 
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[test]
+fn senders_with_backpressure_lose_nothing_to_slow_listeners() {
+    let mut waits = 0;
+    for seed in seeds(20) {
+        let mut world = World::with_limits(seed, tight()).pipes_of(600);
+        let (fast, slow) = (world.listener("news", Overflow::DropOldest), world.listener("news", Overflow::DropOldest));
+        world.run_until_quiet();
+        for _ in 0..3 {
+            world.paced_sender("news", 150, 100, PATIENCE);
+        }
+        // It reads only while a sender waits for it.
+        loop {
+            let is_awaited = world.waits_for_a_listener();
+            waits += u64::from(is_awaited);
+            world.stall(slow, !is_awaited);
+            if !world.step() {
+                break;
+            }
+        }
+        world.stall(slow, false);
+        world.run_until_quiet();
+        assert_eq!(world.broker().stats().listeners_left_behind, 0, "seed {seed}");
+        for listener in [fast, slow] {
+            assert_eq!(world.tally(listener), Tally { received: 450, lost: 0, gaps: 0 }, "seed {seed}");
+        }
+    }
+    assert_happened(waits > 100, "senders were meant to wait");
+}
+
+#[test]
+fn a_stalled_listener_is_left_behind_and_catches_up() {
+    for seed in seeds(20) {
+        let mut world = World::with_limits(seed, tight()).pipes_of(600);
+        let (fast, slow) = (world.listener("news", Overflow::DropOldest), world.listener("news", Overflow::DropOldest));
+        world.run_until_quiet();
+        world.stall(slow, true);
+        world.paced_sender("news", 200, 100, PATIENCE);
+        world.run_until_quiet(); // the sender is done, whatever the listener does
+        assert_eq!(world.broker().stats().listeners_left_behind, 1, "seed {seed}");
+        assert_eq!(world.tally(fast), Tally { received: 200, lost: 0, gaps: 0 }, "seed {seed}");
+        world.stall(slow, false);
+        world.run_until_quiet();
+        let lost = world.tally(slow).lost;
+        assert!(lost > 0, "it was left behind, seed {seed}");
+        world.paced_sender("news", 200, 100, PATIENCE);
+        world.run_until_quiet();
+        assert_eq!(world.tally(slow), Tally { received: 400 - lost, lost, gaps: 0 }, "it has caught up, seed {seed}");
+    }
+}
+
 #[test]
 fn each_policy_keeps_what_it_promises() {
     for seed in seeds(20) {
@@ -424,7 +476,8 @@ fn anything_may_happen() {
                 0 | 1 => clients.push(world.listener(channel, POLICIES[rng.usize(0..4)])),
                 2..=4 => {
                     let payload_max = if rng.bool() { payload_max } else { rng.usize(0..=payload_max) };
-                    clients.push(world.sender(channel, rng.u64(1..120), payload_max));
+                    let patience = Duration::from_millis([0, 1, 5000][rng.usize(0..3)]);
+                    clients.push(world.paced_sender(channel, rng.u64(1..120), payload_max, patience));
                 }
                 5 | 6 => {
                     let selectors = [Some("news"), Some("sync"), None].into_iter().filter(|_| rng.bool());

@@ -153,9 +153,14 @@ impl World {
 
     /// A client that will send `frames` messages with payloads of at most `payload_max` bytes.
     pub fn sender(&mut self, channel: &str, frames: u64, payload_max: usize) -> Client {
+        self.paced_sender(channel, frames, payload_max, Duration::ZERO)
+    }
+
+    /// The same with backpressure: a listener may delay it for `patience`, if that is not zero.
+    pub fn paced_sender(&mut self, channel: &str, frames: u64, payload_max: usize, patience: Duration) -> Client {
         let batch = self.rng.borrow_mut().bool();
         let number = self.rng.borrow_mut().u32(..);
-        let publisher = Publisher::new(name(channel), "world", self.next_pid(), number);
+        let publisher = Publisher::new(name(channel), "world", self.next_pid(), number).with_backpressure(patience);
         self.add(Role::Sender { publisher, to_send: frames, payload_max, batch, in_doubt: 0 })
     }
 
@@ -250,6 +255,12 @@ impl World {
     pub fn stop_daemon(&mut self) {
         self.note("the daemon is requested to stop".to_owned());
         self.daemon.stop();
+    }
+
+    /// Whether a sender without credit waits for a listener.
+    pub fn waits_for_a_listener(&self) -> bool {
+        let snapshot = self.broker().snapshot(self.daemon.now);
+        snapshot.connections.iter().any(|connection| connection.waits_for.is_some())
     }
 
     /// Lets so much time pass.
