@@ -5,7 +5,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 use std::process::ExitCode;
-use system_broadcaster::{ConnectError, RecvError, SendError};
+use system_broadcaster::{ConnectError, RecvError, RequestError, SendError};
 
 /// Begins every diagnostic.
 const PREFIX: &str = "broadcasterd: ";
@@ -40,7 +40,7 @@ impl Code {
         (Self::Refused, "refused or disconnected by the daemon"),
         (Self::Lost, "lost: messages are missing (listen --fail-on-loss) or may be (send: the daemon died)"),
         (Self::Command, "command: a command of listen --exec or --ready-exec failed or could not be started"),
-        (Self::Listeners, "listeners: fewer took a message than send --require requests"),
+        (Self::Listeners, "listeners: fewer took a message than send --require or request asks for"),
     ];
 }
 
@@ -143,6 +143,18 @@ impl From<SendError> for Failure {
             | SendError::TooFewListeners { .. } => Self::new(Code::TimedOut, error),
             SendError::InDoubt { .. } => Self::new(Code::Lost, error),
             SendError::TooLarge { .. } => Self::new(Code::Usage, error),
+            error => Self::new(Code::Failed, error),
+        }
+    }
+}
+
+impl From<RequestError> for Failure {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::Send(error) => error.into(),
+            RequestError::NoListeners => Self::new(Code::Listeners, error),
+            RequestError::NoReply { .. } => Self::new(Code::TimedOut, error),
+            RequestError::ConnectionLost => Self::new(Code::Lost, error),
             error => Self::new(Code::Failed, error),
         }
     }

@@ -394,6 +394,51 @@ fn presence_shows_listeners_as_they_join_and_leave() {
 }
 
 #[test]
+fn request_prints_replies_and_its_exit_code_states_what_is_missing() {
+    let bus = Bus::new();
+    let _daemon = bus.start();
+    let output = bus.run(&["request", "news", "?"]);
+    let wanted = "broadcasterd: no listener took the request\n";
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(9), wanted));
+
+    let repliers = ["one", "two"].map(|name| {
+        let mut listener = bus.options().listener("news").expect("joined");
+        let closer = listener.closer().expect("a closer");
+        let replying = std::thread::spawn(move || {
+            while let Ok(message) = listener.recv() {
+                let reply = [message.payload(), b" ", name.as_bytes()].concat();
+                listener.reply(&message, &reply).expect("replied");
+            }
+        });
+        (closer, replying)
+    });
+    let output = bus.run(&["request", "news", "hi", "--all"]);
+    let stdout = text(&output.stdout);
+    let mut lines: Vec<&str> = stdout.lines().collect();
+    lines.sort();
+    assert_eq!((output.status.code(), lines.as_slice()), (Some(0), &["hi one", "hi two"][..]));
+    let output = bus.run(&["request", "news", "hi"]);
+    assert_eq!((output.status.code(), text(&output.stdout).lines().count()), (Some(0), 1), "the first one");
+    let output = bus.run(&["request", "news", "hi", "-n", "2", "--json"]);
+    for line in text(&output.stdout).lines() {
+        let object: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        assert_eq!((&object["pid"], &object["size"]), (&std::process::id().into(), &6.into()));
+    }
+    let output = bus.run(&["request", "news", "hi", "-n", "3"]);
+    let wanted = "broadcasterd: 2 of 3 replies: the message had 2 listeners\n";
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(9), wanted));
+
+    let _silent = bus.options().listener("news").expect("joined");
+    let output = bus.run(&["request", "news", "hi", "-n", "3", "--timeout", "0.2"]);
+    let wanted = "broadcasterd: 2 of 3 replies within 200ms\n";
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(3), wanted));
+    for (closer, replying) in repliers {
+        closer.close();
+        replying.join().expect("ended");
+    }
+}
+
+#[test]
 fn send_keeps_the_rate_and_holds_no_line_back() {
     let bus = Bus::new();
     let _daemon = bus.start();

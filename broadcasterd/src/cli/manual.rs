@@ -53,6 +53,10 @@ fn examples(name: &str) -> &'static [Example] {
             ("broadcasterd send com.example.sync hello --require 1", "Fail if no listener takes the message"),
             ("broadcasterd send com.example.log --lines --rate 100 < app.log", "Send 100 lines per second"),
         ],
+        "request" => &[
+            ("broadcasterd request com.example.format < main.rs", "Print the first reply to a message"),
+            ("broadcasterd request com.example.ping hello --all --json | jq .pid", "List the processes that reply"),
+        ],
         "presence" => &[
             ("broadcasterd presence com.example.sync", "Watch which processes listen to a channel"),
             ("broadcasterd presence com.example.sync --once --json | jq .pid", "List them for a script"),
@@ -175,7 +179,8 @@ fn related(name: &str) -> &'static [&'static str] {
         "start" => &["run", "stop"],
         "listen" => &["send", "monitor"],
         "monitor" => &["listen", "top"],
-        "send" => &["listen", "presence"],
+        "send" => &["listen", "request", "presence"],
+        "request" => &["send", "presence"],
         "presence" => &["send", "peers"],
         "demo" => &["listen"],
         "status" => &["stats", "doctor"],

@@ -10,6 +10,7 @@ mod listen;
 mod manual;
 mod monitor;
 mod presence;
+mod request;
 mod run;
 mod send;
 mod service;
@@ -76,6 +77,11 @@ enum Command {
     /// With --lines, --file or stdin, it waits for listeners that do not keep up, for 5 s each, and they lose nothing of it. One that takes
     /// longer is left behind: it loses messages, and delays no sender until it has caught up.
     Send(send::Send),
+    /// Send a message and print the replies of its listeners
+    ///
+    /// Prints each reply and a newline as it arrives, and ends with the first one. Without a listener it fails at once, with exit code 9.
+    /// If fewer replies than requested arrive in time, the exit code is 3.
+    Request(request::Request),
     /// Show which processes listen to a channel, and each that joins or leaves
     ///
     /// Processes that listen with a pattern that covers the channel count; monitors do not. Each line has the process id and what the
@@ -123,6 +129,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Listen(listen) => listen.run(bus),
         Command::Monitor(monitor) => monitor.run(bus),
         Command::Send(send) => send.run(bus),
+        Command::Request(request) => request.run(bus),
         Command::Presence(presence) => presence.run(bus),
         Command::Status(status) => status.run(bus),
         Command::Stats(totals) => totals.run(bus),

@@ -142,15 +142,18 @@ impl Source {
             let unreadable = |error| Failure::new(Code::Usage, format!("cannot read {}: {error}", file.display()));
             return within_limit(File::open(file).and_then(read_message).map_err(unreadable)?, "the file");
         }
-        let stdin = io::stdin();
-        match &self.payload {
-            Some(payload) if payload != OsStr::new("-") => Ok(payload.as_encoded_bytes().to_vec()),
-            None if stdin.is_terminal() => {
-                let remedy = "add a payload, --file or --lines, or pipe the message to stdin";
-                Err(Failure::new(Code::Usage, format!("there is no message to send: {remedy}")))
-            }
-            Some(_) | None => within_limit(read_message(stdin.lock())?, "stdin"),
-        }
+        payload(self.payload.as_deref(), "add a payload, --file or --lines, or pipe the message to stdin")
+    }
+}
+
+/// The message that is given as an argument; if there is none, or `-`, all of stdin. `remedy` is for a terminal, from which no message is
+/// read.
+pub(super) fn payload(argument: Option<&OsStr>, remedy: &str) -> Result<Vec<u8>, Failure> {
+    let stdin = io::stdin();
+    match argument {
+        Some(payload) if payload != OsStr::new("-") => Ok(payload.as_encoded_bytes().to_vec()),
+        None if stdin.is_terminal() => Err(Failure::new(Code::Usage, format!("there is no message to send: {remedy}"))),
+        Some(_) | None => within_limit(read_message(stdin.lock())?, "stdin"),
     }
 }
 

@@ -1,0 +1,91 @@
+//! `broadcasterd request`: a message, and the replies of the listeners. It listens to nothing else.
+
+use super::bus::Bus;
+use super::send::payload;
+use super::time::answer_timeout;
+use crate::exit::{Code, Failure};
+use crate::output::{escaped_bytes, hex, timestamp, write_json};
+use clap::Args;
+use jiff::Zoned;
+use std::ffi::OsString;
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+use system_broadcaster::{Reply, TIMEOUT_DEFAULT};
+
+#[derive(Debug, Args)]
+pub(super) struct Request {
+    /// The channel, such as com.example.format
+    channel: String,
+
+    /// The message; if omitted or `-`, all of stdin is the message
+    payload: Option<OsString>,
+
+    /// Wait for this many replies
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    count: u32,
+
+    /// Wait until each listener that took the message has replied; one reply is enough for success
+    #[arg(short, long, conflicts_with = "count")]
+    all: bool,
+
+    /// Wait for replies no longer than this, such as 500ms or 5s; a plain number is in seconds [default: 5s]
+    #[arg(short, long, value_name = "TIME", value_parser = answer_timeout)]
+    timeout: Option<Duration>,
+
+    /// Print one JSON object for each reply
+    #[arg(long)]
+    json: bool,
+}
+
+impl Request {
+    pub(super) fn run(&self, bus: &Bus) -> Result<(), Failure> {
+        let timeout = self.timeout.unwrap_or(TIMEOUT_DEFAULT);
+        let message = payload(self.payload.as_deref(), "add a payload, or pipe the message to stdin")?;
+        let mut sender = bus.options()?.sender(&self.channel)?;
+        let mut replies = sender.request(&message, timeout)?;
+        let wanted = if self.all { replies.expected() } else { self.count };
+        let stdout = io::stdout();
+        let terminal = stdout.is_terminal();
+        let (mut out, mut count) = (stdout.lock(), 0);
+        while (self.all || count < wanted)
+            && let Some(reply) = replies.next()
+        {
+            self.write(&mut out, &reply?, terminal)?;
+            count += 1;
+        }
+        match count {
+            0 => Err(Failure::new(Code::TimedOut, format!("no reply within {timeout:?}"))),
+            _ if self.all || count >= wanted => Ok(()),
+            _ if replies.is_complete() => {
+                let reason = format!("{count} of {wanted} replies: the message had {} listeners", replies.expected());
+                Err(Failure::new(Code::Listeners, reason))
+            }
+            _ => Err(Failure::new(Code::TimedOut, format!("{count} of {wanted} replies within {timeout:?}"))),
+        }
+    }
+
+    /// A reply is written at once: no other may follow for long.
+    fn write(&self, out: &mut impl Write, reply: &Reply, terminal: bool) -> io::Result<()> {
+        if !self.json {
+            match terminal {
+                true => write!(out, "{}", escaped_bytes(reply.payload()))?,
+                false => out.write_all(reply.payload())?,
+            }
+            out.write_all(b"\n")?;
+            return out.flush();
+        }
+        let (key, payload) = match std::str::from_utf8(reply.payload()) {
+            Ok(text) => ("payload", text.to_owned()),
+            Err(_) => ("payload_hex", hex(reply.payload())),
+        };
+        let object = serde_json::json!({
+            "time": timestamp(&Zoned::now()),
+            "channel": self.channel,
+            "replier": reply.replier().to_string(),
+            "pid": reply.replier_pid(),
+            "size": reply.payload().len(),
+            key: payload,
+        });
+        write_json(out, &object, terminal)
+    }
+}
