@@ -230,10 +230,11 @@ impl Broker {
         }
     }
 
-    /// Whether the connection publishes, and is not about to end.
-    pub fn is_sender(&self, conn: ConnId) -> bool {
-        let connection = self.connections.get(conn.0).and_then(Option::as_ref);
-        connection.is_some_and(|connection| !connection.is_leaving() && !connection.publications.is_empty())
+    /// Whether the connection publishes, subscribes to nothing and is not about to end.
+    pub fn only_publishes(&self, conn: ConnId) -> bool {
+        let connection =
+            self.connections.get(conn.0).and_then(Option::as_ref).filter(|connection| !connection.is_leaving());
+        connection.is_some_and(|connection| !connection.publications.is_empty() && connection.subscriptions.len() == 0)
     }
 
     /// Whether the connection is about to end, so that its input has no effect any more.

@@ -461,8 +461,8 @@ impl<S: Socket> Driver<S> {
                     let output = match error.kind() {
                         io::ErrorKind::WouldBlock => Output::Full,
                         io::ErrorKind::OutOfMemory => Output::Exhausted,
-                        // It may have sent something before it left.
-                        _ if self.broker.is_sender(conn) => {
+                        // It may have sent something before it left. Nothing that it does not read is a message.
+                        _ if self.broker.only_publishes(conn) => {
                             self.apply(now, Event::Written { conn, bytes: offered, blocked: false });
                             continue;
                         }
