@@ -480,15 +480,14 @@ impl Shared {
         path.set_clock(clock);
         let before = publisher.generation();
         let step = step(publisher, path);
-        if publisher.generation() != before {
-            if let Some(bell) = state.bell.take() {
-                bell.ring();
-            }
-            #[cfg(feature = "tokio")]
-            {
-                state.registrations.release_lost();
-                self.tasks.wake_all();
-            }
+        let has_moved = publisher.generation() != before;
+        if has_moved && let Some(bell) = state.bell.take() {
+            bell.ring();
+        }
+        #[cfg(feature = "tokio")]
+        if has_moved {
+            state.registrations.release_lost();
+            self.tasks.wake_all();
         }
         step
     }
