@@ -197,7 +197,7 @@ impl Sequence {
         self.bus.turn(events);
     }
 
-    /// Compares who waits, and who is left behind, with what the rules say.
+    /// Compares the waits, and the listeners left behind, with the rules.
     fn check(&mut self) {
         let now = self.bus.now;
         let snapshot = self.bus.broker.snapshot(now);
