@@ -23,9 +23,9 @@ const SLICES_MAX: usize = 64;
 /// - `now` never decreases from call to call.
 /// - Effects are complete when `handle` returns. [`Effect::Close`] and [`Effect::Discard`] are applied before the next event;
 ///   [`Effect::Write`] waits until the end of the turn at the latest.
-/// - [`Effect::Write`] is issued once, and again only after [`outgoing`](Self::outgoing) ran empty. Until then the
+/// - [`Effect::Write`] is issued once, and again after [`outgoing`](Self::outgoing) ran empty. Until then the
 ///   server writes as the connection takes it, and reports each step with [`Event::Written`]. The whole backlog stays here,
-///   where policy and limits see it.
+///   where policy and limits see it. While a sender waits for the connection, it is issued now and then although the socket was full.
 /// - A turn is a row of events with the same `now`. It ends when [`turn_is_full`](Self::turn_is_full), or earlier: then all its
 ///   writes are tried, and [`Event::Flushed`] is reported. The memory budget is enforced there, so that a connection which takes
 ///   its messages loses none. The effects of that event are applied before the next turn.
@@ -44,7 +44,8 @@ const SLICES_MAX: usize = 64;
 /// A publication that is opened with backpressure receives credit at the end of a turn. What it sends within its credit waits for each
 /// listener that counts, even above the room of its outbox, and so is lost to the memory budget only. No credit is granted while a
 /// listener that counts is behind: its socket is full, and more than half of its room is used. Listeners that drop the oldest count,
-/// observers do not. One that is behind for as long as a sender without credit accepts is left behind, and counts again when its outbox
+/// observers do not. While a sender waits, the write to the listener is tried again ten times a second, because the system may report a
+/// socket as writable late. One that is behind for as long as a sender without credit accepts is left behind, and counts again when its outbox
 /// has run empty. So nothing waits for ever, and what exceeds the room is at most the sum of the windows, with one frame for each sender.
 /// The daemon reads every connection all the time, and other publications notice nothing.
 ///

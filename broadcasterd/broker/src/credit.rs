@@ -8,13 +8,16 @@
 //! deadline        -> listeners that were behind for a sender's whole patience are left behind
 //! ```
 //!
+//! The system may report a full socket as writable only when most of it is free. So while a sender waits for a listener, the write is tried
+//! again every now and then: a listener that reads slowly is not taken for one that does not read.
+//!
 //! A listener is behind while its socket is full and more than half of its room is used at the end of a turn. So a listener is never
 //! behind because the turn has not written to it yet, and a moment of room within a turn, which helps no sender, does not count. The memory budget is like one more listener of every channel, whose room is the budget.
 
 use crate::broker::Broker;
 use crate::connection::Connection;
 use crate::delivery::Published;
-use crate::effect::Effects;
+use crate::effect::{Effect, Effects};
 use crate::event::{ConnId, Moment};
 use crate::limits::{Limits, TURN_WORK_MAX, WINDOW_BYTES_MAX, WINDOW_BYTES_MIN};
 use crate::outbox::Room;
@@ -27,6 +30,9 @@ use std::time::Duration;
 
 /// The part of an outbox that the windows of a channel fill together, and the part of the memory budget that all windows fill together.
 const WINDOWS_SHARE: usize = 4;
+
+/// How long after it was full a socket is tried again while a sender waits for it.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// The balance of a publication with backpressure.
 #[derive(Debug)]
@@ -190,7 +196,7 @@ impl Credits {
             if let Wait::Listener { since, .. } = &mut channel.wait {
                 since.get_or_insert(now);
             }
-            let deadline = now.after(pace.patience);
+            let deadline = now.after(pace.patience.min(RETRY_AFTER));
             let deadline = channel.deadline.map_or(deadline, |before| before.min(deadline));
             self.set_deadline(id, Some(deadline));
         }
@@ -223,11 +229,12 @@ impl Credits {
         }
     }
 
-    /// The channels whose deadline has come are looked at.
-    pub(crate) fn expire(&mut self, now: Moment) {
+    /// The channels whose deadline has come are looked at, after another write to the listeners that they wait for.
+    pub(crate) fn expire(&mut self, now: Moment, effects: &mut Effects) {
         while let Some(&(_, id)) = self.deadlines.first().filter(|&&(deadline, _)| deadline <= now) {
             self.set_deadline(id, None);
             self.set_due(id);
+            effects.extend(self.delay(id).map(|(conn, _)| Effect::Write(conn)));
         }
     }
 
@@ -384,7 +391,8 @@ impl Broker {
             None => Wait::Nothing,
         };
         let wakes = waiting.iter().filter_map(|(since, patience)| Some((*since).max(earliest?).after(*patience)));
-        let deadline = if wait == Wait::Nothing { None } else { wakes.min() };
+        let retry = matches!(wait, Wait::Listener { since: Some(_), .. }).then(|| now.after(RETRY_AFTER));
+        let deadline = if wait == Wait::Nothing { None } else { wakes.chain(retry).min() };
         self.set_wait(now, id, wait, deadline);
         if wait == Wait::Nothing {
             self.grant(now, id, effects);

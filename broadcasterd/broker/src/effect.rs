@@ -6,8 +6,8 @@ use crate::event::ConnId;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
     /// Write what [`Broker::outgoing`](crate::Broker::outgoing) offers for the connection until nothing is left, and report each
-    /// step with [`Event::Written`](crate::Event::Written). At the end of the turn at the latest; not issued again before
-    /// nothing is left.
+    /// step with [`Event::Written`](crate::Event::Written). At the end of the turn at the latest. Issued again before nothing is left
+    /// only while a sender waits for the connection: a full socket may have room before the system reports it.
     Write(ConnId),
     /// Close the connection, before the next event. What waits for it is dropped.
     Close(ConnId),

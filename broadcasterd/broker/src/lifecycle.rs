@@ -169,7 +169,7 @@ impl Broker {
     }
 
     pub(crate) fn tick(&mut self, now: Moment, effects: &mut Effects) {
-        self.credits.expire(now);
+        self.credits.expire(now, effects);
         while let Some(&(_, conn)) = self.deadlines.first().filter(|&&(deadline, _)| deadline <= now) {
             self.set_deadline(conn, None);
             match self.connection(conn).map(|connection| connection.phase) {

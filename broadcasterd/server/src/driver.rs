@@ -237,6 +237,11 @@ impl<S: Socket> Driver<S> {
             return Output::Full;
         }
         let output = self.write_waiting(now, conn);
+        if output == Output::Done
+            && let Some(connection) = self.connections.get_mut(conn.0)
+        {
+            connection.full = false; // the caller does not continue
+        }
         self.finish_turn(now);
         output
     }
@@ -476,10 +481,9 @@ impl<S: Socket> Driver<S> {
                 }
             }
         };
-        let full = output != Output::Done;
-        if let Some(connection) = self.connections.get_mut(conn.0)
-            && !std::mem::replace(&mut connection.full, full)
-            && full
+        if output != Output::Done
+            && let Some(connection) = self.connections.get_mut(conn.0)
+            && !std::mem::replace(&mut connection.full, true)
         {
             self.requests.push_back(Request::ContinueWriting(conn));
         }

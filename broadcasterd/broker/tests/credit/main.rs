@@ -88,6 +88,20 @@ fn credit_comes_when_half_of_the_window_is_used() {
 }
 
 #[test]
+fn a_full_socket_is_tried_again_while_a_sender_waits() {
+    let (mut bus, listener, sender) = waiting();
+    for _ in 0..20 {
+        // The listener reads a little, and the system does not report it.
+        bus.peers[listener.0].room = 8 * 1024;
+        bus.wait(SECOND);
+        assert_eq!(bus.peers[listener.0].room, 0, "the write was tried again");
+        bus.publish_all(sender, 1000);
+    }
+    bus.take_all(listener);
+    assert_eq!((bus.lost(listener), bus.snapshot_of(listener).left_behind), (0, false));
+}
+
+#[test]
 fn a_frame_may_use_up_more_than_is_left() {
     let mut bus = bus();
     let listener = bus.listener("news");
