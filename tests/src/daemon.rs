@@ -24,17 +24,29 @@ pub fn program() -> &'static Path {
         if let Some(program) = std::env::var_os("BROADCASTER_TEST_PROGRAM") {
             return std::path::absolute(program).expect("BROADCASTER_TEST_PROGRAM is a path");
         }
-        // The path of a test is <target>/<profile>/deps/<name>.
-        let test = std::env::current_exe().expect("the path of this test");
-        let profile = test.ancestors().nth(2).expect("cargo's layout").to_owned();
-        let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        build.args(["build", "--quiet", "--package", "broadcasterd", "--bin", "broadcasterd"]);
-        build.current_dir(env!("CARGO_MANIFEST_DIR")).arg("--target-dir");
-        build.arg(profile.parent().expect("cargo's layout"));
-        build.args(["--profile", if profile.ends_with("release") { "release" } else { "test" }]);
-        assert!(build.status().expect("cargo runs").success(), "broadcasterd does not build");
-        profile.join("broadcasterd")
+        build(&["--package", "broadcasterd", "--bin", "broadcasterd"]).join("broadcasterd")
     })
+}
+
+/// An example program of the client, of this build. The examples are built if necessary.
+pub fn example(name: &str) -> PathBuf {
+    static EXAMPLES: OnceLock<PathBuf> = OnceLock::new();
+    // With the features that they have in a test run of the workspace, so that nothing is built twice.
+    EXAMPLES.get_or_init(|| build(&["--workspace", "--examples"]).join("examples")).join(name)
+}
+
+/// Builds what `arguments` select, with the profile of this test. Returns the directory of the profile.
+fn build(arguments: &[&str]) -> PathBuf {
+    // The path of a test is <target>/<profile>/deps/<name>.
+    let test = std::env::current_exe().expect("the path of this test");
+    let profile = test.ancestors().nth(2).expect("cargo's layout").to_owned();
+    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    build.args(["build", "--quiet"]).args(arguments);
+    build.current_dir(env!("CARGO_MANIFEST_DIR")).arg("--target-dir");
+    build.arg(profile.parent().expect("cargo's layout"));
+    build.args(["--profile", if profile.ends_with("release") { "release" } else { "test" }]);
+    assert!(build.status().expect("cargo runs").success(), "cargo build {arguments:?} fails");
+    profile
 }
 
 /// A bus that only one test uses. Dropping it stops its daemon.
@@ -167,6 +179,11 @@ impl Process {
     /// Writes a line to its standard input.
     pub fn write_line(&mut self, line: &str) {
         writeln!(self.stdin.as_mut().expect("standard input is an open pipe"), "{line}").expect("the line is written");
+    }
+
+    /// Its standard input, for another thread.
+    pub fn take_input(&mut self) -> ChildStdin {
+        self.stdin.take().expect("standard input is an open pipe")
     }
 
     /// Closes its standard input.
