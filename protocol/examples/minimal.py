@@ -2,7 +2,7 @@
 import io, os, socket, struct, sys
 
 HEADER = struct.Struct("<IBBHIQQ")  # length, kind, flags, meta_bytes, channel id, sender id, sequence
-PUBLISH, BATCH, HELLO, WELCOME, REFUSED, GOODBYE, OPEN, OPENED = 1, 2, 0x10, 0x11, 0x12, 0x13, 0x20, 0x21
+PUBLISH, BATCH, RETAIN, HELLO, WELCOME, REFUSED, GOODBYE, OPEN, OPENED = 1, 2, 4, 0x10, 0x11, 0x12, 0x13, 0x20, 0x21
 SUBSCRIBE, SUBSCRIBED, LAGGED, NAMED, DECLINED, INSPECT, REPORT, OPTIONAL = 0x22, 0x23, 0x24, 0x25, 0x28, 0x80, 0x81, 1
 
 def number(n):
@@ -36,11 +36,11 @@ class Bus:
     def read(self, *wanted):
         while True:
             length, kind, flags, meta, channel, sender, sequence = HEADER.unpack(self.exactly(28))
-            if length > (self.payload_bytes_max + meta if kind == PUBLISH else 4096):
+            if length > (self.payload_bytes_max + meta if kind in (PUBLISH, RETAIN) else 4096):
                 sys.exit(f"a frame of kind {kind:#04x} announces {length} bytes")
             body = self.exactly(length)
             if kind in wanted:
-                return kind, channel, sender, sequence, body[meta:] if kind <= BATCH else Body(body)
+                return kind, channel, sender, sequence, body[meta:] if kind <= RETAIN else Body(body)
             if kind in (REFUSED, GOODBYE, DECLINED):
                 sys.exit(f"the daemon does not serve this: {body!r}")
             if not flags & OPTIONAL:
@@ -74,14 +74,14 @@ def listen(channel):
     bus.write(SUBSCRIBE, number(1) + number(0) + text(channel) + number(0) + b"\0" + number(0))
     bus.read(SUBSCRIBED)
     while True:
-        kind, channel_id, sender, sequence, body = bus.read(PUBLISH, BATCH, LAGGED, NAMED)
+        kind, channel_id, sender, sequence, body = bus.read(PUBLISH, RETAIN, BATCH, LAGGED, NAMED)
         if kind == NAMED:
             channel_id, name = body.number(), body.text()
             names[channel_id] = name
         elif kind == LAGGED:
             print(f"{names[body.number()]}: {body.number()} messages lost here", flush=True)
         else:
-            for sequence, payload in enumerate([body] if kind == PUBLISH else records(body), sequence):
+            for sequence, payload in enumerate(records(body) if kind == BATCH else [body], sequence):
                 print(f"{names[channel_id]}: sender {sender:#x}, message {sequence}: {payload!r}", flush=True)
 
 def records(batch):

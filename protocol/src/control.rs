@@ -3,11 +3,13 @@
 use crate::codec::{self, CodecError};
 use crate::frame::Header;
 use crate::limits::{
-    CHANNEL_NAME_BYTES_MAX, CONTROL_BYTES_MAX, PURPOSE_BYTES_MAX, REASON_BYTES_MAX, VERSION_BYTES_MAX,
+    CHANNEL_NAME_BYTES_MAX, CONTROL_BYTES_MAX, PURPOSE_BYTES_MAX, REASON_BYTES_MAX, RECEIPT_LAGGING_MAX,
+    VERSION_BYTES_MAX,
 };
 use serde::{Deserialize, Serialize};
 
-/// Kind numbers of control frames. Numbers that are not listed are free for later additions, in these blocks: `0x40` presence, `0x50` retained values, `0x60` request and reply, `0x70` file descriptors.
+/// Kind numbers of control frames. Numbers that are not listed are free for later additions, in these blocks: `0x30` backpressure and
+/// receipts, `0x40` presence, `0x50` retained messages, `0x60` request and reply, `0x70` file descriptors.
 pub mod kind {
     /// First frame of a client.
     pub const HELLO: u8 = 0x10;
@@ -55,6 +57,10 @@ pub mod kind {
     pub const UNWATCH: u8 = 0x45;
     /// The daemon's answer to Unwatch; no Presence follows for the watch.
     pub const UNWATCHED: u8 = 0x46;
+    /// How many of the next messages on a channel are replayed.
+    pub const RETAINED: u8 = 0x50;
+    /// A message that the client retained is not the value of its channel any more.
+    pub const SUPERSEDED: u8 = 0x51;
     /// Opens the inbox of the connection.
     pub const OPEN_INBOX: u8 = 0x60;
     /// The daemon's answer to OpenInbox.
@@ -79,6 +85,10 @@ pub mod extension {
     /// In Open: backpressure. Its data is the longest time, in milliseconds, that a listener which is behind may delay the sender:
     /// a `u32`, little-endian.
     pub const BACKPRESSURE: u16 = 1;
+    /// In Subscribe: replay. Its data is the most retained messages of each channel that are replayed: a `u32`, little-endian.
+    pub const REPLAY: u16 = 2;
+    /// In Receipt: the message was to be retained, and is not. Its data is the reason, in UTF-8.
+    pub const NOT_RETAINED: u16 = 3;
 }
 
 /// The four bytes that every Hello begins with.
@@ -181,6 +191,18 @@ pub struct Extension {
     /// Its content.
     #[serde(deserialize_with = "codec::list")]
     pub data: Vec<u8>,
+}
+
+impl Extension {
+    /// [`extension::REPLAY`]: at most `messages_max` retained messages of each channel.
+    pub fn replay(messages_max: u32) -> Self {
+        Self { id: extension::REPLAY, data: messages_max.to_le_bytes().to_vec() }
+    }
+
+    /// [`extension::NOT_RETAINED`]. A `reason` longer than [`REASON_BYTES_MAX`] is truncated.
+    pub fn not_retained(reason: impl Into<String>) -> Self {
+        Self { id: extension::NOT_RETAINED, data: truncated(reason.into(), REASON_BYTES_MAX).into_bytes() }
+    }
 }
 
 /// The extensions of a message: the last field of every control message.
@@ -373,6 +395,8 @@ pub struct Opened {
 }
 
 /// Adds a subscription to the connection.
+///
+/// With [`extension::REPLAY`], what the daemon retains of the channels that it covers is replayed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subscribe {
     /// The client's number for the subscription, unique on its connection.
@@ -496,7 +520,7 @@ pub struct Confirm {
     pub extensions: Extensions,
 }
 
-/// The answer to [`Confirm`].
+/// The answer to [`Confirm`]. It has [`extension::NOT_RETAINED`] if the daemon was to retain the last message, and has not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
     /// The number of the request.
@@ -516,6 +540,14 @@ pub struct Receipt {
     /// Additions.
     #[serde(deserialize_with = "codec::list")]
     pub extensions: Extensions,
+}
+
+impl Receipt {
+    /// Why the daemon has not retained the last message, if it was to.
+    pub fn not_retained(&self) -> Option<String> {
+        let extension = self.extensions.iter().find(|extension| extension.id == extension::NOT_RETAINED)?;
+        Some(String::from_utf8_lossy(&extension.data).into_owned())
+    }
 }
 
 /// A listener that lags, in a [`Receipt`].
@@ -611,6 +643,31 @@ pub struct Unwatch {
 pub struct Unwatched {
     /// The number of the watch, which may be used again.
     pub watch: u32,
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
+}
+
+/// The next `count` messages on the channel, received or counted in a [`Lagged`], are replayed: the daemon had retained them before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retained {
+    /// The id of the channel; 0 in the answer to an observer of a channel that does not exist.
+    pub id: u32,
+    /// How many messages.
+    pub count: u32,
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
+}
+
+/// A message that this client retained is not the value of its channel any more, for another reason than a later message of this client.
+/// The client does not declare it again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Superseded {
+    /// The id of the channel.
+    pub id: u32,
+    /// The sequence number of the message.
+    pub sequence: u64,
     /// Additions.
     #[serde(deserialize_with = "codec::list")]
     pub extensions: Extensions,
@@ -750,6 +807,8 @@ control! {
     Presence = PRESENCE,
     Unwatch = UNWATCH,
     Unwatched = UNWATCHED,
+    Retained = RETAINED,
+    Superseded = SUPERSEDED,
     OpenInbox = OPEN_INBOX,
     InboxOpened = INBOX_OPENED,
     Inspect = INSPECT,
@@ -783,6 +842,9 @@ pub fn purpose_text(purpose: &str) -> String {
     truncated(purpose.to_owned(), PURPOSE_BYTES_MAX)
 }
 
+/// Bytes of a [`Lagging`] in a Receipt, at most: three numbers.
+const LAGGING_BYTES_MAX: usize = 3 * 9;
+
 /// The longest prefix of `text` of at most `max` bytes that ends at a character boundary.
 fn truncated(mut text: String, max: usize) -> String {
     if text.len() > max {
@@ -794,6 +856,7 @@ fn truncated(mut text: String, max: usize) -> String {
 
 const _: () = assert!(CHANNEL_NAME_BYTES_MAX + 64 < CONTROL_BYTES_MAX as usize);
 const _: () = assert!(REASON_BYTES_MAX + 64 < CONTROL_BYTES_MAX as usize);
+const _: () = assert!(RECEIPT_LAGGING_MAX * LAGGING_BYTES_MAX + REASON_BYTES_MAX + 64 < CONTROL_BYTES_MAX as usize);
 const _: () = assert!(VERSION_BYTES_MAX + PURPOSE_BYTES_MAX + 64 < CONTROL_BYTES_MAX as usize);
 
 #[cfg(test)]

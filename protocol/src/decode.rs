@@ -3,7 +3,7 @@
 
 use crate::codec::CodecError;
 use crate::control::Control;
-use crate::frame::{FLAG_OPTIONAL, Header, KIND_BATCH, KIND_REPLY, Run, messages_in};
+use crate::frame::{FLAG_OPTIONAL, Header, KIND_BATCH, KIND_REDECLARE, KIND_REPLY, Run, messages_in};
 use crate::limits::{BATCH_BYTES_MAX, CONTROL_BYTES_MAX, HEADER_BYTES, META_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use bytes::buf::Limit;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -35,7 +35,7 @@ const PINS_FACTOR_MAX: usize = 4;
 pub enum Item {
     /// Data frames.
     Run(Run),
-    /// A Publish or Reply frame whose body was [discarded](Decoder::discard_frame): one message.
+    /// A data frame other than a batch whose body was [discarded](Decoder::discard_frame): one message.
     Discarded(Header),
     /// A control message.
     Control(Control),
@@ -45,7 +45,7 @@ pub enum Item {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {
-    /// A Publish or Reply frame announces a larger payload than allowed.
+    /// A data frame announces a larger payload than allowed.
     #[error("a frame announces a payload of {len} bytes; the limit is {max}")]
     PayloadTooLarge {
         /// Bytes announced.
@@ -53,7 +53,7 @@ pub enum DecodeError {
         /// Bytes allowed.
         max: u32,
     },
-    /// A Publish or Reply frame announces more metadata than allowed, or more than its body has.
+    /// A data frame announces more metadata than allowed, or more than its body has.
     #[error("a frame announces {len} bytes of metadata in a body of {body} bytes; the limit is {META_BYTES_MAX}")]
     MetadataTooLarge {
         /// Bytes of metadata announced.
@@ -340,7 +340,7 @@ impl Decoder {
         chunk.clear();
     }
 
-    /// The header of the incomplete Publish or Reply frame at the start of what the decoder holds, once all of the header has arrived and
+    /// The header of the incomplete data frame at the start of what the decoder holds, once all of the header has arrived and
     /// if the sizes that it announces are allowed. A batch never counts: it is small, and only its body has the number of its
     /// messages.
     pub fn incomplete_frame(&self) -> Option<Header> {
@@ -432,8 +432,9 @@ fn scan(bytes: &[u8], payload_bytes_max: u32) -> Result<Scan, DecodeError> {
     }
     let len = first.body_bytes();
     let mut messages = count(&first, &bytes[HEADER_BYTES..size]).ok_or(DecodeError::BadBatch { len })?;
-    if first.kind() == KIND_REPLY {
-        return Ok(Scan::Run { first_bytes: size, messages, size }); // the next one may be for another request or inbox
+    if matches!(first.kind(), KIND_REPLY | KIND_REDECLARE) {
+        // The next one may be for another request or inbox, or have another number that was used before.
+        return Ok(Scan::Run { first_bytes: size, messages, size });
     }
     // A frame that does not continue the run, for whatever reason, is examined again as the first frame of the next item.
     while let Some(header) = Header::peek(&bytes[size..]) {

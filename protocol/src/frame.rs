@@ -16,6 +16,14 @@ pub const KIND_BATCH: u8 = 0x02;
 /// is the number of that request; otherwise it is laid out like [`KIND_PUBLISH`].
 pub const KIND_REPLY: u8 = 0x03;
 
+/// The kind of a frame that carries one message which the daemon retains for later subscriptions; an empty payload clears what it retains
+/// of the channel instead. It is laid out like [`KIND_PUBLISH`], and is part of the same sequence.
+pub const KIND_RETAIN: u8 = 0x04;
+
+/// The kind of a frame that a client repeats for a daemon that does not have it yet: a message that was retained by an earlier daemon,
+/// with the sequence number that it had. It is laid out like [`KIND_PUBLISH`]. No daemon sends it.
+pub const KIND_REDECLARE: u8 = 0x05;
+
 /// Flag: a receiver that does not know the frame's kind skips it. Without it an unknown kind ends the connection.
 pub const FLAG_OPTIONAL: u8 = 0b0000_0001;
 
@@ -76,7 +84,7 @@ impl fmt::Debug for SenderId {
 /// | 0 | 4 | bytes of the body, which follows |
 /// | 4 | 1 | kind |
 /// | 5 | 1 | flags |
-/// | 6 | 2 | bytes of metadata at the start of the body (Publish, Reply), else zero |
+/// | 6 | 2 | bytes of metadata at the start of the body (data frame, but not Batch), else zero |
 /// | 8 | 4 | channel id (data frame; the inbox in a Reply), else zero |
 /// | 12 | 8 | sender id (data frame), else zero |
 /// | 20 | 8 | sequence number (data frame; the number of the request in a Reply), else zero |
@@ -122,6 +130,18 @@ impl Header {
     /// The header of a frame that carries one reply to the request `request` of the client with this `inbox`, without metadata.
     pub fn reply(inbox: ChannelId, sender: SenderId, request: u64, payload_bytes: u32) -> Self {
         Self::publish(inbox, sender, request, payload_bytes).with(at::KIND, [KIND_REPLY])
+    }
+
+    /// The header of a frame that carries one message for the daemon to retain, without metadata. Without a payload, it clears what the
+    /// daemon retains of the channel.
+    pub fn retain(channel: ChannelId, sender: SenderId, sequence: u64, payload_bytes: u32) -> Self {
+        Self::publish(channel, sender, sequence, payload_bytes).with(at::KIND, [KIND_RETAIN])
+    }
+
+    /// The header of a frame that repeats a retained message for another daemon, without metadata. `sequence` is the number that the
+    /// message had, and its payload is not empty.
+    pub fn redeclare(channel: ChannelId, sender: SenderId, sequence: u64, payload_bytes: u32) -> Self {
+        Self::publish(channel, sender, sequence, payload_bytes).with(at::KIND, [KIND_REDECLARE])
     }
 
     /// The same frame with the ids that another daemon assigned.
@@ -174,7 +194,8 @@ impl Header {
         HEADER_BYTES + self.body_bytes() as usize
     }
 
-    /// The kind of the frame: [`KIND_PUBLISH`], [`KIND_BATCH`], [`KIND_REPLY`] or one of [`crate::control::kind`].
+    /// The kind of the frame: [`KIND_PUBLISH`], [`KIND_BATCH`], [`KIND_REPLY`], [`KIND_RETAIN`], [`KIND_REDECLARE`] or one of
+    /// [`crate::control::kind`].
     #[inline]
     pub fn kind(&self) -> u8 {
         self.0[at::KIND]
@@ -207,13 +228,13 @@ impl Header {
     /// Whether the frame carries messages rather than a control message.
     #[inline]
     pub fn is_data(&self) -> bool {
-        matches!(self.kind(), KIND_PUBLISH | KIND_BATCH | KIND_REPLY)
+        matches!(self.kind(), KIND_PUBLISH..=KIND_REDECLARE)
     }
 
     /// Whether the frame carries one message, which may have metadata.
     #[inline]
     pub(crate) fn is_single(&self) -> bool {
-        matches!(self.kind(), KIND_PUBLISH | KIND_REPLY)
+        matches!(self.kind(), KIND_PUBLISH | KIND_REPLY | KIND_RETAIN | KIND_REDECLARE)
     }
 
     /// Whether kind, flags, channel and sender are equal.
@@ -318,8 +339,8 @@ pub struct Frame<'a> {
     pub payload: &'a [u8],
 }
 
-/// Consecutive data frames of one sender on one channel, with consecutive sequence numbers, exactly as they were read. A reply is
-/// a run of its own.
+/// Consecutive data frames of one kind, of one sender on one channel, with consecutive sequence numbers, exactly as they were read. A
+/// reply is a run of its own, and so is a message that is declared again.
 ///
 /// A daemon forwards a run by reference: the cost per listener is per run, not per message.
 #[derive(Clone)]
@@ -355,6 +376,18 @@ impl Run {
     #[inline]
     pub fn is_reply(&self) -> bool {
         self.kind == KIND_REPLY
+    }
+
+    /// Whether the daemon retains its messages.
+    #[inline]
+    pub fn is_retained(&self) -> bool {
+        self.kind == KIND_RETAIN
+    }
+
+    /// Whether it is one message that an earlier daemon retained, with the sequence number that it had.
+    #[inline]
+    pub fn is_redeclared(&self) -> bool {
+        self.kind == KIND_REDECLARE
     }
 
     /// The channel of every message.

@@ -31,6 +31,43 @@ impl ReplyAddress {
     }
 }
 
+/// Bytes of the value of a retention entry: the lifetime and the number of messages to keep, little-endian.
+pub const RETENTION_BYTES: usize = 12;
+
+/// For how long a message is retained, and how many messages of its channel with it. The default is the value of a frame without such an
+/// entry: one message, without a limit of time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Milliseconds from the moment at which the daemon accepts the message; 0 for no limit.
+    pub lifetime_ms: u64,
+    /// How many messages the channel's history keeps, this one included, at least 1.
+    pub keep: u32,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { lifetime_ms: 0, keep: 1 }
+    }
+}
+
+impl Retention {
+    /// The value of a metadata entry with the tag [`tag::RETENTION`].
+    pub fn to_bytes(self) -> [u8; RETENTION_BYTES] {
+        let mut bytes = [0; RETENTION_BYTES];
+        let (lifetime_ms, keep) = bytes.split_at_mut(size_of::<u64>());
+        lifetime_ms.copy_from_slice(&self.lifetime_ms.to_le_bytes());
+        keep.copy_from_slice(&self.keep.to_le_bytes());
+        bytes
+    }
+
+    /// The retention that `value` encodes; 0 messages to keep count as one. `None` unless it has [`RETENTION_BYTES`].
+    fn from_bytes(value: &[u8]) -> Option<Self> {
+        let (lifetime_ms, keep) = value.split_first_chunk()?;
+        let keep = u32::from_le_bytes(keep.try_into().ok()?).max(1);
+        Some(Self { lifetime_ms: u64::from_le_bytes(*lifetime_ms), keep })
+    }
+}
+
 /// Tags of metadata entries.
 pub mod tag {
     /// Where replies go: opaque bytes.
@@ -43,6 +80,8 @@ pub mod tag {
     pub const ORIGIN: u8 = 4;
     /// A header of the application: `key_len: u8`, the key in UTF-8, the value.
     pub const HEADER: u8 = 5;
+    /// For how long the message is retained, and how many messages with it: see [`Retention`](super::Retention).
+    pub const RETENTION: u8 = 6;
 }
 
 /// One entry of a message's metadata.
@@ -59,6 +98,8 @@ pub enum Entry<'a> {
     Origin(&'a str),
     /// A header of the application.
     Header(&'a str, &'a [u8]),
+    /// For how long the message is retained, and how many messages with it.
+    Retention(Retention),
 }
 
 /// The metadata of a received message, borrowed.
@@ -112,6 +153,15 @@ impl<'a> MetadataRef<'a> {
         Some(ReplyAddress { inbox: ChannelId(u32::from_le_bytes(*inbox)), number: u64::from_le_bytes(number) })
     }
 
+    /// For how long a retained message is retained, and how many messages with it; the default if its sender stated nothing.
+    pub fn retention(self) -> Retention {
+        let stated = self.entries().find_map(|entry| match entry {
+            Entry::Retention(retention) => Some(retention),
+            _ => None,
+        });
+        stated.unwrap_or_default()
+    }
+
     /// The value of the first header with this key.
     pub fn header(self, key: &str) -> Option<&'a [u8]> {
         self.entries().find_map(|entry| match entry {
@@ -138,6 +188,7 @@ fn entry(tag: u8, value: &[u8]) -> Option<Entry<'_>> {
             let (key, value) = rest.split_at_checked(usize::from(key_len))?;
             Entry::Header(str::from_utf8(key).ok()?, value)
         }
+        tag::RETENTION => Entry::Retention(Retention::from_bytes(value)?),
         _ => return None,
     })
 }
@@ -206,6 +257,15 @@ impl Metadata {
     pub fn header(self, key: &str, value: &[u8]) -> Result<Self, MetadataError> {
         let key_len = u8::try_from(key.len()).map_err(|_| MetadataError::KeyTooLong { len: key.len() })?;
         self.with(tag::HEADER, &[&[key_len], key.as_bytes(), value])
+    }
+
+    /// Adds for how long the message is retained, and how many messages with it.
+    ///
+    /// # Errors
+    ///
+    /// See [`reply_address`](Self::reply_address).
+    pub fn retention(self, retention: Retention) -> Result<Self, MetadataError> {
+        self.with(tag::RETENTION, &[&retention.to_bytes()])
     }
 
     /// The entries of this metadata, then those of `other`. A reader of a single entry, such as the media type, finds the first.
@@ -299,6 +359,21 @@ mod tests {
             assert_eq!(of(other), None, "an address of an application");
         }
         assert_eq!(Metadata::new().as_ref().reply_address(), None);
+    }
+
+    #[test]
+    fn a_retention_has_twelve_bytes() {
+        let retention = Retention { lifetime_ms: 0x1817_1615_1413_1211, keep: 0x0403_0201 };
+        let bytes = retention.to_bytes();
+        assert_eq!(bytes, [0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18, 1, 2, 3, 4]);
+        let of = |value: &[u8]| Metadata::new().with(tag::RETENTION, &[value]).expect("small").as_ref().retention();
+        assert_eq!(of(&bytes), retention);
+        assert_eq!(Metadata::new().retention(retention).expect("small").as_ref().retention(), retention);
+        for malformed in [&bytes[..0], &bytes[..4], &bytes[..11], &[1; 13]] {
+            assert_eq!(of(malformed), Retention::default(), "a malformed entry is skipped");
+        }
+        assert_eq!(of(&[0; 12]), Retention { lifetime_ms: 0, keep: 1 }, "no messages to keep count as one");
+        assert_eq!(Metadata::new().as_ref().retention(), Retention { lifetime_ms: 0, keep: 1 });
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use broadcaster_protocol::control::{
     Control, Extension, Goodbye, Hello, InboxOpened, Inspect, Lagged, MAGIC, Named, Open, OpenInbox, Opened, Overflow,
-    Refused, RefusedCode, Report, Selector, Stop, Subscribe, Subscribed, Welcome,
+    Refused, RefusedCode, Report, Retained, Selector, Stop, Subscribe, Subscribed, Superseded, Welcome,
 };
 use broadcaster_protocol::decode::{CHUNK_BYTES, CONSUMER_CHUNK_BYTES};
 use broadcaster_protocol::limits::{
@@ -22,6 +22,10 @@ const BATCH: u8 = 0x02;
 
 const REPLY: u8 = 0x03;
 
+const RETAIN: u8 = 0x04;
+
+const REDECLARE: u8 = 0x05;
+
 const OPTIONAL: u8 = 0x01;
 
 const MIB: usize = 1024 * 1024;
@@ -32,9 +36,28 @@ const PINS_FACTOR_MAX: usize = 4;
 /// What a stream contains, without the runs and batches that its messages came in.
 #[derive(Debug, Clone, PartialEq)]
 enum Event {
-    Message { channel: u32, sender: u64, sequence: u64, metadata: Vec<u8>, payload: Vec<u8> },
-    Reply { inbox: u32, sender: u64, request: u64, metadata: Vec<u8>, payload: Vec<u8> },
-    Discarded { channel: u32, sender: u64, sequence: u64, body_bytes: u32 },
+    Message {
+        channel: u32,
+        sender: u64,
+        sequence: u64,
+        metadata: Vec<u8>,
+        payload: Vec<u8>,
+    },
+    /// A message that is neither a Publish frame nor in a batch: its kind is the first number.
+    Special {
+        kind: u8,
+        channel: u32,
+        sender: u64,
+        sequence: u64,
+        metadata: Vec<u8>,
+        payload: Vec<u8>,
+    },
+    Discarded {
+        channel: u32,
+        sender: u64,
+        sequence: u64,
+        body_bytes: u32,
+    },
     Control(Control),
 }
 
@@ -87,11 +110,22 @@ impl Wire {
     }
 
     fn reply(&mut self, inbox: u32, sender: u64, request: u64, metadata: Vec<u8>, payload: Vec<u8>) {
+        self.special(REPLY, inbox, sender, request, metadata, payload);
+    }
+
+    /// A frame of a kind that has constructors like that of a Publish frame.
+    fn special(&mut self, kind: u8, channel: u32, sender: u64, sequence: u64, metadata: Vec<u8>, payload: Vec<u8>) {
         let len = u32::try_from(payload.len()).unwrap();
-        let header = Header::reply(ChannelId(inbox), SenderId::from_raw(sender), request, len);
+        let header = match kind {
+            REPLY => Header::reply,
+            RETAIN => Header::retain,
+            REDECLARE => Header::redeclare,
+            kind => panic!("kind {kind}"),
+        };
+        let header = header(ChannelId(channel), SenderId::from_raw(sender), sequence, len);
         let header = header.with_metadata(u16::try_from(metadata.len()).unwrap());
         let parts = [header.as_bytes(), &metadata, &payload].map(<[u8]>::to_vec);
-        let event = Event::Reply { inbox, sender, request, metadata, payload };
+        let event = Event::Special { kind, channel, sender, sequence, metadata, payload };
         self.push(&parts.each_ref().map(Vec::as_slice), vec![event]);
     }
 
@@ -221,7 +255,7 @@ impl<'a> Stream<'a> {
         let expected = wire.incomplete_at(at).filter(|frame| at - frame.start >= HEADER_BYTES && !self.discards);
         let expected = expected.and_then(|frame| {
             let header = Header::peek(&self.wire[frame.start..]).unwrap();
-            matches!(header.kind(), PUBLISH | REPLY).then_some((frame, header))
+            matches!(header.kind(), PUBLISH | REPLY | RETAIN | REDECLARE).then_some((frame, header))
         });
         assert_eq!(self.decoder.incomplete_frame().is_some(), expected.is_some());
         assert_eq!(self.decoder.discard_frame(), expected.is_some());
@@ -247,7 +281,8 @@ impl<'a> Stream<'a> {
     /// The runs that were kept are unchanged.
     fn check_kept(&self) {
         let kept: Vec<Event> = self.kept.iter().flat_map(messages_of).collect();
-        let messages = self.events.iter().filter(|event| matches!(event, Event::Message { .. } | Event::Reply { .. }));
+        let messages =
+            self.events.iter().filter(|event| matches!(event, Event::Message { .. } | Event::Special { .. }));
         assert!(kept.iter().eq(messages));
     }
 }
@@ -270,10 +305,10 @@ fn messages_of(run: &Run) -> Vec<Event> {
         assert_eq!(header[5], 0);
         match header[4] {
             PUBLISH => push(body),
-            REPLY => {
-                let (inbox, sender) = (u32::try_from(number(&header[8..12])).unwrap(), number(&header[12..20]));
+            kind @ (REPLY | RETAIN | REDECLARE) => {
+                let (channel, sender) = (u32::try_from(number(&header[8..12])).unwrap(), number(&header[12..20]));
                 let (metadata, payload) = (metadata.to_vec(), body.to_vec());
-                messages.push(Event::Reply { inbox, sender, request: sequence, metadata, payload });
+                messages.push(Event::Special { kind, channel, sender, sequence, metadata, payload });
             }
             BATCH => {
                 assert!(metadata.is_empty());
@@ -301,9 +336,10 @@ fn check_run(run: &Run) {
     while let Some(frame) = rest.front() {
         let (sender, sequence) = (frame.sender.raw(), frame.sequence);
         let (metadata, payload) = (frame.metadata.as_bytes().to_vec(), frame.payload.to_vec());
-        messages.push(match run.is_reply() {
-            true => Event::Reply { inbox: channel, sender, request: sequence, metadata, payload },
-            false => Event::Message { channel, sender, sequence, metadata, payload },
+        let special = [(run.is_reply(), REPLY), (run.is_retained(), RETAIN), (run.is_redeclared(), REDECLARE)];
+        messages.push(match special.iter().find(|(is_kind, _)| *is_kind) {
+            Some(&(_, kind)) => Event::Special { kind, channel, sender, sequence, metadata, payload },
+            None => Event::Message { channel, sender, sequence, metadata, payload },
         });
         rest.skip_front();
     }
@@ -312,10 +348,11 @@ fn check_run(run: &Run) {
         assert_eq!(sequence, first.wrapping_add(at));
         assert!(matches!(
             message,
-            Event::Message { payload: by_hand, .. } | Event::Reply { payload: by_hand, .. } if *by_hand == payload
+            Event::Message { payload: by_hand, .. } | Event::Special { payload: by_hand, .. } if *by_hand == payload
         ));
     }
-    assert!(!run.is_reply() || messages.len() == 1, "a reply is a run of its own");
+    let is_alone = !(run.is_reply() || run.is_redeclared()) || messages.len() == 1;
+    assert!(is_alone, "a reply is a run of its own, and so is what is declared again");
 }
 
 /// The memory that a run pins, if it was read as [`Decoder::target`] requires.
@@ -404,8 +441,9 @@ fn control_frame(kind: u8, body: &[u8]) -> Vec<u8> {
 #[derive(Debug, Clone)]
 enum Part {
     /// Frames of this size by one sender on one channel, with metadata of these sizes in turn; `jumps`: after a gap in its
-    /// sequence numbers.
+    /// sequence numbers; `retain`: of the kind that the daemon retains.
     Frames {
+        retain: bool,
         channel: u32,
         sender: u64,
         jumps: bool,
@@ -420,11 +458,12 @@ enum Part {
         jumps: bool,
         lens: Vec<usize>,
     },
-    /// One reply with a payload of this size.
-    Reply {
-        inbox: u32,
+    /// One frame with a payload of this size: a reply, or a message that is declared again.
+    Single {
+        kind: u8,
+        channel: u32,
         sender: u64,
-        request: u64,
+        sequence: u64,
         meta: usize,
         len: usize,
     },
@@ -443,8 +482,9 @@ fn wire_of(parts: &[Part]) -> Wire {
         match part {
             Part::Control(control) => wire.control(control.clone()),
             Part::Unknown { kind, len } => wire.unknown(*kind, OPTIONAL, *len),
-            Part::Reply { inbox, sender, request, meta, len } => {
-                wire.reply(*inbox, *sender, *request, filled(!fill, *request, *meta), filled(fill, *request, *len));
+            Part::Single { kind, channel, sender, sequence, meta, len } => {
+                let (metadata, payload) = (filled(!fill, *sequence, *meta), filled(fill, *sequence, *len));
+                wire.special(*kind, *channel, *sender, *sequence, metadata, payload);
             }
             Part::Batch { channel, sender, jumps, lens } => {
                 let next = &mut sequences[*channel as usize][usize::try_from(*sender).unwrap()];
@@ -453,13 +493,17 @@ fn wire_of(parts: &[Part]) -> Wire {
                 wire.batch(*channel, *sender, *next, payloads);
                 *next = next.wrapping_add(lens.len() as u64);
             }
-            Part::Frames { channel, sender, jumps, frames, meta, len } => {
+            Part::Frames { retain, channel, sender, jumps, frames, meta, len } => {
                 let next = &mut sequences[*channel as usize][usize::try_from(*sender).unwrap()];
                 *next = next.wrapping_add(u64::from(*jumps));
                 for meta in meta.iter().cycle().take(*frames) {
                     // Any bytes are metadata: the decoder does not read them.
                     let metadata = filled(!fill, *next, *meta);
-                    wire.publish_with(*channel, *sender, *next, metadata, filled(fill, *next, *len));
+                    let payload = filled(fill, *next, *len);
+                    match retain {
+                        true => wire.special(RETAIN, *channel, *sender, *next, metadata, payload),
+                        false => wire.publish_with(*channel, *sender, *next, metadata, payload),
+                    }
                     *next = next.wrapping_add(1);
                 }
             }
@@ -480,8 +524,17 @@ fn filled(fill: usize, sequence: u64, len: usize) -> Vec<u8> {
 fn frames(frames: std::ops::Range<usize>, len: impl Strategy<Value = usize>) -> impl Strategy<Value = Part> {
     let size = prop_oneof![4 => Just(0), 2 => 0..40_usize, 1 => select(vec![1, usize::from(META_BYTES_MAX)])];
     let meta = prop_oneof![2 => Just(vec![0]), 1 => vec(size, 1..5)];
-    (1..3_u32, 1..3_u64, prop::bool::weighted(0.1), frames, meta, len).prop_map(
-        |(channel, sender, jumps, frames, meta, len)| Part::Frames { channel, sender, jumps, frames, meta, len },
+    let rarely = prop::bool::weighted(0.1);
+    (prop::bool::weighted(0.3), 1..3_u32, 1..3_u64, rarely, frames, meta, len).prop_map(
+        |(retain, channel, sender, jumps, frames, meta, len)| Part::Frames {
+            retain,
+            channel,
+            sender,
+            jumps,
+            frames,
+            meta,
+            len,
+        },
     )
 }
 
@@ -497,20 +550,23 @@ fn batch() -> impl Strategy<Value = Part> {
     })
 }
 
-/// Replies, some of them with consecutive numbers, or with the number that a message would have next.
-fn reply(len: impl Strategy<Value = usize>) -> impl Strategy<Value = Part> {
-    (1..3_u32, 1..3_u64, (u64::MAX - 3)..=u64::MAX, 0..20_usize, len)
-        .prop_map(|(inbox, sender, request, meta, len)| Part::Reply { inbox, sender, request, meta, len })
+/// Replies and messages that are declared again, some of them with consecutive numbers, or with the number that a message would have
+/// next.
+fn single(len: impl Strategy<Value = usize>) -> impl Strategy<Value = Part> {
+    let kind = select(vec![REPLY, REDECLARE]);
+    (kind, 1..3_u32, 1..3_u64, (u64::MAX - 3)..=u64::MAX, 0..20_usize, len).prop_map(
+        |(kind, channel, sender, sequence, meta, len)| Part::Single { kind, channel, sender, sequence, meta, len },
+    )
 }
 
 /// Frames of up to a few kilobytes, control messages, and frames to be skipped.
 fn small_part() -> impl Strategy<Value = Part> {
-    let unknown = (select(vec![0x00, 0x04, 0x3f, 0x4f, 0x5f, 0x7f, 0xff]), 0..100_usize);
+    let unknown = (select(vec![0x00, 0x06, 0x3f, 0x4f, 0x5f, 0x7f, 0xff]), 0..100_usize);
     prop_oneof![
         6 => frames(1..20, 0..100_usize),
         2 => frames(1..4, 0..3000_usize),
         4 => batch(),
-        3 => reply(0..3000_usize),
+        3 => single(0..3000_usize),
         3 => control().prop_map(Part::Control),
         1 => unknown.prop_map(|(kind, len)| Part::Unknown { kind, len }),
     ]
@@ -525,7 +581,7 @@ fn large_part() -> impl Strategy<Value = Part> {
         2 => frames(1..4, around),
         2 => frames(1..5, select(vec![70_000, 200_000])),
         1 => frames(1..3, Just(MIB)),
-        1 => reply(select(vec![70_000, MIB])),
+        1 => single(select(vec![70_000, MIB])),
     ]
 }
 
@@ -629,6 +685,14 @@ fn control() -> impl Strategy<Value = Control> {
             .prop_map(|(id, count, extensions)| Lagged { id, count, extensions }.into()),
         (number_32(), text(300), extensions()).prop_map(|(id, name, extensions)| Named { id, name, extensions }.into()),
         extensions().prop_map(|extensions| OpenInbox { extensions }.into()),
+        (number_32(), number_32(), extensions())
+            .prop_map(|(id, count, extensions)| Retained { id, count, extensions }.into()),
+        (number_32(), number(), extensions()).prop_map(|(id, sequence, extensions)| Superseded {
+            id,
+            sequence,
+            extensions
+        }
+        .into()),
         (number_32(), extensions()).prop_map(|(id, extensions)| InboxOpened { id, extensions }.into()),
         extensions().prop_map(|extensions| Inspect { extensions }.into()),
         report().prop_map(Control::from),
@@ -918,8 +982,15 @@ fn garbage() -> impl Strategy<Value = Vec<u8>> {
 /// The decoder makes room for a frame as large as the last one. Any other item may arrive in that buffer.
 #[test]
 fn a_large_frame_may_be_followed_by_anything() {
-    let frames =
-        |channel, frames, len| Part::Frames { channel, sender: 1, jumps: false, frames, meta: vec![0, 9], len };
+    let frames = |channel, frames, len| Part::Frames {
+        retain: false,
+        channel,
+        sender: 1,
+        jumps: false,
+        frames,
+        meta: vec![0, 9],
+        len,
+    };
     let large = |len| frames(1, 1, len);
     let small = |count, len| frames(2, count, len);
     let batch = |messages| Part::Batch { channel: 1, sender: 1, jumps: false, lens: vec![20; messages] };
@@ -1051,6 +1122,26 @@ fn a_reply_is_a_run_of_its_own() {
     stream.read(&mut BytesMut::new(), usize::MAX).unwrap();
     assert!(stream.events == wire.events());
     assert_eq!(stream.kept.iter().map(Run::is_reply).collect::<Vec<_>>(), [false, true, true, false]);
+}
+
+#[test]
+fn retained_messages_are_runs_of_their_own_kind() {
+    let mut wire = Wire::default();
+    wire.publish(1, 1, 7, b"a message".to_vec());
+    wire.special(RETAIN, 1, 1, 8, vec![], b"retained".to_vec());
+    wire.special(RETAIN, 1, 1, 9, vec![9; 9], b"retained too".to_vec());
+    wire.special(RETAIN, 1, 1, 10, vec![], vec![]);
+    wire.special(REDECLARE, 1, 1, 11, vec![], b"declared again".to_vec());
+    wire.special(REDECLARE, 1, 1, 12, vec![], b"another".to_vec());
+    wire.special(RETAIN, 1, 1, 13, vec![], b"retained".to_vec());
+    wire.publish(1, 1, 14, b"the last message".to_vec());
+    let mut stream = Stream::new(true, 1000, &wire.bytes);
+    stream.read(&mut BytesMut::new(), usize::MAX).unwrap();
+    assert!(stream.events == wire.events());
+    let kinds = stream.kept.iter().map(|run| (run.is_retained(), run.is_redeclared(), run.messages()));
+    let (plain, retained, redeclared) = ((false, false, 1), (true, false, 1), (false, true, 1));
+    let expected = [plain, (true, false, 3), redeclared, redeclared, retained, plain];
+    assert_eq!(kinds.collect::<Vec<_>>(), expected);
 }
 
 #[test]
@@ -1221,8 +1312,8 @@ fn a_batch_with_metadata_is_fatal() {
 #[test]
 fn unknown_kinds_are_skipped_if_optional_and_fatal_otherwise() {
     let known = [
-        0x01, 0x02, 0x03, 0x10, 0x11, 0x12, 0x13, 0x20, 0x21, 0x22, 0x23, 0x24, 0x25, 0x26, 0x27, 0x28, 0x30, 0x31,
-        0x32, 0x40, 0x41, 0x42, 0x43, 0x44, 0x45, 0x46, 0x60, 0x61, 0x80, 0x81, 0x82,
+        0x01, 0x02, 0x03, 0x04, 0x05, 0x10, 0x11, 0x12, 0x13, 0x20, 0x21, 0x22, 0x23, 0x24, 0x25, 0x26, 0x27, 0x28,
+        0x30, 0x31, 0x32, 0x40, 0x41, 0x42, 0x43, 0x44, 0x45, 0x46, 0x50, 0x51, 0x60, 0x61, 0x80, 0x81, 0x82,
     ];
     for kind in (0..=u8::MAX).filter(|kind| !known.contains(kind)) {
         for len in [0, 1, 4096] {
@@ -1248,7 +1339,7 @@ fn unknown_kinds_are_skipped_if_optional_and_fatal_otherwise() {
 fn an_optional_frame_of_an_unknown_kind_may_use_every_field_and_be_as_large_as_a_message() {
     let mut wire = Wire::default();
     wire.control(Inspect::default());
-    wire.unknown(0x04, OPTIONAL | 0x80, 3 * MIB);
+    wire.unknown(0x06, OPTIONAL | 0x80, 3 * MIB);
     let unknown = wire.frames.last_mut().unwrap();
     unknown.is_optional = true;
     wire.bytes[unknown.start + 6..unknown.start + HEADER_BYTES].fill(0xff);
@@ -1258,8 +1349,8 @@ fn an_optional_frame_of_an_unknown_kind_may_use_every_field_and_be_as_large_as_a
         reads_as_written(&wire, true, true, sizes);
         reads_as_written(&wire, false, false, sizes);
     }
-    let too_large = Header::control(0x04, OPTIONAL, PAYLOAD_BYTES_MAX + 1);
-    let error = DecodeError::ControlTooLarge { kind: 0x04, len: PAYLOAD_BYTES_MAX + 1 };
+    let too_large = Header::control(0x06, OPTIONAL, PAYLOAD_BYTES_MAX + 1);
+    let error = DecodeError::ControlTooLarge { kind: 0x06, len: PAYLOAD_BYTES_MAX + 1 };
     assert_eq!(error_of(too_large.as_bytes()), error);
 }
 
@@ -1277,15 +1368,20 @@ fn reserved_bits_are_fatal() {
     publish.publish(0, 0, 0, b"x".to_vec());
     let mut batch = Wire::default();
     batch.batch(0, 0, 0, vec![b"x".to_vec()]);
-    let mut reply = Wire::default();
-    reply.reply(0, 0, 0, vec![], b"x".to_vec());
+    let single = |kind| {
+        let mut wire = Wire::default();
+        wire.special(kind, 0, 0, 0, vec![], b"x".to_vec());
+        wire
+    };
+    let (reply, retain, redeclare) = (single(REPLY), single(RETAIN), single(REDECLARE));
     let mut inspect = Wire::default();
     inspect.control(Inspect::default());
-    // Byte 5 has the flags. Bytes 6 and 7 are the size of metadata, which only Publish and Reply frames have. Bytes 8 to 27 are zero in a
+    // Byte 5 has the flags. Bytes 6 and 7 are the size of metadata, which batches and control frames do not have. Bytes 8 to 27 are zero in a
     // control frame.
-    for (wire, places) in [(&publish, 5..6), (&reply, 5..6), (&batch, 5..8), (&inspect, 5..28)] {
+    let singles = [&publish, &reply, &retain, &redeclare].map(|wire| (wire, 5..6));
+    for (wire, places) in singles.into_iter().chain([(&batch, 5..8), (&inspect, 5..28)]) {
         for bit in places.flat_map(|at| (0..8).map(move |bit| (at, 1_u8 << bit))) {
-            let is_control = wire.bytes[4] > REPLY;
+            let is_control = wire.bytes[4] > REDECLARE;
             if is_control && bit == (5, OPTIONAL) {
                 continue;
             }
@@ -1409,11 +1505,13 @@ fn a_discarded_frame_is_reported_with_its_last_byte() {
 }
 
 #[test]
-fn a_large_reply_is_read_and_discarded_like_a_message() {
-    for lends in [true, false] {
+fn large_frames_of_other_kinds_are_read_and_discarded_like_a_message() {
+    for (lends, kind) in
+        [true, false].into_iter().flat_map(|lends| [REPLY, RETAIN, REDECLARE].map(|kind| (lends, kind)))
+    {
         let mut wire = Wire::default();
-        wire.reply(1, 1, 5, vec![2; 9], vec![1; MIB]);
-        wire.reply(1, 1, 6, vec![2; 9], vec![2; MIB]);
+        wire.special(kind, 1, 1, 5, vec![2; 9], vec![1; MIB]);
+        wire.special(kind, 1, 1, 6, vec![2; 9], vec![2; MIB]);
         let first = wire.frames[0].end;
         let bytes = wire.bytes.clone();
         let mut stream = Stream::new(lends, PAYLOAD_BYTES_MAX, &bytes);
@@ -1421,7 +1519,7 @@ fn a_large_reply_is_read_and_discarded_like_a_message() {
         while stream.at < first + HEADER_BYTES {
             stream.read(&mut chunk, first + HEADER_BYTES - stream.at).unwrap();
         }
-        assert_eq!(stream.decoder.incomplete_frame().map(|header| header.kind()), Some(REPLY));
+        assert_eq!(stream.decoder.incomplete_frame().map(|header| header.kind()), Some(kind));
         stream.discard(&mut wire);
         stream.read(&mut chunk, usize::MAX).unwrap();
         while !stream.is_over() {
@@ -1430,10 +1528,12 @@ fn a_large_reply_is_read_and_discarded_like_a_message() {
         assert!(stream.events == wire.events());
         assert!(matches!(stream.events[1], Event::Discarded { sequence: 6, .. }));
     }
-    let oversize = Header::reply(ChannelId(1), SenderId::new(1, 1), 0, 1001);
-    let mut decoder = Decoder::lender(1000);
-    let error = decoder.next(&mut BytesMut::from(oversize.as_bytes())).unwrap_err();
-    assert_eq!(error, DecodeError::PayloadTooLarge { len: 1001, max: 1000 });
+    for header in [Header::reply, Header::retain, Header::redeclare] {
+        let oversize = header(ChannelId(1), SenderId::new(1, 1), 0, 1001);
+        let mut decoder = Decoder::lender(1000);
+        let error = decoder.next(&mut BytesMut::from(oversize.as_bytes())).unwrap_err();
+        assert_eq!(error, DecodeError::PayloadTooLarge { len: 1001, max: 1000 });
+    }
 }
 
 #[test]

@@ -8,15 +8,15 @@
 use broadcaster_protocol::control::{
     Confirm, Control, CountListeners, Credit, Declined, Extension, Extensions, Goodbye, Hello, InboxOpened, Inspect,
     Lagged, Lagging, Listeners, MAGIC, Named, Open, OpenInbox, Opened, Overflow, Presence, Receipt, Refused,
-    RefusedCode, Report, Selector, Stop, Subscribe, Subscribed, Unsubscribe, Unsubscribed, Unwatch, Unwatched, Watch,
-    Watched, Welcome, extension, kind,
+    RefusedCode, Report, Retained, Selector, Stop, Subscribe, Subscribed, Superseded, Unsubscribe, Unsubscribed,
+    Unwatch, Unwatched, Watch, Watched, Welcome, extension, kind,
 };
 use broadcaster_protocol::endpoint::{Env, candidates};
 use broadcaster_protocol::limits::{
     BATCH_BYTES_MAX, CHANNEL_NAME_BYTES_MAX, CONTROL_BYTES_MAX, HEADER_BYTES, META_BYTES_MAX, PAYLOAD_BYTES_MAX,
     PURPOSE_BYTES_MAX, REASON_BYTES_MAX, SOCKET_PATH_BYTES_MAX_BSD, SOCKET_PATH_BYTES_MAX_LINUX, VERSION_BYTES_MAX,
 };
-use broadcaster_protocol::meta::{Entry, Metadata, tag};
+use broadcaster_protocol::meta::{Entry, Metadata, Retention, tag};
 use broadcaster_protocol::{ChannelId, DecodeError, Decoder, Header, Item, SenderId};
 use bytes::{Bytes, BytesMut};
 use std::collections::BTreeSet;
@@ -44,6 +44,8 @@ enum Value {
     Control(Control),
     Publish { channel: ChannelId, sender: SenderId, sequence: u64, metadata: Metadata, payload: Vec<u8> },
     Reply { inbox: ChannelId, sender: SenderId, request: u64, metadata: Metadata, payload: Vec<u8> },
+    Retain { channel: ChannelId, sender: SenderId, sequence: u64, metadata: Metadata, payload: Vec<u8> },
+    Redeclare { channel: ChannelId, sender: SenderId, sequence: u64, metadata: Metadata, payload: Vec<u8> },
     Batch { channel: ChannelId, sender: SenderId, first: u64, payloads: Vec<Vec<u8>> },
 }
 
@@ -207,6 +209,68 @@ fn data() -> Vec<(&'static str, Value)> {
     ]
 }
 
+/// Retained messages.
+fn retained() -> Vec<(&'static str, Value)> {
+    let sender = SenderId::new(4242, 7);
+    let retain = |sequence, metadata, payload: &[u8]| Value::Retain {
+        channel: ChannelId(1),
+        sender,
+        sequence,
+        metadata,
+        payload: payload.into(),
+    };
+    let retain_every_field = Value::Retain {
+        channel: ChannelId(0x0403_0201),
+        sender: SenderId::from_raw(0x1817_1615_1413_1211),
+        sequence: 0x2827_2625_2423_2221,
+        metadata: retention(0x1817_1615_1413_1211, 0x2423_2221).followed_by(&every_tag()).unwrap(),
+        payload: (0xf0..=0xff).collect(),
+    };
+    let redeclare = Value::Redeclare {
+        channel: ChannelId(1),
+        sender,
+        sequence: 1,
+        metadata: retention(59_000, 1),
+        payload: b"dark".to_vec(),
+    };
+    let replay = Subscribe {
+        subscription: 1,
+        selector: name("c"),
+        overflow: Overflow::DropOldest,
+        observer: false,
+        extensions: vec![Extension::replay(0x0403_0201)],
+    };
+    let receipt = Receipt {
+        number: 1,
+        next_sequence: 5,
+        listeners: 3,
+        took: 2,
+        lagging: 0,
+        worst: vec![],
+        extensions: vec![Extension::not_retained("größe")],
+    };
+    let (every, nothing) = (extensions(), control(Retained { id: 1, count: 0, extensions: vec![] }));
+    vec![
+        ("retain", retain(0, Metadata::new(), b"light")),
+        ("retain_for_a_minute", retain(1, retention(60_000, 1), b"dark")),
+        ("retain_clear", retain(2, Metadata::new(), b"")),
+        ("retain_every_field", retain_every_field),
+        ("redeclare", redeclare),
+        ("subscribe_with_replay", control(replay)),
+        ("receipt_not_retained", control(receipt)),
+        ("retained_nothing", nothing),
+        ("retained_every_field", control(Retained { id: 0x0403_0201, count: 0x1413_1211, extensions: every.clone() })),
+        (
+            "superseded_every_field",
+            control(Superseded { id: 0x0403_0201, sequence: 0x1817_1615_1413_1211, extensions: every }),
+        ),
+    ]
+}
+
+fn retention(lifetime_ms: u64, keep: u32) -> Metadata {
+    Metadata::new().retention(Retention { lifetime_ms, keep }).unwrap()
+}
+
 /// The frames of the handshake, and the last frame of a connection.
 fn handshake() -> Vec<(&'static str, Value)> {
     let hello_every_field = Hello {
@@ -364,7 +428,7 @@ fn requests() -> Vec<(&'static str, Value)> {
 
 /// Every frame of the file, in order.
 fn vectors() -> Vec<(&'static str, Value)> {
-    [session(), data(), handshake(), channels(), services(), requests()].concat()
+    [session(), data(), handshake(), channels(), services(), requests(), retained()].concat()
 }
 
 fn encode(value: &Value) -> Vec<u8> {
@@ -380,6 +444,14 @@ fn encode(value: &Value) -> Vec<u8> {
         }
         Value::Reply { inbox, sender, request, metadata, payload } => {
             let header = Header::reply(*inbox, *sender, *request, payload.len().try_into().unwrap());
+            [header.with_metadata(metadata.meta_bytes()).as_bytes(), metadata.as_bytes(), payload].concat()
+        }
+        Value::Retain { channel, sender, sequence, metadata, payload } => {
+            let header = Header::retain(*channel, *sender, *sequence, payload.len().try_into().unwrap());
+            [header.with_metadata(metadata.meta_bytes()).as_bytes(), metadata.as_bytes(), payload].concat()
+        }
+        Value::Redeclare { channel, sender, sequence, metadata, payload } => {
+            let header = Header::redeclare(*channel, *sender, *sequence, payload.len().try_into().unwrap());
             [header.with_metadata(metadata.meta_bytes()).as_bytes(), metadata.as_bytes(), payload].concat()
         }
         Value::Batch { channel, sender, first, payloads } => {
@@ -469,6 +541,14 @@ fn every_golden_frame_has_its_value() {
                 assert_eq!((run.front().unwrap().metadata, run.is_reply()), (metadata.as_ref(), true), "{name}");
                 assert_eq!(run.iter().collect::<Vec<_>>(), [(*request, payload.clone().into())], "{name}");
             }
+            (Item::Run(run), Value::Retain { channel, sender, sequence, metadata, payload })
+            | (Item::Run(run), Value::Redeclare { channel, sender, sequence, metadata, payload }) => {
+                assert_eq!((run.channel(), run.sender(), run.bytes()), (*channel, *sender, bytes), "{name}");
+                let is_retain = matches!(value, Value::Retain { .. });
+                assert_eq!((run.is_retained(), run.is_redeclared()), (is_retain, !is_retain), "{name}");
+                assert_eq!(run.front().unwrap().metadata, metadata.as_ref(), "{name}");
+                assert_eq!(run.iter().collect::<Vec<_>>(), [(*sequence, payload.clone().into())], "{name}");
+            }
             (Item::Run(run), Value::Batch { channel, sender, first, payloads }) => {
                 assert_eq!((run.channel(), run.sender(), run.bytes()), (*channel, *sender, bytes), "{name}");
                 let messages = (*first..).zip(payloads.iter().map(|payload| payload.clone().into()));
@@ -549,6 +629,10 @@ fn the_document_names_every_number() {
         (0x01, "Publish"),
         (0x02, "Batch"),
         (0x03, "Reply"),
+        (0x04, "Retain"),
+        (0x05, "Redeclare"),
+        (kind::RETAINED, "Retained"),
+        (kind::SUPERSEDED, "Superseded"),
         (kind::OPEN_INBOX, "OpenInbox"),
         (kind::INBOX_OPENED, "InboxOpened"),
         (kind::HELLO, "Hello"),
@@ -614,6 +698,7 @@ fn the_document_names_every_number() {
         (tag::CONTENT_TYPE, "content type"),
         (tag::ORIGIN, "origin"),
         (tag::HEADER, "user header"),
+        (tag::RETENTION, "retention"),
     ] {
         let row = format!("| {number} | {name} |");
         assert!(DOCUMENT.contains(&row), "no row {row}");
@@ -627,10 +712,10 @@ fn the_document_contains_the_minimal_client() {
     assert_eq!(program, EXAMPLE, "examples/minimal.py and its copy in PROTOCOL.md");
 }
 
-/// Another implementation can read the entries of `publish_every_field` with the rules of the page alone.
+/// Another implementation can read the entries of `retain_every_field` with the rules of the page alone.
 #[test]
 fn the_golden_metadata_has_an_entry_of_every_tag() {
-    let metadata = every_tag();
+    let metadata = every_tag().followed_by(&retention(1, 2)).unwrap();
     let mut rest = metadata.as_bytes();
     let mut tags = Vec::new();
     while let Some((&[tag, low, high], tail)) = rest.split_first_chunk() {
@@ -638,13 +723,14 @@ fn the_golden_metadata_has_an_entry_of_every_tag() {
         rest = &tail[usize::from(u16::from_le_bytes([low, high]))..];
     }
     assert!(rest.is_empty());
-    assert_eq!(tags, [tag::REPLY_ADDRESS, tag::SCHEMA, tag::CONTENT_TYPE, tag::ORIGIN, tag::HEADER]);
+    assert_eq!(tags, [tag::REPLY_ADDRESS, tag::SCHEMA, tag::CONTENT_TYPE, tag::ORIGIN, tag::HEADER, tag::RETENTION]);
     assert!(metadata.as_ref().entries().eq([
         Entry::ReplyAddress(b"\x01\x02"),
         Entry::Schema(b"\xfe"),
         Entry::ContentType("text/plain"),
         Entry::Origin("größe"),
         Entry::Header("key", b"\x00\xff"),
+        Entry::Retention(Retention { lifetime_ms: 1, keep: 2 }),
     ]));
 }
 

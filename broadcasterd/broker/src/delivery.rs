@@ -36,6 +36,9 @@ impl Broker {
         if run.is_reply() {
             return self.forward_reply(now, conn, run, effects);
         }
+        if run.is_redeclared() {
+            return self.redeclare(now, conn, &run, effects);
+        }
         let published = Published {
             channel: run.channel(),
             sender: run.sender(),

@@ -41,6 +41,7 @@ mod patterns;
 mod presence;
 mod receipt;
 mod registry;
+mod retained;
 mod session;
 mod snapshot;
 

@@ -79,6 +79,8 @@ impl Broker {
             | Control::Watched(_)
             | Control::Presence(_)
             | Control::Unwatched(_)
+            | Control::Retained(_)
+            | Control::Superseded(_)
             | Control::InboxOpened(_)
             | Control::Report(_) => {
                 let reason = format!("a frame of kind {:#04x} is not a request", control.kind());
