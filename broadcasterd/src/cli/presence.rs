@@ -6,7 +6,7 @@ use super::time::timeout;
 use crate::exit::{Code, Failure};
 use crate::output::{escaped_line, notice, timestamp, write_json};
 use clap::Args;
-use jiff::Zoned;
+use chrono::Local;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 use system_broadcaster::{PresenceEvent, RecvError};
@@ -62,7 +62,7 @@ impl Presence {
         };
         if self.json {
             let object = serde_json::json!({
-                "time": timestamp(&Zoned::now()),
+                "time": timestamp(&Local::now()),
                 "channel": self.channel,
                 "event": did,
                 "listener": peer.id().to_string(),

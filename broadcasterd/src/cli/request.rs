@@ -6,7 +6,7 @@ use super::time::answer_timeout;
 use crate::exit::{Code, Failure};
 use crate::output::{escaped_bytes, hex, timestamp, write_json};
 use clap::Args;
-use jiff::Zoned;
+use chrono::Local;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
@@ -79,7 +79,7 @@ impl Request {
             Err(_) => ("payload_hex", hex(reply.payload())),
         };
         let object = serde_json::json!({
-            "time": timestamp(&Zoned::now()),
+            "time": timestamp(&Local::now()),
             "channel": self.channel,
             "replier": reply.replier().to_string(),
             "pid": reply.replier_pid(),

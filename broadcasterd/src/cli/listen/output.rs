@@ -4,7 +4,7 @@ use super::loss::Losses;
 use super::template::Template;
 use crate::output::{escaped, escaped_bytes, hex, timestamp, write_json};
 use clap::Args;
-use jiff::Zoned;
+use chrono::Local;
 use std::io::{self, IsTerminal, StdoutLock, Write};
 use system_broadcaster::{ChannelName, Lag, Message, Selector};
 
@@ -136,7 +136,7 @@ fn object(message: &Message) -> serde_json::Value {
         Err(_) => ("payload_hex", hex(message.payload())),
     };
     serde_json::json!({
-        "time": timestamp(&Zoned::now()),
+        "time": timestamp(&Local::now()),
         "channel": message.channel().as_str(),
         "sender": message.sender().to_string(),
         "pid": message.sender_pid(),

@@ -2,7 +2,7 @@
 
 use super::output::pid;
 use crate::output::{escaped, escaped_bytes, timestamp};
-use jiff::Zoned;
+use chrono::Local;
 use std::io::{self, Write};
 use std::str::FromStr;
 use system_broadcaster::Message;
@@ -110,7 +110,7 @@ impl Template {
                 Part::Field(Field::Pid) => write!(out, "{}", pid(message)),
                 Part::Field(Field::Sequence) => write!(out, "{}", message.sequence()),
                 Part::Field(Field::Size) => write!(out, "{}", message.payload().len()),
-                Part::Field(Field::Time) => write!(out, "{}", timestamp(&Zoned::now())),
+                Part::Field(Field::Time) => write!(out, "{}", timestamp(&Local::now())),
             }?;
         }
         Ok(())

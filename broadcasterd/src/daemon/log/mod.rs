@@ -10,7 +10,7 @@ use crate::os;
 use queue::Queue;
 use std::time::Duration;
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{ParseError, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -57,17 +57,17 @@ pub(crate) fn directives(text: &str) -> Result<String, String> {
     filter(text).map(|_| text.to_owned())
 }
 
-fn filter(text: &str) -> Result<EnvFilter, String> {
+fn filter(text: &str) -> Result<Targets, String> {
     let refused = |why: String| format!("{text:?} is not a log level ({why}); try error, warn, info, debug or trace");
     if text.trim().is_empty() {
         return Err(refused("it is empty".to_owned()));
     }
     // The library takes a lone word for the name of a module, so that a mistyped level would turn the log off.
     let is_level = |part: &str| part.parse::<LevelFilter>().is_ok();
-    if let Some(word) = text.split(',').map(str::trim).find(|part| !part.contains(['=', '[', ']']) && !is_level(part)) {
+    if let Some(word) = text.split(',').map(str::trim).find(|part| !part.contains('=') && !is_level(part)) {
         return Err(refused(format!("{word:?} is neither a level nor a module=level")));
     }
-    EnvFilter::builder().parse(text).map_err(|error| refused(error.to_string()))
+    text.parse().map_err(|error: ParseError| refused(error.to_string()))
 }
 
 #[cfg(test)]
