@@ -2,7 +2,7 @@
 
 use crate::limits::{HEADER_BYTES, RECORD_HEADER_BYTES};
 use crate::meta::MetadataRef;
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use std::fmt;
 
 /// The kind of a frame that carries one message; kinds from 0x10 on are control messages ([`crate::control`]).
@@ -423,6 +423,16 @@ impl Run {
     /// Bytes of memory that stay allocated for as long as the run exists: its own, or those of the chunk that it is a part of.
     pub fn pinned_bytes(&self) -> usize {
         self.pinned_bytes
+    }
+
+    /// The only message of this run as a retained one, in memory of its own.
+    #[must_use]
+    pub fn to_retained(&self) -> Self {
+        let mut bytes = BytesMut::from(&self.bytes[..]);
+        if let Some(kind) = bytes.get_mut(at::KIND) {
+            *kind = KIND_RETAIN;
+        }
+        Self { kind: KIND_RETAIN, pinned_bytes: bytes.len(), bytes: bytes.freeze(), ..self.clone() }
     }
 
     /// Takes whole frames off the front, of which there are `bytes` and `messages`, and returns them.

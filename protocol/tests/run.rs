@@ -144,3 +144,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_retained_message_has_memory_of_its_own_and_the_same_bytes() {
+    let header = Header::redeclare(ChannelId(3), SenderId::new(4, 5), 6, 4).with_metadata(2);
+    let wire = [header.as_bytes(), b"mm", b"dark"].concat();
+    let run = run(&[&wire[..], &frames(7, &[vec![0; 100]])].concat());
+    assert!(run.is_redeclared());
+    let retained = run.to_retained();
+    assert!(retained.is_retained() && !retained.is_redeclared());
+    let header = Header::retain(ChannelId(3), SenderId::new(4, 5), 6, 4).with_metadata(2);
+    assert_eq!(retained.bytes()[..], [header.as_bytes(), b"mm", b"dark"].concat());
+    assert_eq!((retained.first(), retained.messages(), retained.pinned_bytes()), (6, 1, wire.len()));
+    assert!(!run.bytes().as_ptr_range().contains(&retained.bytes().as_ptr()));
+    assert_eq!(retained.front().map(|front| front.payload), Some(&b"dark"[..]));
+}

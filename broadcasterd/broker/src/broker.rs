@@ -7,6 +7,7 @@ use crate::event::{ConnId, Event, Moment};
 use crate::limits::{Limits, TURN_WORK_MAX};
 use crate::memory::Ledger;
 use crate::registry::Registry;
+use crate::retained::Histories;
 use broadcaster_protocol::SenderId;
 use broadcaster_protocol::control::{RefusedCode, version_text};
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,6 +39,13 @@ const SLICES_MAX: usize = 64;
 /// A listener receives every message that is accepted after its `Subscribed`, in order, or a report of how many it lost at
 /// that point of the stream. Per sender, channel and listener: received + reported lost = accepted. A listener that stalls,
 /// leaves or dies changes nothing for another one.
+///
+/// # Retained messages
+///
+/// The newest messages of a channel can be retained, each for a lifetime that its sender chooses: they are the channel's history, and the
+/// newest of them is its value. A subscription that requests replay receives them between its `Subscribed` and the next message that
+/// is accepted. Their memory has a limit of its own, a quarter of [`held_bytes_max`](Limits::held_bytes_max) at most, and is never given up
+/// for connections. A message that does not fit empties the history, so that no older one passes for the value.
 ///
 /// # Backpressure
 ///
@@ -77,11 +85,13 @@ pub struct Broker {
     pub(crate) counts: Counts,
     /// Connections of each process.
     pub(crate) processes: BTreeMap<u32, usize>,
-    pub(crate) senders: BTreeSet<SenderId>,
+    /// The connections that may publish, by their sender ids.
+    pub(crate) senders: BTreeMap<SenderId, ConnId>,
     pub(crate) registry: Registry,
-    /// Of connections; channels with backpressure have their own.
+    /// Of connections; channels with backpressure and retained messages have their own.
     pub(crate) deadlines: BTreeSet<(Moment, ConnId)>,
     pub(crate) credits: Credits,
+    pub(crate) retained: Histories,
     pub(crate) ledger: Ledger,
     pub(crate) stats: Stats,
     pub(crate) phase: Phase,
@@ -122,7 +132,7 @@ pub struct Stats {
     pub messages_accepted: u64,
     /// Bytes of the frames that carried them.
     pub bytes_accepted: u64,
-    /// Messages written to listeners, each counted once per listener, and replies written to requesters.
+    /// Messages written to listeners, each counted once per listener, and replies written to requesters. Replayed messages count too.
     pub messages_delivered: u64,
     /// Messages lost by listeners, each counted once per listener, and replies lost by requesters. What was waiting when a listener left is
     /// neither delivered nor lost.
@@ -133,6 +143,11 @@ pub struct Stats {
     pub replies_dropped: u64,
     /// Connections that were refused or ended by the broker.
     pub connections_refused: u64,
+    /// Messages that were retained and queued for a subscription of a listener as it began, or when they were declared again; each counted
+    /// once per listener.
+    pub messages_replayed: u64,
+    /// Messages that were to be retained, and were not: a limit was reached, or their bodies were dropped.
+    pub retention_declined: u64,
     /// How often a listener that delayed senders with backpressure was left behind.
     pub listeners_left_behind: u64,
 }
@@ -153,6 +168,7 @@ pub(crate) struct Counts {
 impl Broker {
     /// A broker for the user `uid`, which runs in the process `pid` as program version `version`.
     pub fn new(limits: Limits, uid: u32, pid: u32, version: &str, now: Moment) -> Self {
+        let ledger = Ledger::default();
         Self {
             limits,
             version: version_text(version),
@@ -162,11 +178,12 @@ impl Broker {
             connections: Vec::new(),
             counts: Counts::default(),
             processes: BTreeMap::new(),
-            senders: BTreeSet::new(),
+            senders: BTreeMap::new(),
             registry: Registry::default(),
             deadlines: BTreeSet::new(),
             credits: Credits::default(),
-            ledger: Ledger::default(),
+            retained: Histories::new(&ledger),
+            ledger,
             stats: Stats::default(),
             phase: Phase::Idle(now),
             turn_work: 0,
@@ -203,12 +220,17 @@ impl Broker {
 
     /// When the next [`Event::Tick`] is due; `None`: not before something else happens.
     pub fn next_deadline(&self) -> Option<Moment> {
-        let idle = match (self.phase, self.limits.idle_exit_after) {
-            (Phase::Idle(since), Some(wait)) => Some(since.after(wait)),
-            _ => None,
-        };
         let first = self.deadlines.first().map(|&(deadline, _)| deadline);
-        [idle, first, self.credits.next_deadline()].into_iter().flatten().min()
+        let others = [self.idle_exit(), self.credits.next_deadline(), self.retained.next_deadline()];
+        others.into_iter().flatten().chain(first).min()
+    }
+
+    /// When the broker ends because nothing needs it.
+    pub(crate) fn idle_exit(&self) -> Option<Moment> {
+        match (self.phase, self.limits.idle_exit_after) {
+            (Phase::Idle(since), Some(wait)) if self.retained.is_empty() => Some(since.after(wait)),
+            _ => None,
+        }
     }
 
     /// The bytes to write to the connection, as slices in order, at most 64 of them; none if nothing waits.

@@ -74,6 +74,8 @@ pub(crate) struct Publication {
     pub(crate) reach: Reach,
     /// Its backpressure, if it has.
     pub(crate) pace: Option<Pace>,
+    /// Why its last message is not retained, if it was to be.
+    pub(crate) not_retained: Option<String>,
 }
 
 /// How many listeners a message had, and for how many of them it was queued.

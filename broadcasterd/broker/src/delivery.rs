@@ -7,7 +7,7 @@ use crate::event::{ConnId, Moment};
 use crate::outbox::{Losses, Pushed, Span};
 use crate::registry::Subscriber;
 use broadcaster_protocol::control::{Control, Named, RefusedCode};
-use broadcaster_protocol::frame::KIND_REPLY;
+use broadcaster_protocol::frame::{KIND_REDECLARE, KIND_REPLY, KIND_RETAIN};
 use broadcaster_protocol::{ChannelId, ChannelName, Header, Run, SenderId};
 use std::cell::LazyCell;
 
@@ -48,6 +48,7 @@ impl Broker {
         };
         let mut run = run;
         let Some((bytes, messages)) = self.accept(now, conn, published, run.bytes(), effects) else { return };
+        let not_retained = if run.is_retained() { self.retain(now, &run, effects) } else { None };
         let mut reach = None;
         if messages > 0 {
             let credited = run.split_front(bytes, messages);
@@ -56,13 +57,15 @@ impl Broker {
         if run.messages() > 0 {
             reach = Some(self.fan_out(now, run, Admission::Uncredited, effects));
         }
-        self.set_reach(conn, published.channel, reach.unwrap_or_default());
+        self.set_reach(conn, published.channel, reach.unwrap_or_default(), not_retained);
     }
 
     /// A message whose body was dropped is accepted, and lost by each subscriber.
     pub(crate) fn discarded(&mut self, now: Moment, conn: ConnId, header: &Header, effects: &mut Effects) {
-        if header.kind() == KIND_REPLY {
-            return self.discarded_reply(now, conn, header, effects);
+        match header.kind() {
+            KIND_REPLY => return self.discarded_reply(now, conn, header, effects),
+            KIND_REDECLARE => return self.redeclare_discarded(now, conn, header, effects),
+            _ => {}
         }
         let published = Published {
             channel: header.channel(),
@@ -72,8 +75,10 @@ impl Broker {
             bytes: header.frame_bytes() as u64,
         };
         if self.accept(now, conn, published, &[], effects).is_some() {
+            let is_retained = header.kind() == KIND_RETAIN;
+            let not_retained = if is_retained { self.retain_discarded(now, header, effects) } else { None };
             let reach = self.lose(now, published.channel, 1, effects);
-            self.set_reach(conn, published.channel, reach);
+            self.set_reach(conn, published.channel, reach, not_retained);
         }
     }
 
@@ -88,10 +93,10 @@ impl Broker {
     }
 
     /// What became of the last message of the publication.
-    fn set_reach(&mut self, conn: ConnId, channel: ChannelId, reach: Reach) {
+    fn set_reach(&mut self, conn: ConnId, channel: ChannelId, reach: Reach, not_retained: Option<String>) {
         let connection = self.connection(conn);
         if let Some(publication) = connection.and_then(|connection| connection.publications.get_mut(&channel)) {
-            publication.reach = reach;
+            (publication.reach, publication.not_retained) = (reach, not_retained);
         }
     }
 

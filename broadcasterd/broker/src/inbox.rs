@@ -9,7 +9,7 @@ use broadcaster_protocol::control::{Control, InboxOpened, Overflow, RefusedCode}
 use broadcaster_protocol::{ChannelId, Header, Run, SenderId};
 
 /// How replies are queued: those that came first stay.
-const REPLY_TERMS: Terms = Terms { overflow: Overflow::DropNewest, observer: false };
+const REPLY_TERMS: Terms = Terms { overflow: Overflow::DropNewest, observer: false, replay: 0 };
 
 impl Broker {
     pub(crate) fn open_inbox(&mut self, now: Moment, conn: ConnId, effects: &mut Effects) {

@@ -5,6 +5,8 @@ use crate::connection::{ConnPhase, Connection};
 use crate::event::{ConnId, Incomplete};
 use crate::limits::{Limits, PATTERN_SEGMENTS, TURN_WORK_MAX};
 use crate::registry::{Selector, Subscriber};
+use broadcaster_protocol::decode::CHUNK_BYTES;
+use broadcaster_protocol::limits::HEADER_BYTES;
 use broadcaster_protocol::{ChannelId, ChannelName};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,7 +32,10 @@ impl Broker {
         let Limits { connections_max, channels_max, wildcards_max, patterns_max, watches_max, .. } = self.limits;
         let search_max = patterns_max.saturating_mul(PATTERN_SEGMENTS);
         let channels_max = channels_max.saturating_mul(1 + search_max);
-        let event_max = connections_max.max(channels_max).saturating_add(wildcards_max + patterns_max + watches_max);
+        // Every retained message may be replayed, and the run that is being retained has one message for each header at most.
+        let retained_max = self.limits.retained_bytes_max.max(CHUNK_BYTES) / HEADER_BYTES;
+        let others_max = wildcards_max + patterns_max + watches_max + retained_max;
+        let event_max = connections_max.max(channels_max).saturating_add(others_max);
         for (turn, event) in [(self.turn_work, self.event_work_max), self.last_turn_work] {
             assert!(turn < TURN_WORK_MAX + event.max(1), "{turn} units of work in one turn");
             assert!(event <= event_max, "{event} units of work in one event");
@@ -49,7 +54,7 @@ impl Broker {
             leaving: count(Connection::is_leaving),
         };
         assert_eq!(self.counts, counts, "counts of connections");
-        let (mut processes, mut senders) = (BTreeMap::new(), BTreeSet::new());
+        let (mut processes, mut senders) = (BTreeMap::new(), BTreeMap::new());
         for (conn, connection) in self.open_connections() {
             *processes.entry(connection.pid).or_default() += 1;
             let (phase, sender) = (connection.phase, connection.sender);
@@ -57,7 +62,7 @@ impl Broker {
                 ConnPhase::Greeting => assert!(sender.is_none(), "{conn:?} has a sender id before its Hello"),
                 ConnPhase::Active => {
                     assert!(
-                        sender.is_some_and(|sender| senders.insert(sender)),
+                        sender.is_some_and(|sender| senders.insert(sender, conn).is_none()),
                         "{conn:?} has no sender id of its own"
                     );
                 }
@@ -117,13 +122,14 @@ impl Broker {
         for id in publications.keys() {
             assert!(self.registry.channel(*id).is_some(), "{id:?} is published on and does not exist");
         }
-        self.registry.invariants(&publications, &subscriptions, &counting, &watches);
+        let histories = self.retained.invariants(&self.limits);
+        self.registry.invariants(&publications, &subscriptions, &counting, &watches, &histories);
         self.registry.check_inboxes(&inboxes);
     }
 
     fn check_memory(&self) {
         let mut held = 0;
-        let mut spans = BTreeMap::new();
+        let mut spans: BTreeMap<_, _> = self.retained.spans().collect();
         for (conn, connection) in self.open_connections() {
             connection.outbox.invariants();
             held += connection.outbox.footprint() + connection.incoming.bytes();
@@ -134,7 +140,7 @@ impl Broker {
             let incoming = connection.incoming.bytes();
             assert!(incoming == 0 || !connection.is_leaving(), "{conn:?} is charged {incoming} bytes while it leaves");
         }
-        held += spans.values().sum::<usize>();
+        held += self.retained.footprint() + spans.values().sum::<usize>();
         assert_eq!(self.ledger.held(), held, "the ledger is not the sum of all charges");
     }
 }

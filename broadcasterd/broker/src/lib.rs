@@ -13,6 +13,7 @@
 //! | `delivery` | from an accepted run to the outboxes, and from there to the counters |
 //! | `credit` | how much senders with backpressure may send, and which listener they wait for |
 //! | `receipt` | how many listeners took a message, and which of them lag |
+//! | `retained` | retained messages: what is kept of each channel, and its replay |
 //! | `inbox` | inboxes, and the replies that are addressed to them |
 //! | `outbox` | the queue of one connection, and what was lost from it |
 //! | `memory` | the ledger of held memory |
@@ -50,4 +51,5 @@ pub use connection::ConnPhase;
 pub use effect::{Effect, Effects};
 pub use event::{ConnId, Event, Incomplete, Moment};
 pub use limits::{Limits, PATTERN_SEGMENTS, TURN_WORK_MAX};
+pub use retained::HistorySnapshot;
 pub use snapshot::{ChannelSnapshot, ConnSnapshot, Snapshot};

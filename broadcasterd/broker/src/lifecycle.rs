@@ -9,6 +9,7 @@ use crate::event::{ConnId, Incomplete, Moment};
 use crate::limits::counted;
 use crate::outbox::Outbox;
 use crate::registry::Ended;
+use crate::retained::Histories;
 use broadcaster_protocol::control::{Control, Goodbye, Refused, RefusedCode};
 
 impl Broker {
@@ -170,6 +171,7 @@ impl Broker {
 
     pub(crate) fn tick(&mut self, now: Moment, effects: &mut Effects) {
         self.credits.expire(now, effects);
+        self.expire_retained(now, effects);
         while let Some(&(_, conn)) = self.deadlines.first().filter(|&&(deadline, _)| deadline <= now) {
             self.set_deadline(conn, None);
             match self.connection(conn).map(|connection| connection.phase) {
@@ -185,9 +187,7 @@ impl Broker {
                 None => {}
             }
         }
-        if let (Phase::Idle(since), Some(wait)) = (self.phase, self.limits.idle_exit_after)
-            && since.after(wait) <= now
-        {
+        if self.idle_exit().is_some_and(|exit| exit <= now) {
             self.stop(effects);
         }
     }
@@ -204,6 +204,7 @@ impl Broker {
             self.phase = Phase::Leaving;
             // Nothing is published any more. To take thousands of connections out of thousands of channels would take seconds.
             self.registry.clear();
+            self.retained = Histories::new(&self.ledger);
             self.credits = Credits::default();
             self.send_goodbye(now, |connection| !connection.only_looks(), effects);
             self.release_or_exit(now, effects);

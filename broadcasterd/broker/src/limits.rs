@@ -38,6 +38,13 @@ pub struct Limits {
     pub patterns_max: usize,
     /// Watches of the listeners of a channel (4096).
     pub watches_max: usize,
+    /// Bytes of memory that retained messages of all channels may take (16 MiB), with about 300 bytes of bookkeeping for each; in any case
+    /// no more than a quarter of [`held_bytes_max`](Self::held_bytes_max).
+    pub retained_bytes_max: usize,
+    /// Channels of which messages are retained (4096).
+    pub retained_channels_max: usize,
+    /// Messages that one channel may keep (1024).
+    pub retained_messages_max: usize,
     /// Time from accept to a complete Hello (2 s).
     pub handshake_timeout: Duration,
     /// Time without a further byte after which a connection that has sent a part of a frame is refused (30 s).
@@ -48,7 +55,7 @@ pub struct Limits {
     /// Time from the decision to end a connection to its end, in which the client can read the reason (1 s). An orderly stop
     /// spends as much before that on delivering what clients have sent.
     pub goodbye_timeout: Duration,
-    /// The broker exits after this time without a connection; `None`, the default, means never.
+    /// The broker exits after this time without a connection and without retained messages; `None`, the default, means never.
     pub idle_exit_after: Option<Duration>,
 }
 
@@ -68,6 +75,9 @@ impl Default for Limits {
             wildcards_max: 64,
             patterns_max: 16_384,
             watches_max: 4096,
+            retained_bytes_max: 16 * 1024 * 1024,
+            retained_channels_max: 4096,
+            retained_messages_max: 1024,
             handshake_timeout: HANDSHAKE_TIMEOUT,
             frame_timeout: Duration::from_secs(30),
             stalled_timeout: Duration::from_secs(5),
@@ -82,8 +92,8 @@ impl Default for Limits {
 pub const PATTERN_SEGMENTS: usize = 8;
 
 /// Work after which a turn ends: one unit for each message run, or loss, and connection that it is queued for, for each channel
-/// that a subscription to a pattern or to all channels meets, for each step of a search for patterns, and for each listener that is
-/// reported to a watch. What is left of the input waits for the next turn.
+/// that a subscription to a pattern or to all channels meets, for each step of a search for patterns, for each listener that is
+/// reported to a watch, and for each message that is retained, replayed or expires. What is left of the input waits for the next turn.
 pub const TURN_WORK_MAX: usize = 32 * 1024;
 
 /// The least credit up to which a sender with backpressure is granted more, in bytes, however many share a listener's room or the memory

@@ -123,7 +123,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     fn subscriber(conn: usize) -> Subscriber {
-        Subscriber::new(ConnId(conn), Terms { overflow: Overflow::DropOldest, observer: false }, 0)
+        Subscriber::new(ConnId(conn), Terms { overflow: Overflow::DropOldest, observer: false, replay: 0 }, 0)
     }
 
     fn found(patterns: &Patterns, name: &str) -> (Vec<ConnId>, usize) {

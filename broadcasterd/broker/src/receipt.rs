@@ -5,7 +5,7 @@ use crate::effect::Effects;
 use crate::event::{ConnId, Moment};
 use crate::session::Refusal;
 use broadcaster_protocol::ChannelId;
-use broadcaster_protocol::control::{Confirm, Control, Lagging, Receipt, RefusedCode};
+use broadcaster_protocol::control::{Confirm, Control, Extension, Lagging, Receipt, RefusedCode};
 use broadcaster_protocol::limits::RECEIPT_LAGGING_MAX;
 use std::cmp::Reverse;
 
@@ -23,6 +23,7 @@ impl Broker {
             return Err((RefusedCode::Protocol, format!("the channel {} is not open on this connection", id.0)));
         };
         let (next_sequence, reach) = (publication.next, publication.reach);
+        let not_retained = publication.not_retained.as_ref().map(Extension::not_retained);
         let mut worst = self.lagging(id);
         let lagging = u32::try_from(worst.len()).unwrap_or(u32::MAX);
         worst.sort_unstable_by_key(|lagging| (Reverse(lagging.bytes), lagging.listener));
@@ -34,7 +35,7 @@ impl Broker {
             took: reach.took,
             lagging,
             worst,
-            extensions: Vec::new(),
+            extensions: not_retained.into_iter().collect(),
         };
         self.reply(now, conn, &Control::Receipt(receipt), effects);
         Ok(())

@@ -1,6 +1,6 @@
 //! Channels, their ids and their subscribers. It knows nothing of messages that wait.
 //!
-//! A channel exists while it has a publication or a listener that subscribed to its name. Observers and subscriptions to patterns or to
+//! A channel exists while it has a publication, a listener that subscribed to its name, or a history. Observers and subscriptions to patterns or to
 //! all channels do not keep it; they are attached to each channel that they cover when it appears.
 
 use crate::event::ConnId;
@@ -66,6 +66,10 @@ pub(crate) struct Channel {
     by_name: usize,
     /// Connections that wait for a number of listeners, with the numbers of their requests.
     counting: BTreeMap<(usize, ConnId), u32>,
+    /// Messages of it are retained.
+    has_history: bool,
+    /// They have been, or were to be, or a client has cleared them.
+    has_had_history: bool,
     pub(crate) messages_accepted: u64,
     pub(crate) bytes_accepted: u64,
     pub(crate) messages_lost: u64,
@@ -80,6 +84,8 @@ impl Channel {
             publications: 0,
             by_name: 0,
             counting: BTreeMap::new(),
+            has_history: false,
+            has_had_history: false,
             messages_accepted: 0,
             bytes_accepted: 0,
             messages_lost: 0,
@@ -110,9 +116,23 @@ impl Channel {
         self.publications
     }
 
-    fn is_unused(&self) -> bool {
-        self.publications == 0 && self.by_name == 0
+    /// Whether messages of it have been retained or cleared, or were to be retained.
+    pub(crate) fn has_had_history(&self) -> bool {
+        self.has_had_history
     }
+
+    fn is_unused(&self) -> bool {
+        self.publications == 0 && self.by_name == 0 && !self.has_history
+    }
+}
+
+/// What a subscription covers as it begins.
+#[derive(Debug, Default)]
+pub(crate) struct Begun {
+    /// The channel that its selector names, if that exists.
+    pub(crate) named: Option<ChannelId>,
+    /// The channels with a history that its connection did not receive before, if it requests replay.
+    pub(crate) replayed: Vec<ChannelId>,
 }
 
 /// A channel that has ended.
@@ -212,8 +232,8 @@ impl Registry {
         self.end_if_unused(id)
     }
 
-    /// Adds a subscription; returns the channel that its selector names, if that exists now.
-    pub(crate) fn subscribe(&mut self, selector: &Selector, subscriber: Subscriber) -> Option<ChannelId> {
+    /// Adds a subscription.
+    pub(crate) fn subscribe(&mut self, selector: &Selector, subscriber: Subscriber) -> Begun {
         if !subscriber.terms.observer {
             for name in self.watched(selector) {
                 self.watches.set_listens(&name, subscriber.conn, true);
@@ -224,27 +244,34 @@ impl Registry {
                 self.wildcards.push(subscriber);
                 self.work += self.channels.len();
                 let ids: Vec<_> = self.channels.keys().copied().collect();
-                ids.into_iter().for_each(|id| self.attach(id, subscriber));
-                None
+                Begun { named: None, replayed: self.attach_all(ids, subscriber) }
             }
             Selector::Pattern(pattern) => {
                 self.patterns.insert(pattern, subscriber);
-                self.covered(pattern).into_iter().for_each(|id| self.attach(id, subscriber));
-                None
+                let ids = self.covered(pattern);
+                Begun { named: None, replayed: self.attach_all(ids, subscriber) }
             }
             Selector::Name(name) if subscriber.terms.observer => {
                 self.observers.entry(name.clone()).or_default().push(subscriber);
-                let id = self.id_of(name)?;
-                self.attach(id, subscriber);
-                Some(id)
+                let named = self.id_of(name);
+                Begun { named, replayed: self.attach_all(named.into_iter().collect(), subscriber) }
             }
             Selector::Name(name) => {
                 let id = self.id_for(name);
-                self.attach(id, subscriber);
-                self.channels.get_mut(&id)?.by_name += 1;
-                Some(id)
+                let replayed = self.attach_all(vec![id], subscriber);
+                if let Some(channel) = self.channels.get_mut(&id) {
+                    channel.by_name += 1;
+                }
+                Begun { named: Some(id), replayed }
             }
         }
+    }
+
+    /// Notes whether messages of the channel are retained, now that one was to be or is no more; returns the channel if that was its end.
+    pub(crate) fn set_history(&mut self, id: ChannelId, has_history: bool) -> Option<Ended> {
+        let channel = self.channels.get_mut(&id)?;
+        (channel.has_history, channel.has_had_history) = (has_history, true);
+        self.end_if_unused(id)
     }
 
     /// Notes that the connection knows the name of a channel that it receives.
@@ -397,7 +424,9 @@ impl Registry {
         self.work += self.patterns.each_covering(name, &mut |subscribers| covering.extend(subscribers.values()));
         self.work += covering.len();
         covering.extend(self.observers.get(name).into_iter().flatten());
-        covering.into_iter().for_each(|subscriber| self.attach(id, subscriber));
+        for subscriber in covering {
+            self.attach(id, subscriber);
+        }
         id
     }
 
@@ -408,12 +437,12 @@ impl Registry {
         names
     }
 
-    /// An id that neither a channel nor an inbox has.
+    /// An id that neither a channel nor an inbox has, and never 0: that stands for a channel that does not exist.
     fn new_id(&mut self) -> ChannelId {
         loop {
             self.last = self.last.wrapping_add(1);
             let id = ChannelId(self.last);
-            if !self.channels.contains_key(&id) && !self.inboxes.contains_key(&id) {
+            if id.0 != 0 && !self.channels.contains_key(&id) && !self.inboxes.contains_key(&id) {
                 return id;
             }
         }
@@ -428,37 +457,50 @@ impl Registry {
         candidates.inspect(|_| *work += 1).filter(|(name, _)| pattern.covers(name)).map(|(_, &id)| id).collect()
     }
 
-    /// Lets the connection receive the channel under these terms, unless it does under others that outrank them.
-    fn attach(&mut self, id: ChannelId, subscriber: Subscriber) {
-        let Some(channel) = self.channels.get_mut(&id) else { return };
+    /// Lets the connection receive these channels; returns those that are to be replayed to it.
+    fn attach_all(&mut self, mut ids: Vec<ChannelId>, subscriber: Subscriber) -> Vec<ChannelId> {
+        ids.retain(|&id| {
+            let is_new = self.attach(id, subscriber);
+            is_new && subscriber.terms.replay > 0 && self.channels.get(&id).is_some_and(|channel| channel.has_history)
+        });
+        ids
+    }
+
+    /// Lets the connection receive the channel under these terms, unless it does under others that outrank them. Returns whether it did
+    /// not receive it before.
+    fn attach(&mut self, id: ChannelId, subscriber: Subscriber) -> bool {
+        let Some(channel) = self.channels.get_mut(&id) else { return false };
         let conn = subscriber.conn.0;
         if self.positions.len() <= conn {
             self.positions.resize_with(conn + 1, BTreeMap::new);
         }
-        match self.positions[conn].entry(id) {
+        let is_new = match self.positions[conn].entry(id) {
             Entry::Vacant(position) => {
                 position.insert(channel.subscribers.len());
                 channel.subscribers.push(subscriber);
                 if subscriber.terms.observer {
-                    return;
+                    return true;
                 }
+                true
             }
             Entry::Occupied(position) => {
                 let present = &mut channel.subscribers[*position.get()];
                 if subscriber.rank() >= present.rank() {
-                    return;
+                    return false;
                 }
                 let joins = present.terms.observer && !subscriber.terms.observer;
                 *present = Subscriber { named: present.named, ..subscriber };
                 if !joins {
-                    return;
+                    return false;
                 }
+                false
             }
-        }
+        };
         channel.listeners += 1;
         if !channel.counting.is_empty() {
             self.joined.push(id);
         }
+        is_new
     }
 
     /// The channel is no longer covered by this subscription: the best of those that are left decides now, if one is.
@@ -540,7 +582,8 @@ impl Registry {
     }
 
     /// Checks its tables against each other, and against what the connections have: the `publications` on each channel, all
-    /// `subscriptions`, what is awaited by requests for a number of listeners, and the watches of each name.
+    /// `subscriptions`, what is awaited by requests for a number of listeners, and the watches of each name; and against the channels that
+    /// have a history.
     ///
     /// # Panics
     ///
@@ -551,8 +594,13 @@ impl Registry {
         subscriptions: &[(&Selector, Subscriber)],
         counting: &BTreeSet<(ChannelId, usize, ConnId)>,
         watches: &BTreeMap<&ChannelName, BTreeSet<(ConnId, u32)>>,
+        histories: &BTreeSet<ChannelId>,
     ) {
         self.check_subscriptions(subscriptions);
+        let noted = self.channels.iter().filter(|(_, channel)| channel.has_history).map(|(&id, _)| id);
+        assert_eq!(noted.collect::<BTreeSet<_>>(), *histories, "channels with a history");
+        let new = histories.iter().find(|id| self.channels.get(id).is_some_and(|channel| !channel.has_had_history));
+        assert_eq!(new, None, "a channel that has a history and has had none");
         self.watches.invariants(watches, |name| {
             let listeners = subscriptions
                 .iter()

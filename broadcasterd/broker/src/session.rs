@@ -8,10 +8,11 @@ use crate::effect::Effects;
 use crate::event::{ConnId, Incomplete, Moment};
 use crate::limits::{PATTERN_SEGMENTS, counted};
 use crate::outbox::Terms;
-use crate::registry::{Channel, Counted, Selector};
+use crate::registry::{Begun, Channel, Counted, Selector};
+use crate::retained::replay_of;
 use broadcaster_protocol::control::{
-    self, Control, CountListeners, Declined, Hello, Listeners, Open, Opened, Overflow, RefusedCode, Subscribe,
-    Subscribed, Unsubscribe, Unsubscribed, Welcome, capability, purpose_text,
+    self, Control, CountListeners, Declined, Hello, Listeners, Open, Opened, Overflow, RefusedCode, Retained,
+    Subscribe, Subscribed, Unsubscribe, Unsubscribed, Welcome, capability, purpose_text,
 };
 use broadcaster_protocol::limits::{PROTOCOL_MAX, PROTOCOL_MIN};
 use broadcaster_protocol::{ChannelId, ChannelName, ChannelPattern, DecodeError, SenderId, handshake};
@@ -98,10 +99,11 @@ impl Broker {
         self.set_deadline(conn, None);
         let Some(connection) = self.connections.get_mut(conn.0).and_then(Option::as_mut) else { return };
         let mut number = hello.sender_number;
-        while !self.senders.insert(SenderId::new(connection.pid, number)) {
+        while self.senders.contains_key(&SenderId::new(connection.pid, number)) {
             number = number.wrapping_add(1);
         }
         let sender = SenderId::new(connection.pid, number);
+        self.senders.insert(sender, conn);
         connection.phase = ConnPhase::Active;
         connection.incomplete = Incomplete::None; // it was the Hello
         connection.purpose = purpose_text(&hello.purpose);
@@ -134,7 +136,8 @@ impl Broker {
         self.counts.senders += usize::from(connection.publications.is_empty());
         let pace = patience.map(|patience| Pace::new(patience, now));
         connection.may_reply = true;
-        connection.publications.insert(id, Publication { next: open.next_sequence, reach: Reach::default(), pace });
+        let next = open.next_sequence;
+        connection.publications.insert(id, Publication { next, reach: Reach::default(), pace, not_retained: None });
         let opened = Opened {
             channel: open.channel.clone(),
             id: id.0,
@@ -155,7 +158,8 @@ impl Broker {
         subscribe: Subscribe,
         effects: &mut Effects,
     ) -> Result<(), Refusal> {
-        let Subscribe { subscription: number, selector, overflow, observer, extensions: _ } = subscribe;
+        let Subscribe { subscription: number, selector, overflow, observer, extensions } = subscribe;
+        let replay = replay_of(&extensions).map_err(|reason| (RefusedCode::Protocol, reason))?;
         if let Overflow::Other(number) = overflow {
             return Err((RefusedCode::Unsupported, format!("overflow policy {number}")));
         }
@@ -167,8 +171,9 @@ impl Broker {
                 return Err((RefusedCode::Unsupported, format!("selector kind {kind}")));
             }
         };
-        let terms = Terms { overflow, observer };
+        let terms = Terms { overflow, observer, replay };
         self.check_subscription(conn, number, &selector, terms)?;
+        self.expire_retained(now, effects);
 
         let Some(connection) = self.connections.get_mut(conn.0).and_then(Option::as_mut) else { return Ok(()) };
         let of_kind = if observer { &mut self.counts.observers } else { &mut self.counts.listeners };
@@ -176,13 +181,10 @@ impl Broker {
         *of_kind += usize::from(before == 0);
         connection.may_reply |= !observer;
         let subscriber = connection.subscriptions.add(conn, number, selector.clone(), terms);
-        let id = self.registry.subscribe(&selector, subscriber);
+        let begun = self.registry.subscribe(&selector, subscriber);
         let subscribed = Subscribed { subscription: number, extensions: Vec::new() };
         self.reply(now, conn, &Control::Subscribed(subscribed), effects);
-        if let (Some(id), Selector::Name(name)) = (id, selector) {
-            self.registry.set_named(id, conn);
-            self.reply(now, conn, &named(id, &name), effects);
-        }
+        self.begin_delivery(now, conn, &selector, &begun, terms, effects);
         self.report_changes(now, effects);
         for counted in self.registry.take_counted() {
             if let Some(connection) = self.connection(counted.conn) {
@@ -192,6 +194,38 @@ impl Broker {
         }
         self.turn_work += self.registry.take_work();
         Ok(())
+    }
+
+    /// After Subscribed: the names that the connection has to know, and what is replayed to it.
+    fn begin_delivery(
+        &mut self,
+        now: Moment,
+        conn: ConnId,
+        selector: &Selector,
+        begun: &Begun,
+        terms: Terms,
+        effects: &mut Effects,
+    ) {
+        if let Some(id) = begun.named {
+            self.announce(now, conn, id, effects);
+        }
+        for &id in &begun.replayed {
+            if begun.named.is_none() {
+                self.announce(now, conn, id, effects);
+            }
+            self.replay(now, conn, id, terms, effects);
+        }
+        if let (Selector::Name(_), true) = (selector, terms.replay > 0 && begun.replayed.is_empty()) {
+            let nothing = Retained { id: begun.named.map_or(0, |id| id.0), count: 0, extensions: Vec::new() };
+            self.reply(now, conn, &Control::Retained(nothing), effects);
+        }
+    }
+
+    /// Gives the connection the name of a channel that it receives.
+    fn announce(&mut self, now: Moment, conn: ConnId, id: ChannelId, effects: &mut Effects) {
+        let Some(name) = self.registry.channel(id).map(|channel| named(id, channel.name())) else { return };
+        self.registry.set_named(id, conn);
+        self.reply(now, conn, &name, effects);
     }
 
     fn unsubscribe(

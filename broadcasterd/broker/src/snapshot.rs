@@ -4,6 +4,7 @@ use crate::broker::{Broker, Stats};
 use crate::connection::{ConnPhase, Connection};
 use crate::event::{ConnId, Moment};
 use crate::registry::{Channel, Selector};
+use crate::retained::HistorySnapshot;
 use broadcaster_protocol::control::Report;
 use broadcaster_protocol::{ChannelName, SenderId};
 use std::time::Duration;
@@ -21,13 +22,19 @@ pub struct Snapshot {
     pub stats: Stats,
     /// Bytes of memory that messages in transit hold now.
     pub held_bytes: usize,
+    /// Channels of which messages are retained.
+    pub retained_channels: usize,
+    /// Messages that are retained.
+    pub retained_messages: usize,
+    /// Bytes of memory that they take; a part of `held_bytes`.
+    pub retained_bytes: usize,
     /// Every channel, in the order of their names.
     pub channels: Vec<ChannelSnapshot>,
     /// Every connection, in the order of their numbers.
     pub connections: Vec<ConnSnapshot>,
 }
 
-/// One channel. Its counters begin with it, and end with the last publication or listener on it.
+/// One channel. Its counters begin and end with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ChannelSnapshot {
@@ -43,6 +50,8 @@ pub struct ChannelSnapshot {
     pub bytes_accepted: u64,
     /// Messages on it that listeners lost, each counted once per listener.
     pub messages_lost: u64,
+    /// Messages of it that are retained; `None` if there are none.
+    pub history: Option<HistorySnapshot>,
     /// Connections that publish on it with backpressure.
     pub backpressure: usize,
     /// The listener that senders on it wait for now, without credit.
@@ -111,14 +120,19 @@ impl Broker {
             messages_accepted: channel.messages_accepted,
             bytes_accepted: channel.bytes_accepted,
             messages_lost: channel.messages_lost,
+            history: self.retained.snapshot(now, id),
             backpressure: self.credits.publications(id),
             waits_for: self.credits.delay(id).map(|(conn, _)| conn),
         });
         let connections = self.open_connections();
+        let (retained_channels, retained_messages, retained_bytes) = self.retained.totals();
         Snapshot {
             uptime: now.since(self.started),
             stats: self.stats,
             held_bytes: self.ledger.held(),
+            retained_channels,
+            retained_messages,
+            retained_bytes,
             channels: channels.collect(),
             connections: connections.map(|(conn, connection)| self.conn_snapshot(now, conn, connection)).collect(),
         }

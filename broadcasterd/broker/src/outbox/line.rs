@@ -405,7 +405,9 @@ impl Line {
     }
 }
 
-/// Whether losses before the frame must not be mixed with those behind it: a subscription begins or ends with it.
+/// Whether losses before the frame must not be mixed with those behind it: a subscription begins or ends with it, or replayed messages
+/// follow it.
 fn parts_losses(frame: &[u8]) -> bool {
-    Header::peek(frame).is_some_and(|header| matches!(header.kind(), kind::SUBSCRIBED | kind::UNSUBSCRIBED))
+    const PARTING: [u8; 3] = [kind::SUBSCRIBED, kind::UNSUBSCRIBED, kind::RETAINED];
+    Header::peek(frame).is_some_and(|header| PARTING.contains(&header.kind()))
 }

@@ -49,6 +49,8 @@ pub(crate) struct Room {
 pub(crate) struct Terms {
     pub(crate) overflow: Overflow,
     pub(crate) observer: bool,
+    /// The most retained messages of each channel that are replayed. No matter for what is queued.
+    pub(crate) replay: u32,
 }
 
 impl Terms {
@@ -176,8 +178,8 @@ impl Outbox {
         self.push_and_drop(span, terms, room, losses)
     }
 
-    /// Queues a span whatever waits, because its sender was granted credit for it. What exceeds `room` by that is room for the spans
-    /// that follow, until it is written or dropped: no more is dropped for them than if the outbox were just full.
+    /// Queues a span whatever waits, because its sender was granted credit for it, or because it is replayed. What exceeds `room` by that is
+    /// room for the spans that follow, until it is written or dropped: no more is dropped for them than if the outbox were just full.
     #[inline]
     pub(crate) fn push_credited(&mut self, span: &Rc<Span>, terms: Terms, room: Room) {
         if !self.fits(span.extent(), room) || self.overshoot != Extent::default() {

@@ -59,9 +59,19 @@ impl Span {
             channel: run.channel(),
             messages: run.messages(),
             newest: OnceCell::new(),
-            charge: ledger.charge(run.pinned_bytes() + SPAN_BYTES),
+            charge: ledger.charge(Self::bytes_of(run.pinned_bytes())),
             bytes: run.into_bytes(),
         })
+    }
+
+    /// Bytes of memory of a span whose run has `bytes` in memory of its own.
+    pub(crate) fn bytes_of(bytes: usize) -> usize {
+        bytes + SPAN_BYTES
+    }
+
+    /// Bytes of memory that it holds.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.charge.bytes()
     }
 
     pub(super) fn extent(&self) -> Extent {
@@ -133,7 +143,7 @@ impl Piece {
 
     /// Bytes of memory that stay allocated because of it.
     pub(super) fn pinned_bytes(&self) -> usize {
-        self.span.charge.bytes()
+        self.span.held_bytes()
     }
 
     /// What distinguishes its span from others.

@@ -24,7 +24,7 @@ const ROOMY: Room = Room { bytes: usize::MAX, messages: u64::MAX };
 const POLICIES: [Overflow; 3] = [Overflow::DropOldest, Overflow::DropNewest, Overflow::Latest];
 
 fn terms(overflow: Overflow) -> Terms {
-    Terms { overflow, observer: false }
+    Terms { overflow, observer: false, replay: 0 }
 }
 
 fn single(channel: u32, sequence: u64, payload: usize) -> Vec<u8> {
@@ -231,7 +231,7 @@ impl Pair {
     /// A message is lost before it is queued.
     fn lose(&mut self) {
         let channel = self.rng.u32(..self.channels);
-        let terms = Terms { overflow: Overflow::DropOldest, observer: self.rng.u32(..4) == 0 };
+        let terms = Terms { overflow: Overflow::DropOldest, observer: self.rng.u32(..4) == 0, replay: 0 };
         let next = self.bench.next.entry(channel).or_default();
         let frame = Frame { bytes: 100, first: *next, messages: 1 };
         *next += 1;
@@ -247,7 +247,7 @@ impl Pair {
             Some(policies) => policies[channel as usize],
             None => POLICIES[self.rng.usize(..3)],
         };
-        let terms = Terms { overflow, observer: self.rng.u32(..4) == 0 };
+        let terms = Terms { overflow, observer: self.rng.u32(..4) == 0, replay: 0 };
         let next = self.bench.next.entry(channel).or_default();
         let (mut wire, mut frames) = (Vec::new(), Vec::new());
         let batched = self.rng.bool();
@@ -589,7 +589,7 @@ fn latest_keeps_everything_while_the_connection_takes_it() {
 fn observers_are_counted_apart() {
     let mut bench = Bench::new();
     let (observer, room) =
-        (Terms { overflow: Overflow::DropOldest, observer: true }, Room { bytes: 1000, messages: 2 });
+        (Terms { overflow: Overflow::DropOldest, observer: true, replay: 0 }, Room { bytes: 1000, messages: 2 });
     for terms in [observer, terms(Overflow::DropOldest), observer, terms(Overflow::DropOldest)] {
         assert_eq!(bench.push(1, 1, terms, room), Pushed::Queued);
     }
