@@ -39,7 +39,10 @@ impl Code {
         (Self::Unreachable, "unreachable: the daemon does not answer, or cannot be started"),
         (Self::Refused, "refused or disconnected by the daemon"),
         (Self::Lost, "lost: messages are missing (listen --fail-on-loss) or may be (send: the daemon died)"),
-        (Self::Command, "command: a command of listen --exec or --ready-exec failed or could not be started"),
+        (
+            Self::Command,
+            "command: a command of listen --exec or --ready-exec failed or could not be started, or a reply to request reports a failure",
+        ),
         (Self::Listeners, "listeners: fewer took a message than send --require or request asks for"),
     ];
 }

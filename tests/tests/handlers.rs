@@ -12,7 +12,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
-use system_broadcaster::{Selector, Sender};
+use system_broadcaster::{Reply, Selector, Sender};
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -463,5 +463,172 @@ fn send_keeps_the_rate_and_holds_no_line_back() {
         let output = bus.run(&[&["send", "news"], arguments].concat());
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(text(&output.stderr).contains(wanted), "{}", text(&output.stderr));
+    }
+}
+
+/// Long enough for any command of these tests.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The header of a reply, as text.
+fn header(reply: &Reply, key: &str) -> Option<String> {
+    reply.metadata().header(key).map(text)
+}
+
+#[test]
+fn output_of_a_command_is_the_reply_to_a_request() {
+    let bus = Bus::new();
+    let _daemon = bus.start();
+    let script = "printf \"<$(cat)>$BROADCASTER_REQUEST\"; echo seen >&2";
+    let mut listening = Listening::start(&bus, &["-n", "4", "--exec", "sh", "-c", script], Stdio::piped());
+    let mut sender = sender(&bus);
+    for payload in ["one", "two"] {
+        let reply = sender.request_one(payload.as_bytes(), PATIENCE).expect("replied");
+        assert_eq!((text(reply.payload()), reply.metadata().is_empty()), (format!("<{payload}>1"), true));
+        assert_eq!(listening.line(), "seen");
+    }
+    sender.send(b"three").expect("sent");
+    let output = bus.run(&["request", "news", "four"]);
+    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(0), "<four>1\n"));
+    assert_eq!(rest(listening.output()), "<three>", "an ordinary message has no reply");
+    assert_eq!((listening.end().0.code(), sender.late_replies()), (Some(0), 0));
+}
+
+#[test]
+fn replies_of_several_commands_are_sent_as_they_end() {
+    let bus = Bus::new();
+    let _daemon = bus.start();
+    let pipes = ["0", "1", "2"].map(|name| pipe(&bus, name));
+    let script = "name=$(cat); echo start; cat \"$0/$name\"; echo end $name";
+    let directory = bus.directory().to_str().expect("text");
+    let options = ["--jobs", "3", "--exec", "sh", "-c", script, directory];
+    let mut listening = Listening::start(&bus, &options, Stdio::piped());
+    let requests = ["0", "1", "2"].map(|name| {
+        let mut sender = sender(&bus);
+        std::thread::spawn(move || sender.request_one(name.as_bytes(), PATIENCE).expect("replied").into_payload())
+    });
+    // The last one replies first: while two commands run, the listener waits for a message.
+    for (request, (name, pipe)) in requests.into_iter().zip(["0", "1", "2"].iter().zip(&pipes)).rev() {
+        release(pipe);
+        assert_eq!(request.join().expect("ended"), format!("start\nend {name}\n"));
+    }
+    listening.signal(Signal::TERM);
+    assert_eq!((rest(listening.output()), listening.end().1), (String::new(), String::new()));
+}
+
+#[test]
+fn reply_of_a_failed_command_states_its_exit_status() {
+    let bus = Bus::new();
+    let _daemon = bus.start();
+    let options = ["-n", "3", "--exec", "sh"];
+    let listening = Listening::start(&bus, &options, Stdio::piped());
+    let mut sender = sender(&bus);
+    for (script, error, status) in
+        [("echo part; exit 3", "exit status: 3", "3"), ("echo part; kill -9 $$", "signal: 9 (SIGKILL)", "137")]
+    {
+        let reply = sender.request_one(script.as_bytes(), PATIENCE).expect("replied");
+        let wanted = (Some(error.to_owned()), Some(status.to_owned()));
+        assert_eq!((header(&reply, "error"), header(&reply, "exit-status")), wanted);
+        assert_eq!(reply.payload(), b"part\n");
+    }
+    let output = bus.run(&["request", "news", "echo part; exit 4", "--json"]);
+    let object: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&object["exit_status"], &object["error"]), (&4.into(), &"exit status: 4".into()));
+    let (status, stderr) = listening.end();
+    assert_eq!((status.code(), stderr.lines().count()), (Some(8), 3), "{stderr}");
+    let stderr = text(&output.stderr);
+    assert!(
+        stderr.starts_with("broadcasterd: process ") && stderr.ends_with(" has failed: exit status: 4\n"),
+        "{stderr}"
+    );
+    assert_eq!(output.status.code(), Some(8));
+}
+
+#[test]
+fn failure_that_ends_the_listener_is_replied_too() {
+    let bus = Bus::new();
+    let _daemon = bus.start();
+    let options = ["--exit-on-failure", "--jobs", "2", "--exec", "sh"];
+    let listening = Listening::start(&bus, &options, Stdio::piped());
+    let reply = sender(&bus).request_one(b"echo part; exit 3", PATIENCE).expect("replied");
+    assert_eq!((reply.payload(), header(&reply, "exit-status").as_deref()), (&b"part\n"[..], Some("3")));
+    assert_eq!(listening.end().0.code(), Some(8));
+}
+
+#[test]
+fn output_that_is_larger_than_a_reply_is_a_failure() {
+    let bus = Bus::new();
+    std::fs::create_dir_all(bus.config_home().join("broadcaster")).expect("made");
+    let settings = bus.config_home().join("broadcaster/broadcasterd.toml");
+    std::fs::write(settings, "[limits]\npayload_bytes_max = \"1 MiB\"\n").expect("written");
+    let _daemon = bus.start();
+    let listening = Listening::start(&bus, &["-n", "4", "--exec", "sh"], Stdio::piped());
+    let mut sender = sender(&bus);
+    let reply = sender.request_one(b"head -c 1048576 /dev/zero", PATIENCE).expect("replied");
+    assert_eq!((reply.payload().len(), reply.metadata().is_empty()), (1 << 20, true), "the most that is possible");
+    for (script, max, status) in [
+        ("head -c 1048577 /dev/zero", 1 << 20, None),
+        ("yes", 64 << 20, Some("141")),
+        ("yes; exit 3", 64 << 20, Some("3")),
+    ] {
+        let reply = sender.request_one(script.as_bytes(), PATIENCE).expect("replied");
+        let error = format!("its output has more than {max} bytes, the most that a reply can have");
+        assert_eq!(
+            (header(&reply, "error"), header(&reply, "exit-status").as_deref()),
+            (Some(error), status),
+            "{script}"
+        );
+        assert!(reply.payload().is_empty());
+    }
+    let (status, stderr) = listening.end();
+    assert_eq!((status.code(), stderr.lines().count()), (Some(8), 3), "{stderr}");
+    assert!(stderr.lines().all(|line| line.contains(" failed: its output has more than ")), "{stderr}");
+}
+
+#[test]
+fn requester_that_is_gone_disturbs_no_command() {
+    let bus = Bus::new();
+    let _daemon = bus.start();
+    let pipe = pipe(&bus, "go");
+    let script = format!("read line; [ $line = now ] || cat {}; echo $line", pipe.display());
+    let mut listening = Listening::start(&bus, &["-n", "4", "--exec", "sh", "-c", &script], Stdio::piped());
+    let (mut gone, mut impatient) = (sender(&bus), sender(&bus));
+    drop(gone.request(b"late\n", PATIENCE).expect("taken"));
+    drop(gone);
+    release(&pipe);
+    assert_eq!(impatient.request_one(b"now\n", PATIENCE).expect("replied").payload(), b"now\n");
+    drop(impatient.request(b"late\n", PATIENCE).expect("taken"));
+    release(&pipe);
+    assert_eq!(impatient.request_one(b"now\n", PATIENCE).expect("replied").payload(), b"now\n");
+    assert_eq!(impatient.late_replies(), 1);
+    assert_eq!(rest(listening.output()), "");
+    let (status, stderr) = listening.end();
+    assert_eq!((status.code(), stderr.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn reply_does_not_wait_for_a_process_that_a_command_leaves_behind() {
+    let bus = Bus::new();
+    let _daemon = bus.start();
+    let listening = Listening::start(&bus, &["-n", "1", "--exec", "sh"], Stdio::piped());
+    let reply = sender(&bus).request_one(b"sleep 1000 2>&- & echo $!", PATIENCE).expect("replied");
+    let left = text(reply.payload()).trim().parse().ok().and_then(Pid::from_raw).expect("a process id");
+    kill_process(left, Signal::KILL).expect("it lives on");
+    assert!(listening.end().0.success());
+}
+
+#[test]
+fn command_that_a_signal_ends_has_replied() {
+    let bus = Bus::new();
+    let _daemon = bus.start();
+    let script = "trap 'echo asked; exit 1' TERM; sleep 1000 & echo started >&2; wait";
+    for jobs in ["1", "2"] {
+        let mut listening = Listening::start(&bus, &["--jobs", jobs, "--exec", "sh", "-c", script], Stdio::null());
+        let mut sender = sender(&bus);
+        let request = std::thread::spawn(move || sender.request_one(b"x", PATIENCE));
+        assert_eq!(listening.line(), "started");
+        listening.signal(Signal::TERM);
+        let reply = request.join().expect("ended").expect("replied");
+        assert_eq!((reply.payload(), header(&reply, "exit-status").as_deref()), (&b"asked\n"[..], Some("1")));
+        assert_eq!(listening.end().0.signal(), Some(Signal::TERM.as_raw()));
     }
 }

@@ -31,6 +31,7 @@ fn examples(name: &str) -> &'static [Example] {
                 "Write a log that is complete or ends with code 7",
             ),
             ("broadcasterd listen com.example.sync --exec sh -c 'git pull --quiet'", "Run a command for each message"),
+            ("broadcasterd listen com.example.format --exec rustfmt", "Reply to requests with the output of a command"),
             (
                 "broadcasterd listen com.example.done -n 1 --ready-exec 'broadcasterd send com.example.sync now'",
                 "Send a message and wait for another one, which cannot arrive too early",

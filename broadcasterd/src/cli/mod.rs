@@ -60,7 +60,12 @@ enum Command {
     /// shown as escapes such as \u{1b}. --raw and --hex preserve the exact bytes, as does output to a pipe or a file.
     ///
     /// A command of --exec gets the payload on stdin, and BROADCASTER_CHANNEL, BROADCASTER_SENDER, BROADCASTER_SENDER_PID and
-    /// BROADCASTER_SEQUENCE in its environment. While as many run as --jobs permits, messages wait in the daemon. A command that fails
+    /// BROADCASTER_SEQUENCE in its environment. If the sender requests a reply, BROADCASTER_REQUEST is 1, and what the command prints to
+    /// stdout is the reply, which is sent when the command ends. Otherwise it goes to stdout of this process. The reply of a command that
+    /// fails contains what it has printed, and two headers in its metadata: `error`, a description, and `exit-status`, the number that a
+    /// shell would report. A command that prints more than a message may have (64 MiB unless configured) fails, and its reply is empty.
+    ///
+    /// While as many run as --jobs permits, messages wait in the daemon. A command that fails
     /// is reported on stderr, and the exit code is 8 at the end. Every end waits for the commands that run. Ctrl-C and the signals
     /// TERM, HUP and QUIT are passed to them and to the processes that they have started; a second signal kills them.
     Listen(listen::Listen),
@@ -79,8 +84,9 @@ enum Command {
     Send(send::Send),
     /// Send a message and print the replies of its listeners
     ///
-    /// Prints each reply and a newline as it arrives, and ends with the first one. Without a listener it fails at once, with exit code 9.
-    /// If fewer replies than requested arrive in time, the exit code is 3.
+    /// Prints each reply as it arrives, and a newline unless it ends with one. It ends with the first one. Without a listener it fails at
+    /// once, with exit code 9. If fewer replies than requested arrive in time, the exit code is 3. If a reply has the header `error`, as that
+    /// of a command of `listen --exec` that has failed, the header is reported on stderr, and the exit code is 8.
     Request(request::Request),
     /// Show which processes listen to a channel, and each that joins or leaves
     ///

@@ -1,12 +1,14 @@
 //! `broadcasterd request`: a message, and the replies of the listeners. It listens to nothing else.
 
 use super::bus::Bus;
+use super::listen::exec::{ERROR_HEADER, EXIT_STATUS_HEADER};
 use super::send::payload;
 use super::time::answer_timeout;
 use crate::exit::{Code, Failure};
-use crate::output::{escaped_bytes, hex, timestamp, write_json};
+use crate::output::{escaped_bytes, hex, notice, timestamp, write_json};
 use clap::Args;
 use chrono::Local;
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
@@ -46,15 +48,23 @@ impl Request {
         let wanted = if self.all { replies.expected() } else { self.count };
         let stdout = io::stdout();
         let terminal = stdout.is_terminal();
-        let (mut out, mut count) = (stdout.lock(), 0);
+        let (mut out, mut count, mut failures) = (stdout.lock(), 0, 0);
         while (self.all || count < wanted)
             && let Some(reply) = replies.next()
         {
-            self.write(&mut out, &reply?, terminal)?;
+            let reply = reply?;
+            self.write(&mut out, &reply, terminal)?;
             count += 1;
+            if let Some(error) = error_of(&reply) {
+                let process =
+                    reply.replier_pid().map_or_else(|| "a listener".to_owned(), |pid| format!("process {pid}"));
+                notice(format_args!("broadcasterd: {process} has failed: {error}"));
+                failures += 1;
+            }
         }
         match count {
             0 => Err(Failure::new(Code::TimedOut, format!("no reply within {timeout:?}"))),
+            _ if (self.all || count >= wanted) && failures > 0 => Err(Failure::reported(Code::Command)),
             _ if self.all || count >= wanted => Ok(()),
             _ if replies.is_complete() => {
                 let reason = format!("{count} of {wanted} replies: the message had {} listeners", replies.expected());
@@ -71,14 +81,16 @@ impl Request {
                 true => write!(out, "{}", escaped_bytes(reply.payload()))?,
                 false => out.write_all(reply.payload())?,
             }
-            out.write_all(b"\n")?;
+            if !reply.payload().ends_with(b"\n") {
+                out.write_all(b"\n")?;
+            }
             return out.flush();
         }
         let (key, payload) = match std::str::from_utf8(reply.payload()) {
             Ok(text) => ("payload", text.to_owned()),
             Err(_) => ("payload_hex", hex(reply.payload())),
         };
-        let object = serde_json::json!({
+        let mut object = serde_json::json!({
             "time": timestamp(&Local::now()),
             "channel": self.channel,
             "replier": reply.replier().to_string(),
@@ -86,6 +98,19 @@ impl Request {
             "size": reply.payload().len(),
             key: payload,
         });
+        if let Some(error) = error_of(reply) {
+            object["error"] = error.into();
+            object["exit_status"] = reply.metadata().header(EXIT_STATUS_HEADER).and_then(number).into();
+        }
         write_json(out, &object, terminal)
     }
+}
+
+fn number(text: &[u8]) -> Option<i32> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// Why the listener has failed, if the reply states that.
+fn error_of(reply: &Reply) -> Option<Cow<'_, str>> {
+    reply.metadata().header(ERROR_HEADER).map(String::from_utf8_lossy)
 }

@@ -12,11 +12,12 @@ use std::future::poll_fn;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::task::{Context, Poll};
 use tokio::net::UnixStream;
+use tokio::process::ChildStdout;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 #[cfg(target_os = "macos")]
@@ -160,6 +161,22 @@ fn signal_group(group: u32, signal: SignalNumber) {
         // Fails if all of its processes have ended.
         let _ = kill_process_group(group, signal);
     }
+}
+
+/// Passes on what a command that has ended has printed, until no more is wanted. What processes print later that it has left behind is not
+/// waited for.
+#[allow(clippy::unused_async)] // it waits on other systems
+pub(crate) async fn read_printed(stdout: ChildStdout, mut wants_more: impl FnMut(&[u8]) -> bool) {
+    let mut chunk = [0; 16 * 1024];
+    // The descriptor does not block: tokio has seen to that.
+    while let Ok(read @ 1..) = rustix::io::retry_on_intr(|| rustix::io::read(&stdout, &mut chunk))
+        && wants_more(&chunk[..read])
+    {}
+}
+
+/// The exit status of a process as a shell states it.
+pub(crate) fn exit_status(status: ExitStatus) -> Option<i32> {
+    status.code().or_else(|| status.signal().map(|signal| 128 + signal))
 }
 
 /// A command that the shell reads from this line.

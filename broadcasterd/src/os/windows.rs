@@ -12,7 +12,9 @@ use std::os::windows::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::task::{Context, Poll};
+use tokio::io::AsyncReadExt;
 use tokio::net::windows::named_pipe::{ClientOptions, NamedPipeClient, NamedPipeServer};
+use tokio::process::ChildStdout;
 use tokio::signal::windows::{
     CtrlBreak, CtrlC, CtrlClose, CtrlLogoff, CtrlShutdown, ctrl_break, ctrl_c, ctrl_close, ctrl_logoff, ctrl_shutdown,
 };
@@ -126,6 +128,20 @@ pub(crate) fn own_group(_: &mut Command) {}
 
 /// Does nothing: the console has reported the event twice.
 pub(crate) fn kill_group(_: u32) {}
+
+/// Passes on what a command that has ended has printed, until no more is wanted. It waits for processes that it has left behind and that may
+/// still print.
+pub(crate) async fn read_printed(mut stdout: ChildStdout, mut wants_more: impl FnMut(&[u8]) -> bool) {
+    let mut chunk = [0; 16 * 1024];
+    while let Ok(read @ 1..) = stdout.read(&mut chunk).await
+        && wants_more(&chunk[..read])
+    {}
+}
+
+/// The exit status of a process as a shell states it.
+pub(crate) fn exit_status(status: ExitStatus) -> Option<i32> {
+    status.code()
+}
 
 /// A command that the shell reads from this line.
 pub(crate) fn shell(line: &OsStr) -> Command {

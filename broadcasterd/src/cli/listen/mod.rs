@@ -1,7 +1,8 @@
 //! `broadcasterd listen`: the messages on a channel, on stdout or as the input of commands. It never reads ahead of its own output.
 
 mod background;
-mod exec;
+mod capture;
+pub(super) mod exec;
 mod loss;
 mod output;
 mod source;
@@ -57,7 +58,8 @@ pub(super) struct Listen {
     #[command(flatten)]
     format: Format,
 
-    /// Run this command for each message instead of printing it; takes the rest of the line
+    /// Run this command for each message instead of printing it; takes the rest of the line. The message is its stdin. If the sender
+    /// requests a reply, its output is the reply
     #[arg(long, value_names = ["COMMAND", "ARGUMENT"], num_args = 1.., allow_hyphen_values = true, conflicts_with = "Format")]
     exec: Vec<OsString>,
 
@@ -105,18 +107,19 @@ impl Listen {
         exec::check(&self.exec)?;
         let selectors = self.selectors()?;
         let options = bus.options()?.overflow(self.overflow.into());
-        let mut listener = options.listener_on(&selectors)?;
-        let closer = if self.exit_on_failure { Some(listener.closer()?) } else { None };
+        let listener = options.listener_on(&selectors)?;
         let background = Background::new()?;
-        let commands = Commands::new(background.handle(), bus.socket()?, closer);
+        let commands = Commands::new(background.handle(), bus.socket()?, self.exit_on_failure);
         let losses = Losses::new(selectors.clone(), options, self.consumer(), self.fail_on_loss);
         background.start(losses.clone(), commands.clone())?;
         notice(format_args!("listening on {}", list(&selectors)));
-        let mut source = Source { listener, timeout: self.timeout, retry: !self.no_retry };
-        let started = self.ready_exec.as_ref().map_or(Ok(()), |line| commands.start_ready(line));
+        let runs_commands = !self.exec.is_empty() || self.ready_exec.is_some();
+        let waited_for = runs_commands.then(|| commands.clone());
+        let mut source = Source { listener, timeout: self.timeout, retry: !self.no_retry, commands: waited_for };
+        let started = self.ready_exec.as_ref().map_or(Ok(()), |line| commands.start_ready(&mut source.listener, line));
         let format = self.format.for_selectors(&selectors);
         let received = started.and_then(|()| self.receive(&mut source, &format, &commands, &losses));
-        let finished = commands.finish();
+        let finished = commands.finish(&mut source.listener);
         match &received {
             Err(failure) if failure.code() == Code::Lost => {}
             Ok(Ended::Complete) => drop(losses.report_total(self.count)),
@@ -160,7 +163,7 @@ impl Listen {
         };
         let mut left = self.count;
         while left != Some(0) {
-            sink.wait_for_room();
+            sink.wait_for_room(source);
             // Messages that have arrived go out in one write, before this waits for the next one.
             let next = match source.next_now() {
                 Err(RecvError::Empty) => {
@@ -172,7 +175,7 @@ impl Listen {
             match next {
                 Ok(message) => {
                     left = left.map(|left| left - 1);
-                    sink.message(message)?;
+                    sink.message(source, message)?;
                 }
                 Err(RecvError::Lagged(lag)) => {
                     losses.read(lag.count);
@@ -217,16 +220,16 @@ enum Sink<'a> {
 
 impl Sink<'_> {
     /// Waits until the next message can be taken. Until then, it waits in the daemon.
-    fn wait_for_room(&self) {
+    fn wait_for_room(&self, source: &mut Source) {
         if let Self::Commands { listen, commands, losses } = self {
-            losses.during(|| commands.wait_for_room(usize::from(listen.jobs)));
+            losses.during(|| commands.wait_for_room(&mut source.listener, usize::from(listen.jobs)));
         }
     }
 
-    fn message(&mut self, message: Message) -> Result<(), Failure> {
+    fn message(&mut self, source: &mut Source, message: Message) -> Result<(), Failure> {
         match self {
             Self::Output(output) => Ok(output.message(&message)?),
-            Self::Commands { listen, commands, .. } => commands.start_for(&listen.exec, message),
+            Self::Commands { listen, commands, .. } => commands.start_for(&mut source.listener, &listen.exec, message),
         }
     }
 

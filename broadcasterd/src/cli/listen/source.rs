@@ -1,5 +1,6 @@
 //! Where `listen` gets its messages: a listener, and what to do while there is no daemon. Nothing is printed here but why it waits.
 
+use super::exec::Commands;
 use crate::exit::Failure;
 use crate::output::notice;
 use std::time::{Duration, Instant};
@@ -15,11 +16,16 @@ pub(super) struct Source {
     pub(super) listener: Listener,
     pub(super) timeout: Option<Duration>,
     pub(super) retry: bool,
+    /// The commands that run, whose replies are sent while this waits, and whose failures may end it.
+    pub(super) commands: Option<Commands>,
 }
 
 impl Source {
     /// The next message, if it has arrived.
     pub(super) fn next_now(&mut self) -> Result<Message, RecvError> {
+        if self.commands.as_ref().is_some_and(Commands::is_stopped) {
+            return Err(RecvError::Closed);
+        }
         match self.listener.try_recv() {
             Err(RecvError::Connecting) => Err(RecvError::Empty),
             Err(RecvError::Connect(error)) if self.retry && is_away(&error) => Err(RecvError::Empty),
@@ -33,9 +39,10 @@ impl Source {
         let mut pause = RETRY_PAUSE_MIN;
         loop {
             let left = self.timeout.map(|timeout| timeout.saturating_sub(began.elapsed()));
-            let next = match left {
-                Some(left) => self.listener.recv_timeout(left),
-                None => self.listener.recv(),
+            let next = match (&self.commands, left) {
+                (Some(commands), left) => commands.recv(&mut self.listener, left),
+                (None, Some(left)) => self.listener.recv_timeout(left),
+                (None, None) => self.listener.recv(),
             };
             match (next, self.timeout) {
                 (Err(RecvError::TimedOut { .. }), Some(after)) => return Err(RecvError::TimedOut { after }),
@@ -48,7 +55,11 @@ impl Source {
                     if pause == RETRY_PAUSE_MIN {
                         notice(format_args!("broadcasterd: {}; trying again", Failure::from(error)));
                     }
-                    std::thread::sleep(left.map_or(pause, |left| left.min(pause)));
+                    let pause_now = left.map_or(pause, |left| left.min(pause));
+                    match &self.commands {
+                        Some(commands) => commands.pause(&mut self.listener, pause_now),
+                        None => std::thread::sleep(pause_now),
+                    }
                     pause = (pause * 2).min(RETRY_PAUSE_MAX);
                 }
                 (next, _) => return next,
