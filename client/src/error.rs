@@ -287,7 +287,7 @@ pub enum SendError {
         /// How many messages.
         count: u64,
     },
-    /// Only from calls that need an answer, such as [`confirm`](crate::Sender::confirm) and [`listeners`](crate::Sender::listeners): messages
+    /// Only from calls that need an answer, such as [`confirm`](crate::Sender::confirm), [`retain`](crate::Sender::retain) and [`listeners`](crate::Sender::listeners): messages
     /// travel as notifications of the system. Nothing confirms those, or counts their listeners.
     #[error("messages travel without a daemon, as notifications of the system, and nothing confirms those")]
     NoConfirmation,
@@ -319,6 +319,19 @@ pub enum SendError {
         /// Why, for people.
         reason: String,
     },
+    /// Only from calls that [retain](crate::Sender::retain) a message: listeners have received it as any other message, and the daemon does not
+    /// retain it, because of a limit or because memory is short. It retains nothing of the channel now: an earlier value would be outdated.
+    #[error("the daemon does not retain the message on channel {:?}: {reason}", channel.as_str())]
+    NotRetained {
+        /// The channel.
+        channel: ChannelName,
+        /// Why, for people.
+        reason: String,
+    },
+    /// Only from calls that retain a message, and sends with [`Options::history`](crate::Options::history): the metadata leaves no room for the
+    /// 15 bytes that state the lifetime and the length of the history.
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
     /// The daemon is gone, and no other is available.
     #[error(transparent)]
     Connect(#[from] ConnectError),
@@ -364,6 +377,8 @@ impl SendError {
             | Self::InDoubt { .. }
             | Self::NoConfirmation
             | Self::Name(_)
+            | Self::NotRetained { .. }
+            | Self::Metadata(_)
             | Self::Declined { .. } => false,
         }
     }
@@ -374,6 +389,7 @@ impl From<Rejected> for SendError {
         match rejected {
             Rejected::TooLarge(too_large) => too_large.into(),
             Rejected::Declined(declined) => (*declined).into(),
+            Rejected::MetadataTooLarge(len) => MetadataError::TooLarge { len }.into(),
         }
     }
 }

@@ -29,6 +29,13 @@ use {
 /// and without duplicates. Where messages were lost, it receives a report with the exact count at that point in the stream:
 /// `received + lost = accepted`.
 ///
+/// # Retained messages
+///
+/// If the daemon [retains](crate::Sender::retain) a message of the channel, the listener receives that first, with
+/// [`Message::is_replayed`](crate::Message::is_replayed), and then what is sent from now on: without a gap in between, and nothing twice.
+/// [`Options::replay`] changes how many there can be. After a reconnection, only those are replayed that it has not received before. Replayed
+/// messages come in addition to those in the sum above.
+///
 /// # Lagging
 ///
 /// Up to 4 MiB wait in the daemon for a listener that does not keep up, in addition to what is in its socket. Beyond that the oldest
@@ -66,6 +73,7 @@ use {
 pub struct Listener {
     receiver: Receiver,
     overflow: Overflow,
+    replay: u32,
 }
 
 impl Listener {
@@ -98,6 +106,7 @@ impl Listener {
     pub(crate) fn new(
         selectors: impl IntoIterator<Item = Selector>,
         overflow: Overflow,
+        replay: u32,
         config: ConnectConfig,
     ) -> Result<Self, ConnectError> {
         let mut distinct = Vec::new();
@@ -106,10 +115,10 @@ impl Listener {
                 distinct.push(selector);
             }
         }
-        let subscriptions = distinct.iter().cloned().map(|selector| subscription(selector, overflow)).collect();
+        let subscriptions = distinct.iter().cloned().map(|selector| subscription(selector, overflow, replay)).collect();
         let subscriber = Subscriber::new(subscriptions, config.purpose_or("listener"), broadcaster_local::pid());
         let path = Path::of_listener(config, &distinct)?;
-        Ok(Self { receiver: Receiver::new(subscriber, path), overflow })
+        Ok(Self { receiver: Receiver::new(subscriber, path), overflow, replay })
     }
 
     pub(crate) fn receiver(&mut self) -> &mut Receiver {
@@ -131,7 +140,8 @@ impl Listener {
     }
 
     /// Joins a channel, or all channels that a pattern covers, over the same connection. When this returns, every message that the daemon
-    /// accepts from now on is received, or reported as lost. Without effect if the listener has joined already.
+    /// accepts from now on is received, or reported as lost. Without effect if the listener has joined already. What the daemon
+    /// [retains](crate::Sender::retain) of the channels is received first, except for those that another selector covers already.
     ///
     /// It waits for the daemon's answer, for at most the handle's timeout. Messages that arrive before the answer are kept, in order, for
     /// the next receives. After a reconnection the listener joins again, as it does for those that it was created with.
@@ -154,7 +164,7 @@ impl Listener {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn subscribe(&mut self, selector: impl Into<Selector>) -> Result<(), SubscribeError> {
-        self.receiver.subscribe(subscription(selector.into(), self.overflow))
+        self.receiver.subscribe(subscription(selector.into(), self.overflow, self.replay))
     }
 
     /// [`subscribe`](Self::subscribe) without blocking the thread.
@@ -172,7 +182,7 @@ impl Listener {
     /// Outside a tokio runtime with I/O and time enabled.
     #[cfg(feature = "tokio")]
     pub async fn subscribe_async(&mut self, selector: impl Into<Selector>) -> Result<(), SubscribeError> {
-        self.receiver.subscribe_async(subscription(selector.into(), self.overflow)).await
+        self.receiver.subscribe_async(subscription(selector.into(), self.overflow, self.replay)).await
     }
 
     /// Leaves what [`subscribe`](Self::subscribe), or the creation of the listener, has joined with this selector. Without effect if there
@@ -498,8 +508,8 @@ impl Listener {
     }
 }
 
-fn subscription(selector: Selector, overflow: Overflow) -> Subscription {
-    Subscription { selector: selector.into(), overflow: overflow.into(), observer: false }
+fn subscription(selector: Selector, overflow: Overflow, replay: u32) -> Subscription {
+    Subscription { selector: selector.into(), overflow: overflow.into(), observer: false, replay }
 }
 
 impl Ready for Listener {

@@ -19,6 +19,27 @@ pub struct Message {
     payload: Bytes,
     /// The number of its listener's connection.
     origin: u64,
+    retained: Retained,
+}
+
+/// Whether a message is retained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Retained {
+    No,
+    /// Its sender has requested that.
+    Yes,
+    /// The same, and it was accepted before the listener had joined.
+    Replayed,
+}
+
+impl Retained {
+    fn of(subscriber: &crate::machine::Subscriber) -> Self {
+        match (subscriber.is_retained(), subscriber.is_replayed()) {
+            (false, _) => Self::No,
+            (true, false) => Self::Yes,
+            (true, true) => Self::Replayed,
+        }
+    }
 }
 
 /// Two messages are equal if they have the same channel, sender, sequence number, metadata and payload.
@@ -36,8 +57,13 @@ impl Eq for Message {}
 
 impl Message {
     #[cfg(feature = "testing")]
-    pub(crate) fn new(channel: ChannelName, sender: SenderId, sequence: u64, metadata: Bytes, payload: Bytes) -> Self {
-        Self { channel, sender, sequence, metadata, payload, origin: 0 }
+    pub(crate) fn new(
+        (channel, sender, sequence): (ChannelName, SenderId, u64),
+        metadata: Bytes,
+        payload: Bytes,
+        retained: Retained,
+    ) -> Self {
+        Self { channel, sender, sequence, metadata, payload, origin: 0, retained }
     }
 
     /// The payload; may be empty.
@@ -76,6 +102,17 @@ impl Message {
         self.sequence
     }
 
+    /// Whether the daemon has retained the message, and replays it to this listener, which has joined after it was accepted.
+    pub fn is_replayed(&self) -> bool {
+        self.retained == Retained::Replayed
+    }
+
+    /// Whether the message clears what the daemon retained of the channel: see [`Sender::clear_retained`](crate::Sender::clear_retained). Its
+    /// payload is empty.
+    pub fn is_cleared(&self) -> bool {
+        self.retained != Retained::No && self.payload.is_empty()
+    }
+
     /// Where a reply goes, if the sender [requests](crate::Sender::request) replies: for [`Listener::reply`](crate::Listener::reply).
     pub fn reply_to(&self) -> Option<ReplyTo> {
         ReplyTo::new(self.origin, meta::MetadataRef::new(&self.metadata))
@@ -90,6 +127,7 @@ impl fmt::Debug for Message {
             .field("sequence", &self.sequence)
             .field("metadata", &self.metadata())
             .field("payload_bytes", &self.payload.len())
+            .field("retained", &self.retained)
             .finish()
     }
 }
@@ -168,6 +206,16 @@ impl<'a> MessageRef<'a> {
         self.frame.sequence
     }
 
+    /// See [`Message::is_replayed`].
+    pub fn is_replayed(&self) -> bool {
+        self.owner.is_replayed()
+    }
+
+    /// See [`Message::is_cleared`].
+    pub fn is_cleared(&self) -> bool {
+        self.owner.is_retained() && self.frame.payload.is_empty()
+    }
+
     /// See [`Message::reply_to`].
     pub fn reply_to(&self) -> Option<ReplyTo> {
         ReplyTo::new(self.owner.origin(), self.frame.metadata)
@@ -183,6 +231,7 @@ impl<'a> MessageRef<'a> {
             metadata: Bytes::copy_from_slice(metadata),
             payload: self.owner.own(self.frame.payload),
             origin: self.owner.origin(),
+            retained: Retained::of(self.owner),
         }
     }
 }

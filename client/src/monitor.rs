@@ -48,7 +48,8 @@ impl Monitor {
             true => vec![Selector::All],
             false => channels.into_iter().map(Selector::Name).collect(),
         };
-        let observe = |selector| Subscription { selector, overflow: Overflow::DropOldest.into(), observer: true };
+        let observe =
+            |selector| Subscription { selector, overflow: Overflow::DropOldest.into(), observer: true, replay: 0 };
         let subscriptions = selectors.into_iter().map(observe).collect();
         let subscriber = Subscriber::new(subscriptions, config.purpose_or("monitor"), broadcaster_local::pid());
         Self { receiver: Receiver::new(subscriber, Path::Socket(SocketPath::new(config))) }

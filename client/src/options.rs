@@ -2,16 +2,20 @@
 
 use crate::ChannelName;
 use crate::daemon::Daemon;
-use crate::error::ConnectError;
+use crate::error::{ConnectError, RecvError};
 use crate::path::ConnectConfig;
 use crate::path::notifications::{Dialect, service};
 use crate::policy::{Candidate, Fallback, Overflow};
-use crate::{Listener, Presence, Selector, Sender};
+use crate::retained::{ValueReader, is_limit};
+use crate::{Listener, Message, Presence, Selector, Sender};
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// How long a connection may take, and how long a send may wait, unless a handle has its own timeout (5 s).
 pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
+
+/// The longest history of a channel, in messages: see [`Options::history`] and [`Options::replay`].
+pub const HISTORY_MAX: u32 = 1024;
 
 /// Set to a non-empty value other than `0`, this variable keeps the library from starting or hosting a daemon.
 pub const NO_AUTOSTART_VARIABLE: &str = "BROADCASTER_NO_AUTOSTART";
@@ -32,6 +36,8 @@ pub struct Options {
     config: ConnectConfig,
     overflow: Overflow,
     backpressure: Duration,
+    history: u32,
+    replay: u32,
 }
 
 impl Default for Options {
@@ -55,7 +61,7 @@ impl Options {
             reconnect: true,
             notifications: None,
         };
-        Self { config, overflow: Overflow::default(), backpressure: Duration::ZERO }
+        Self { config, overflow: Overflow::default(), backpressure: Duration::ZERO, history: 0, replay: 1 }
     }
 
     /// Uses the bus at this socket and no other: an absolute path of at most 107 bytes (103 on macOS and the BSDs), on Windows a pipe
@@ -177,13 +183,73 @@ impl Options {
         self
     }
 
+    /// Lets the daemon retain every message that a sender sends, so that later listeners receive the last `messages` of each channel
+    /// ([`replay`](Self::replay)): 1 to [`HISTORY_MAX`], and other numbers are brought into that range. Off unless set. Only for senders.
+    ///
+    /// A channel has one history, of all its senders; each message shortens it to the number that its own sender has set. Messages without
+    /// a payload, and requests, are sent as usual and not retained. A [lifetime](Sender::retain_for) ends for each message on its own.
+    ///
+    /// A send does not wait to learn whether the daemon retains the message: [`Receipt::not_retained`](crate::Receipt::not_retained) of
+    /// [`Sender::send_confirmed`] shows it. Small messages that are [fed](Sender::feed) take a frame of their own each, and the sender copies each
+    /// message for the daemon that may come after this one.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use system_broadcaster::Options;
+    ///
+    /// let directory = tempfile::tempdir()?; // a bus of its own, for this example
+    /// let bus = Options::new().socket(directory.path().join("bus.sock")).autostart(false);
+    /// let mut sender = bus.clone().history(3).sender("com.example.log")?;
+    /// for line in ["one", "two", "three", "four"] {
+    ///     sender.send(line.as_bytes())?;
+    /// }
+    /// sender.confirm()?;
+    /// let mut late = bus.replay(10).listener("com.example.log")?;
+    /// sender.send(b"five")?;
+    /// for (line, is_replayed) in [("two", true), ("three", true), ("four", true), ("five", false)] {
+    ///     let message = late.recv()?;
+    ///     assert_eq!((message.payload(), message.is_replayed()), (line.as_bytes(), is_replayed));
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn history(mut self, messages: u32) -> Self {
+        self.history = messages.clamp(1, HISTORY_MAX);
+        self
+    }
+
+    /// How many messages that the daemon [retains](Sender::retain) of each channel a listener receives first: 1 unless set, which is the
+    /// channel's value; 0 for none; at most [`HISTORY_MAX`], and a higher number is that. Only for listeners.
+    ///
+    /// The listener remembers sender and sequence number of so many retained messages of each channel, in order not to yield any of them again
+    /// after a reconnection.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use system_broadcaster::Options;
+    ///
+    /// let directory = tempfile::tempdir()?; // a bus of its own, for this example
+    /// let bus = Options::new().socket(directory.path().join("bus.sock")).autostart(false);
+    /// bus.sender("com.example.theme")?.retain(b"dark")?;
+    /// let mut listener = bus.listener("com.example.theme")?;
+    /// assert!(listener.recv()?.is_replayed());
+    /// let mut only_changes = bus.replay(0).listener("com.example.theme")?;
+    /// assert!(only_changes.recv_timeout(Duration::from_millis(10)).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn replay(mut self, messages: u32) -> Self {
+        self.replay = messages.min(HISTORY_MAX);
+        self
+    }
+
     /// A connected sender on `channel`.
     ///
     /// # Errors
     ///
     /// [`ConnectError`] if the name is not allowed, or there is no connection within the timeout.
     pub fn sender(&self, channel: &str) -> Result<Sender, ConnectError> {
-        let mut sender = Sender::new(&ChannelName::new(channel)?, self.config.clone(), self.backpressure);
+        let mut sender = Sender::new(&ChannelName::new(channel)?, self.config.clone(), self.backpressure, self.history);
         sender.connect()?;
         Ok(sender)
     }
@@ -199,7 +265,7 @@ impl Options {
     /// Outside a tokio runtime with I/O and time enabled.
     #[cfg(feature = "tokio")]
     pub async fn sender_async(&self, channel: &str) -> Result<Sender, ConnectError> {
-        let mut sender = Sender::new(&ChannelName::new(channel)?, self.config.clone(), self.backpressure);
+        let mut sender = Sender::new(&ChannelName::new(channel)?, self.config.clone(), self.backpressure, self.history);
         sender.connect_async().await?;
         Ok(sender)
     }
@@ -281,7 +347,65 @@ impl Options {
         &self,
         selectors: impl IntoIterator<Item = S>,
     ) -> Result<Listener, ConnectError> {
-        Listener::new(selectors.into_iter().map(Into::into), self.overflow, self.config.clone())
+        Listener::new(selectors.into_iter().map(Into::into), self.overflow, self.replay, self.config.clone())
+    }
+
+    /// The value of `channel`: the newest message that the daemon [retains](Sender::retain) of it; `None` if it retains nothing.
+    ///
+    /// This takes a connection of its own and does not count as a listener, unless the daemon has 16 observers already. It waits for at most
+    /// twice the [timeout](Self::timeout). A [fallback](Self::fallback) plays no part.
+    ///
+    /// # Errors
+    ///
+    /// [`RecvError::Connect`] as for [`listener`](Self::listener). [`RecvError::TimedOut`] if the daemon does not answer.
+    /// [`RecvError::Lagged`] if it has no memory to deliver the value.
+    ///
+    /// ```
+    /// use system_broadcaster::Options;
+    ///
+    /// let directory = tempfile::tempdir()?; // a bus of its own, for this example
+    /// let bus = Options::new().socket(directory.path().join("bus.sock")).autostart(false);
+    /// let mut sender = bus.sender("com.example.theme")?;
+    /// assert_eq!(bus.retained_value("com.example.theme")?, None);
+    /// sender.retain(b"dark")?;
+    /// let value = bus.retained_value("com.example.theme")?.expect("there is one now");
+    /// assert_eq!((value.payload(), value.sender()), (&b"dark"[..], sender.id()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn retained_value(&self, channel: &str) -> Result<Option<Message>, RecvError> {
+        let channel = ChannelName::new(channel).map_err(ConnectError::Name)?;
+        let mut reader = ValueReader::new(channel.clone(), self.config.clone(), true);
+        match reader.connect() {
+            Err(error) if is_limit(&error) => {
+                reader = ValueReader::new(channel, self.config.clone(), false);
+                reader.connect()?;
+            }
+            connected => connected?,
+        }
+        reader.value()
+    }
+
+    /// [`retained_value`](Self::retained_value) without blocking the thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`retained_value`](Self::retained_value).
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with I/O and time enabled.
+    #[cfg(feature = "tokio")]
+    pub async fn retained_value_async(&self, channel: &str) -> Result<Option<Message>, RecvError> {
+        let channel = ChannelName::new(channel).map_err(ConnectError::Name)?;
+        let mut reader = ValueReader::new(channel.clone(), self.config.clone(), true);
+        match reader.connect_async().await {
+            Err(error) if is_limit(&error) => {
+                reader = ValueReader::new(channel, self.config.clone(), false);
+                reader.connect_async().await?;
+            }
+            connected => connected?,
+        }
+        reader.value_async().await
     }
 
     /// Reports which processes listen to `channel`, and each that joins or leaves. The channel need not exist. All listeners that are there

@@ -18,6 +18,8 @@ pub struct Receipt {
     pub lagging: u32,
     /// Those that lag most, in descending order of bytes: at most 64.
     pub worst: Vec<Lagging>,
+    /// Why the daemon does not retain the message, although the sender has [`Options::history`](crate::Options::history).
+    pub not_retained: Option<String>,
 }
 
 /// A listener that lags, in a [`Receipt`].
@@ -41,12 +43,13 @@ impl Lagging {
 
 impl From<control::Receipt> for Receipt {
     fn from(receipt: control::Receipt) -> Self {
+        let not_retained = receipt.not_retained();
         let control::Receipt { listeners, took, lagging, worst, .. } = receipt;
         let worst = worst.into_iter().map(|lagging| Lagging {
             listener: broadcaster_protocol::SenderId::from_raw(lagging.listener).into(),
             messages: lagging.messages,
             bytes: lagging.bytes,
         });
-        Self { listeners, took, lagging, worst: worst.collect() }
+        Self { listeners, took, lagging, worst: worst.collect(), not_retained }
     }
 }

@@ -2,7 +2,7 @@
 //! subscribe to.
 
 use crate::error::{ConnectError, Lag, RecvError, ReplyError, SubscribeError};
-use crate::machine::{self, Change, Event, Link, Outcome, Replying, Subscriber, Subscription, receive, settle};
+use crate::machine::{self, Change, Event, Link, Outcome, Replying, Subscriber, Subscription, Value, receive, settle};
 use crate::message::{Message, MessageRef, ReplyTo};
 use crate::metadata::Metadata;
 use crate::path::{Clock, Closing, Path, Pending, Polled, Until, Waited, Waiter};
@@ -91,6 +91,33 @@ impl Receiver {
     /// What it receives, in the order in which that was requested.
     pub(crate) fn selectors(&self) -> impl Iterator<Item = &machine::Selector> {
         self.subscriber.selectors()
+    }
+
+    /// What the daemon retains of the only channel.
+    pub(crate) fn value(&mut self) -> Result<Option<Message>, RecvError> {
+        let Self { subscriber, path, waiter, .. } = self;
+        path.set_clock(Clock::System);
+        let until = Until::after(path.config().timeout);
+        let waited = waiter.block_on(until, || machine::value(subscriber, path))?;
+        self.valued(&waited)
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(crate) async fn value_async(&mut self) -> Result<Option<Message>, RecvError> {
+        let Self { subscriber, path, waiter, .. } = self;
+        path.set_clock(Clock::Runtime);
+        let until = Until::after_by(Clock::Runtime, path.config().timeout);
+        let waited = std::future::poll_fn(|cx| waiter.poll_on(cx, until, || machine::value(subscriber, path))).await?;
+        self.valued(&waited)
+    }
+
+    fn valued(&mut self, waited: &Waited<Value>) -> Result<Option<Message>, RecvError> {
+        match waited {
+            Waited::Done(Value::Frame) => self.message().map(Some),
+            Waited::Done(Value::Nothing) => Ok(None),
+            Waited::Done(Value::Lost(count)) => Err(self.lagged(*count)),
+            Waited::Elapsed | Waited::Closed => Err(RecvError::TimedOut { after: self.path.config().timeout }),
+        }
     }
 
     /// Adds a subscription.

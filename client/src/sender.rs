@@ -3,8 +3,8 @@
 use crate::capabilities::Capabilities;
 use crate::error::{ConnectError, SendError};
 use crate::machine::{
-    self, Confirmation, Confirming, Counted, Link, Machine, OWN, PendingSend, Place, Posted, Publisher, Receipted,
-    Ticket, Transfer,
+    self, Confirmation, Confirming, Counted, Lifetime, Link, Machine, OWN, PendingSend, Place, Posted, Publisher,
+    Receipted, Ticket, Transfer, Unattended,
 };
 use crate::metadata::Metadata;
 use crate::options::Options;
@@ -18,6 +18,7 @@ use std::time::Duration;
 #[cfg(feature = "tokio")]
 use {
     futures_sink::Sink,
+    std::convert::Infallible,
     std::future::poll_fn,
     std::pin::Pin,
     std::task::{Context, Poll, ready},
@@ -100,11 +101,11 @@ impl Sender {
         Options::new().sender_async(channel).await
     }
 
-    pub(crate) fn new(channel: &ChannelName, config: ConnectConfig, backpressure: Duration) -> Self {
+    pub(crate) fn new(channel: &ChannelName, config: ConnectConfig, backpressure: Duration, history: u32) -> Self {
         let number = u32::try_from(crate::random() >> 32).unwrap_or_default();
         let publisher = Publisher::new(channel.clone(), config.purpose_or("sender"), broadcaster_local::pid(), number);
         Self {
-            publisher: publisher.with_backpressure(backpressure),
+            publisher: publisher.with_backpressure(backpressure).with_history(history),
             timeout: config.timeout.saturating_add(backpressure),
             path: Path::of_sender(config, channel),
             waiter: Waiter::default(),
@@ -691,6 +692,378 @@ impl Sender {
     #[cfg(feature = "tokio")]
     pub fn into_sink(self) -> SenderSink {
         SenderSink { sender: self, flushing: None }
+    }
+}
+
+/// # Retained messages
+///
+/// The daemon retains a message for listeners that join later, so that they receive the current value at once.
+impl Sender {
+    /// Sends `payload`, and lets the daemon retain it: each listener that joins the channel later receives it first
+    /// ([`Options::replay`]). It takes the place of what the daemon has retained of the channel before, whichever sender that was from; with
+    /// [`Options::history`], that many messages are retained. Returns when the daemon retains it, with the receipt of
+    /// [`send_confirmed`](Self::send_confirmed).
+    ///
+    /// An empty payload clears the channel instead, as [`clear_retained`](Self::clear_retained) does.
+    ///
+    /// # For how long
+    ///
+    /// The daemon retains the message until another one takes its place, the channel is cleared, its [lifetime](Self::retain_for) is over, or
+    /// the daemon ends. It does not matter whether this sender lives on.
+    ///
+    /// Nothing is written to disk. The sender keeps a copy of the last message that it has retained on each channel, and hands it to the
+    /// next daemon as soon as it is connected to that: with its next call, or at once in
+    /// [`keep_retained`](Self::keep_retained). The copy is dropped when the message is no longer the channel's value. So after a restart, values
+    /// of senders that live on come back; those of others, and older messages of a [history](Options::history), do not.
+    ///
+    /// # Limits
+    ///
+    /// Unless it is configured otherwise, a daemon retains 16 MiB in total, on 4096 channels, and up to [`HISTORY_MAX`](crate::HISTORY_MAX)
+    /// messages of each.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::NotRetained`]: listeners have received the message, but the daemon does not retain it. Otherwise as
+    /// [`send_confirmed`](Self::send_confirmed); after [`SendError::InDoubt`] and [`SendError::Unconfirmed`] the sender keeps its copy, and the
+    /// message may be retained. Notifications ([`Options::fallback`]) are never retained: [`SendError::NoConfirmation`].
+    ///
+    /// ```
+    /// use system_broadcaster::Options;
+    ///
+    /// let directory = tempfile::tempdir()?; // a bus of its own, for this example
+    /// let bus = Options::new().socket(directory.path().join("bus.sock")).autostart(false);
+    /// let mut sender = bus.sender("com.example.theme")?;
+    /// sender.retain(b"light")?;
+    /// sender.retain(b"dark")?;
+    /// drop(sender);
+    ///
+    /// let mut late = bus.listener("com.example.theme")?;
+    /// let message = late.recv()?;
+    /// assert_eq!((message.payload(), message.is_replayed()), (&b"dark"[..], true));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn retain(&mut self, payload: &[u8]) -> Result<Receipt, SendError> {
+        self.retain_bytes(OWN, None, &[], payload)
+    }
+
+    /// [`retain`](Self::retain) for at most `lifetime` from now. A part of a millisecond is rounded up.
+    ///
+    /// The lifetime goes on while the daemon is replaced.
+    ///
+    /// # Errors
+    ///
+    /// As [`retain`](Self::retain).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use system_broadcaster::Options;
+    ///
+    /// let directory = tempfile::tempdir()?; // a bus of its own, for this example
+    /// let bus = Options::new().socket(directory.path().join("bus.sock")).autostart(false);
+    /// let mut sender = bus.sender("com.example.progress")?;
+    /// sender.retain_for(b"90 %", Duration::from_millis(1))?;
+    /// while bus.retained_value("com.example.progress")?.is_some() {} // not for long
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn retain_for(&mut self, payload: &[u8], lifetime: Duration) -> Result<Receipt, SendError> {
+        self.retain_bytes(OWN, Some(lifetime), &[], payload)
+    }
+
+    /// [`retain`](Self::retain) with `metadata`, for at most `lifetime` if there is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`retain`](Self::retain); [`SendError::Metadata`] if there is too much metadata.
+    ///
+    /// ```
+    /// use system_broadcaster::{Metadata, Options};
+    ///
+    /// let directory = tempfile::tempdir()?; // a bus of its own, for this example
+    /// let bus = Options::new().socket(directory.path().join("bus.sock")).autostart(false);
+    /// let json = Metadata::new().content_type("application/json")?;
+    /// bus.sender("com.example.theme")?.retain_with(&json, b"{}", None)?;
+    /// let value = bus.retained_value("com.example.theme")?.expect("it is retained");
+    /// assert_eq!(value.metadata().content_type(), Some("application/json"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn retain_with(
+        &mut self,
+        metadata: &Metadata,
+        payload: &[u8],
+        lifetime: Option<Duration>,
+    ) -> Result<Receipt, SendError> {
+        self.retain_bytes(OWN, lifetime, metadata.as_bytes(), payload)
+    }
+
+    /// [`retain`](Self::retain) on another channel, over the same connection: see [`send_to`](Self::send_to).
+    ///
+    /// # Errors
+    ///
+    /// As [`retain`](Self::retain) and [`send_to`](Self::send_to).
+    pub fn retain_to(&mut self, channel: &str, payload: &[u8]) -> Result<Receipt, SendError> {
+        let place = place_of(&mut self.publisher, channel)?;
+        self.retain_bytes(place, None, &[], payload)
+    }
+
+    /// Clears what the daemon retains of the channel, whichever senders that is from: later listeners receive nothing first. Listeners that
+    /// have joined receive an empty message with [`Message::is_cleared`](crate::Message::is_cleared). Without effect on the daemon if it retains
+    /// nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`send_confirmed`](Self::send_confirmed).
+    ///
+    /// ```
+    /// use system_broadcaster::Options;
+    ///
+    /// let directory = tempfile::tempdir()?; // a bus of its own, for this example
+    /// let bus = Options::new().socket(directory.path().join("bus.sock")).autostart(false);
+    /// bus.sender("com.example.alarm")?.retain(b"fire")?;
+    /// let mut listener = bus.listener("com.example.alarm")?;
+    /// bus.sender("com.example.alarm")?.clear_retained()?;
+    /// assert_eq!(bus.retained_value("com.example.alarm")?, None);
+    /// assert_eq!(listener.recv()?.payload(), b"fire");
+    /// assert!(listener.recv()?.is_cleared());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn clear_retained(&mut self) -> Result<Receipt, SendError> {
+        self.retain_bytes(OWN, None, &[], &[])
+    }
+
+    /// [`clear_retained`](Self::clear_retained) on another channel.
+    ///
+    /// # Errors
+    ///
+    /// As [`clear_retained`](Self::clear_retained) and [`send_to`](Self::send_to).
+    pub fn clear_retained_on(&mut self, channel: &str) -> Result<Receipt, SendError> {
+        let place = place_of(&mut self.publisher, channel)?;
+        self.retain_bytes(place, None, &[], &[])
+    }
+
+    /// Stays connected for `duration`, and connects again whenever the connection ends, so that the next daemon receives at once what this
+    /// sender has [retained](Self::retain). Without it, a sender connects again with its next call: this is for programs that retain a value
+    /// and then have nothing to send for a long time.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Connect`] if the daemon is gone and no other was available within the handle's timeout: call again to continue.
+    /// [`SendError::NoConfirmation`] if messages travel as notifications.
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")] {
+    /// use std::time::Duration;
+    /// use system_broadcaster::testing::Bus;
+    ///
+    /// let mut bus = Bus::new();
+    /// let mut sender = bus.sender("com.example.theme")?;
+    /// sender.retain(b"dark")?;
+    /// bus.restart();
+    /// assert_eq!(bus.options().retained_value("com.example.theme")?, None); // the sender does not know yet
+    /// while bus.options().retained_value("com.example.theme")?.is_none() {
+    ///     sender.keep_retained(Duration::from_millis(10))?;
+    /// }
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn keep_retained(&mut self, duration: Duration) -> Result<(), SendError> {
+        let Self { publisher, path, waiter, .. } = self;
+        path.set_clock(Clock::System);
+        let waited = waiter.block_on(Until::after(duration), || machine::attend::<_, SendError>(publisher, path))?;
+        attended(&waited)
+    }
+
+    fn retain_bytes(
+        &mut self,
+        place: Place,
+        lifetime: Option<Duration>,
+        metadata: &[u8],
+        payload: &[u8],
+    ) -> Result<Receipt, SendError> {
+        let timeout = self.timeout;
+        let Self { publisher, path, waiter, .. } = self;
+        path.set_clock(Clock::System);
+        let confirming = Confirming::retain(place, lifetime_from(lifetime, path), metadata, payload);
+        let mut pending = PendingReceipt { publisher, confirming };
+        let waited = waiter.block_on_for(timeout, || pending.poll(path))?;
+        let receipt = received(waited, &pending.confirming, timeout)?;
+        drop(pending);
+        retained(receipt, || self.publisher.name(place).clone())
+    }
+
+    /// [`retain`](Self::retain) without blocking the thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`retain`](Self::retain).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`send_confirmed_async`](Self::send_confirmed_async).
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with I/O and time enabled.
+    #[cfg(feature = "tokio")]
+    pub async fn retain_async(&mut self, payload: &[u8]) -> Result<Receipt, SendError> {
+        self.retain_bytes_async(OWN, None, &[], payload).await
+    }
+
+    /// [`retain_for`](Self::retain_for) without blocking the thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`retain`](Self::retain).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`send_confirmed_async`](Self::send_confirmed_async).
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with I/O and time enabled.
+    #[cfg(feature = "tokio")]
+    pub async fn retain_for_async(&mut self, payload: &[u8], lifetime: Duration) -> Result<Receipt, SendError> {
+        self.retain_bytes_async(OWN, Some(lifetime), &[], payload).await
+    }
+
+    /// [`retain_with`](Self::retain_with) without blocking the thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`retain`](Self::retain).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`send_confirmed_async`](Self::send_confirmed_async).
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with I/O and time enabled.
+    #[cfg(feature = "tokio")]
+    pub async fn retain_with_async(
+        &mut self,
+        metadata: &Metadata,
+        payload: &[u8],
+        lifetime: Option<Duration>,
+    ) -> Result<Receipt, SendError> {
+        self.retain_bytes_async(OWN, lifetime, metadata.as_bytes(), payload).await
+    }
+
+    /// [`retain_to`](Self::retain_to) without blocking the thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`retain`](Self::retain).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`send_confirmed_async`](Self::send_confirmed_async).
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with I/O and time enabled.
+    #[cfg(feature = "tokio")]
+    pub async fn retain_to_async(&mut self, channel: &str, payload: &[u8]) -> Result<Receipt, SendError> {
+        let place = place_of(&mut self.publisher, channel)?;
+        self.retain_bytes_async(place, None, &[], payload).await
+    }
+
+    /// [`clear_retained`](Self::clear_retained) without blocking the thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`retain`](Self::retain).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`send_confirmed_async`](Self::send_confirmed_async).
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with I/O and time enabled.
+    #[cfg(feature = "tokio")]
+    pub async fn clear_retained_async(&mut self) -> Result<Receipt, SendError> {
+        self.retain_bytes_async(OWN, None, &[], &[]).await
+    }
+
+    /// [`clear_retained_on`](Self::clear_retained_on) without blocking the thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`retain`](Self::retain).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`send_confirmed_async`](Self::send_confirmed_async).
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with I/O and time enabled.
+    #[cfg(feature = "tokio")]
+    pub async fn clear_retained_on_async(&mut self, channel: &str) -> Result<Receipt, SendError> {
+        let place = place_of(&mut self.publisher, channel)?;
+        self.retain_bytes_async(place, None, &[], &[]).await
+    }
+
+    /// [`keep_retained`](Self::keep_retained) without blocking the thread, and without an end: for a task, or a branch of `select!`.
+    ///
+    /// # Errors
+    ///
+    /// As [`keep_retained`](Self::keep_retained). It never returns `Ok`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost if the future is dropped.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with I/O and time enabled.
+    #[cfg(feature = "tokio")]
+    pub async fn keep_retained_async(&mut self) -> Result<Infallible, SendError> {
+        let Self { publisher, path, waiter, .. } = self;
+        path.set_clock(Clock::Runtime);
+        poll_fn(|cx| waiter.poll_on(cx, Until::Forever, || machine::attend::<_, SendError>(publisher, path))).await?;
+        Err(SendError::NoConfirmation)
+    }
+
+    #[cfg(feature = "tokio")]
+    async fn retain_bytes_async(
+        &mut self,
+        place: Place,
+        lifetime: Option<Duration>,
+        metadata: &[u8],
+        payload: &[u8],
+    ) -> Result<Receipt, SendError> {
+        let until = Until::after_by(Clock::Runtime, self.timeout);
+        let Self { publisher, path, waiter, .. } = self;
+        path.set_clock(Clock::Runtime);
+        let confirming = Confirming::retain(place, lifetime_from(lifetime, path), metadata, payload);
+        let mut pending = PendingReceipt { publisher, confirming };
+        let waited = poll_fn(|cx| waiter.poll_on(cx, until, || pending.poll(path))).await?;
+        let receipt = received(waited, &pending.confirming, until.duration())?;
+        drop(pending);
+        retained(receipt, || self.publisher.name(place).clone())
+    }
+}
+
+/// The lifetime of a message that is sent now.
+pub(crate) fn lifetime_from(lifetime: Option<Duration>, path: &Path) -> Lifetime {
+    lifetime.map_or_else(Lifetime::default, |lifetime| Lifetime::new(lifetime, path.now()))
+}
+
+/// What a call that retains a message returns.
+pub(crate) fn retained(receipt: Receipt, channel: impl FnOnce() -> ChannelName) -> Result<Receipt, SendError> {
+    match receipt.not_retained {
+        None => Ok(receipt),
+        Some(reason) => Err(SendError::NotRetained { channel: channel(), reason }),
+    }
+}
+
+/// What a call that stays connected returns.
+pub(crate) fn attended(waited: &Waited<Unattended>) -> Result<(), SendError> {
+    match waited {
+        Waited::Elapsed | Waited::Closed => Ok(()),
+        Waited::Done(Unattended) => Err(SendError::NoConfirmation),
     }
 }
 

@@ -2,11 +2,11 @@
 
 use crate::capabilities::Capabilities;
 use crate::error::SendError;
-use crate::machine::{self, Confirmation, Confirming, Counted, OWN, Place, Publisher, Sending, Step, Ticket};
+use crate::machine::{self, Confirmation, Confirming, Counted, Lifetime, OWN, Place, Publisher, Sending, Step, Ticket};
 use crate::metadata::Metadata;
 use crate::path::{Clock, Path, Wait, Waited, Waiter};
 use crate::receipt::Receipt;
-use crate::sender::{Sender, confirmed, counted, outcome, place_of, received};
+use crate::sender::{Sender, attended, confirmed, counted, lifetime_from, outcome, place_of, received, retained};
 use crate::{ChannelName, SenderId};
 use broadcaster_local::Bell;
 use std::io;
@@ -16,6 +16,7 @@ use std::time::Duration;
 use {
     crate::path::{SharedRegistrations, Timer, Until},
     std::collections::BTreeMap,
+    std::convert::Infallible,
     std::future::poll_fn,
     std::sync::atomic::{AtomicU64, Ordering},
     std::task::{Context, Poll, Wake, Waker, ready},
@@ -205,6 +206,89 @@ impl SharedSender {
         received(waited, &receipt.confirming, timeout)
     }
 
+    /// [`Sender::retain`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn retain(&self, payload: &[u8]) -> Result<Receipt, SendError> {
+        self.retain_bytes(OWN, None, &[], payload)
+    }
+
+    /// [`Sender::retain_for`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn retain_for(&self, payload: &[u8], lifetime: Duration) -> Result<Receipt, SendError> {
+        self.retain_bytes(OWN, Some(lifetime), &[], payload)
+    }
+
+    /// [`Sender::retain_with`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn retain_with(
+        &self,
+        metadata: &Metadata,
+        payload: &[u8],
+        lifetime: Option<Duration>,
+    ) -> Result<Receipt, SendError> {
+        self.retain_bytes(OWN, lifetime, metadata.as_bytes(), payload)
+    }
+
+    /// [`Sender::retain_to`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn retain_to(&self, channel: &str, payload: &[u8]) -> Result<Receipt, SendError> {
+        self.retain_bytes(self.0.place_of(channel)?, None, &[], payload)
+    }
+
+    /// [`Sender::clear_retained`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn clear_retained(&self) -> Result<Receipt, SendError> {
+        self.retain_bytes(OWN, None, &[], &[])
+    }
+
+    /// [`Sender::clear_retained_on`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn clear_retained_on(&self, channel: &str) -> Result<Receipt, SendError> {
+        self.retain_bytes(self.0.place_of(channel)?, None, &[], &[])
+    }
+
+    /// [`Sender::keep_retained`]. Other clones send meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn keep_retained(&self, duration: Duration) -> Result<(), SendError> {
+        attended(&self.0.block(duration, machine::attend)?)
+    }
+
+    fn retain_bytes(
+        &self,
+        place: Place,
+        lifetime: Option<Duration>,
+        metadata: &[u8],
+        payload: &[u8],
+    ) -> Result<Receipt, SendError> {
+        let timeout = self.0.timeout;
+        let confirming = Confirming::retain(place, self.0.lifetime_from(lifetime, Clock::System), metadata, payload);
+        let mut receipt = WantedReceipt { shared: &self.0, confirming };
+        let waited =
+            self.0.block(timeout, |publisher, path| confirming_step(&mut receipt.confirming, publisher, path))?;
+        retained(received(waited, &receipt.confirming, timeout)?, || self.0.name(place))
+    }
+
     /// [`Sender::listeners`].
     ///
     /// # Errors
@@ -354,6 +438,148 @@ impl SharedSender {
         received(waited, &receipt.confirming, timeout)
     }
 
+    /// [`Sender::retain_async`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`send_async`](Self::send_async).
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with I/O and time enabled.
+    pub async fn retain_async(&self, payload: &[u8]) -> Result<Receipt, SendError> {
+        self.retain_bytes_async(OWN, None, &[], payload).await
+    }
+
+    /// [`Sender::retain_for_async`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`send_async`](Self::send_async).
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with I/O and time enabled.
+    pub async fn retain_for_async(&self, payload: &[u8], lifetime: Duration) -> Result<Receipt, SendError> {
+        self.retain_bytes_async(OWN, Some(lifetime), &[], payload).await
+    }
+
+    /// [`Sender::retain_with_async`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`send_async`](Self::send_async).
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with I/O and time enabled.
+    pub async fn retain_with_async(
+        &self,
+        metadata: &Metadata,
+        payload: &[u8],
+        lifetime: Option<Duration>,
+    ) -> Result<Receipt, SendError> {
+        self.retain_bytes_async(OWN, lifetime, metadata.as_bytes(), payload).await
+    }
+
+    /// [`Sender::retain_to_async`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`send_async`](Self::send_async).
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with I/O and time enabled.
+    pub async fn retain_to_async(&self, channel: &str, payload: &[u8]) -> Result<Receipt, SendError> {
+        self.retain_bytes_async(self.0.place_of(channel)?, None, &[], payload).await
+    }
+
+    /// [`Sender::clear_retained_async`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`send_async`](Self::send_async).
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with I/O and time enabled.
+    pub async fn clear_retained_async(&self) -> Result<Receipt, SendError> {
+        self.retain_bytes_async(OWN, None, &[], &[]).await
+    }
+
+    /// [`Sender::clear_retained_on_async`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`send_async`](Self::send_async).
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with I/O and time enabled.
+    pub async fn clear_retained_on_async(&self, channel: &str) -> Result<Receipt, SendError> {
+        self.retain_bytes_async(self.0.place_of(channel)?, None, &[], &[]).await
+    }
+
+    /// [`Sender::keep_retained_async`]. Other clones send meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost if the future is dropped.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with I/O and time enabled.
+    pub async fn keep_retained_async(&self) -> Result<Infallible, SendError> {
+        loop {
+            attended(&self.0.run(Duration::MAX, machine::attend).await?)?;
+        }
+    }
+
+    async fn retain_bytes_async(
+        &self,
+        place: Place,
+        lifetime: Option<Duration>,
+        metadata: &[u8],
+        payload: &[u8],
+    ) -> Result<Receipt, SendError> {
+        let timeout = self.0.timeout;
+        let confirming = Confirming::retain(place, self.0.lifetime_from(lifetime, Clock::Runtime), metadata, payload);
+        let mut receipt = WantedReceipt { shared: &self.0, confirming };
+        let step =
+            |publisher: &mut Publisher, path: &mut Path| confirming_step(&mut receipt.confirming, publisher, path);
+        let waited = self.0.run(timeout, step).await?;
+        retained(received(waited, &receipt.confirming, timeout)?, || self.0.name(place))
+    }
+
     /// [`Sender::listeners_async`].
     ///
     /// # Errors
@@ -463,6 +689,17 @@ impl Drop for WantedCount<'_> {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn name(&self, place: Place) -> ChannelName {
+        self.lock().sender.publisher.name(place).clone()
+    }
+
+    /// The lifetime of a message that is sent now.
+    fn lifetime_from(&self, lifetime: Option<Duration>, clock: Clock) -> Lifetime {
+        let mut state = self.lock();
+        state.sender.path.set_clock(clock);
+        lifetime_from(lifetime, &state.sender.path)
     }
 
     fn place_of(&self, channel: &str) -> Result<Place, SendError> {

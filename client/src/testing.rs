@@ -37,6 +37,7 @@
 //! To test a program in another process, pass [`Bus::socket`] to it in `BROADCASTER_SOCKET`, and set `BROADCASTER_NO_AUTOSTART=1`.
 
 use crate::error::{ConnectError, Lag};
+use crate::message::Retained;
 use crate::{ChannelName, Listener, Message, Metadata, NameError, Options, Peer, Selector, Sender, SenderId};
 use broadcaster_local::without_signals;
 use broadcaster_protocol::endpoint::{Candidate, Origin};
@@ -351,6 +352,7 @@ pub struct MessageBuilder {
     sequence: u64,
     metadata: Bytes,
     payload: Bytes,
+    retained: Retained,
 }
 
 impl MessageBuilder {
@@ -361,7 +363,7 @@ impl MessageBuilder {
     /// [`NameError`] if the name is not allowed.
     pub fn new(channel: &str) -> Result<Self, NameError> {
         let (channel, sender) = (ChannelName::new(channel)?, sender_id(0, 0));
-        Ok(Self { channel, sender, sequence: 0, metadata: Bytes::new(), payload: Bytes::new() })
+        Ok(Self { channel, sender, sequence: 0, metadata: Bytes::new(), payload: Bytes::new(), retained: Retained::No })
     }
 
     /// With this payload.
@@ -388,6 +390,18 @@ impl MessageBuilder {
         self
     }
 
+    /// As a message that was retained before the listener joined: see [`Message::is_replayed`].
+    pub fn replayed(mut self) -> Self {
+        self.retained = Retained::Replayed;
+        self
+    }
+
+    /// As a message that clears what the daemon retained, with an empty payload: see [`Message::is_cleared`].
+    pub fn cleared(mut self) -> Self {
+        (self.retained, self.payload) = (Retained::Yes, Bytes::new());
+        self
+    }
+
     /// With `value` as its payload, and the mark of its type, as a [`TypedSender`](crate::typed::TypedSender) sends it. It replaces metadata
     /// that was set before.
     ///
@@ -406,8 +420,8 @@ impl MessageBuilder {
 
     /// The message.
     pub fn build(self) -> Message {
-        let Self { channel, sender, sequence, metadata, payload } = self;
-        Message::new(channel, sender, sequence, metadata, payload)
+        let Self { channel, sender, sequence, metadata, payload, retained } = self;
+        Message::new((channel, sender, sequence), metadata, payload, retained)
     }
 }
 

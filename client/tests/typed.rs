@@ -473,3 +473,42 @@ fn handles_move_between_threads() {
     let (_host, options): (_, Options) = bus();
     check(options.typed_sender::<Local, Json>("local").unwrap());
 }
+
+/// A value whose encoding is empty.
+#[derive(Serialize)]
+struct Unit;
+
+impl Schema for Unit {
+    const NAME: &'static str = "com.example.Unit";
+}
+
+#[test]
+fn a_late_listener_receives_the_value_and_skips_what_clears_it() {
+    let (_host, options) = bus();
+    let mut sender = options.typed_sender::<u32, Json>("volume").unwrap();
+    sender.retain(&70).unwrap();
+    sender.retain_for(&80, WATCHDOG).unwrap();
+    let mut listener = options.typed_listener::<u32, Json>("volume").unwrap();
+    sender.sender_mut().clear_retained().unwrap();
+    sender.send(&90).unwrap();
+    let next = |message: system_broadcaster::typed::TypedMessage<u32>| (message.is_replayed(), message.into_value());
+    assert_eq!(next(listener.recv().unwrap()), (true, 80));
+    assert_eq!(next(listener.recv_timeout(WATCHDOG).unwrap()), (false, 90));
+    sender.sender_mut().clear_retained().unwrap();
+    assert!(matches!(listener.try_recv(), Err(TypedRecvError::Recv(RecvError::Empty))));
+    sender.sender_mut().clear_retained().unwrap();
+    let error = listener.recv_timeout(Duration::from_millis(10));
+    let after = Duration::from_millis(10);
+    assert!(matches!(error, Err(TypedRecvError::Recv(RecvError::TimedOut { after: time })) if time == after));
+    runtime().block_on(async {
+        sender.retain_async(&1).await.unwrap();
+        sender.sender_mut().clear_retained_async().await.unwrap();
+        sender.retain_for_async(&2, WATCHDOG).await.unwrap();
+        assert_eq!(next(listener.recv_async().await.unwrap()), (false, 1));
+        assert_eq!(next(listener.messages().next().await.unwrap().unwrap()), (false, 2));
+    });
+    let mut units = options.typed_sender::<Unit, Postcard>("unit").unwrap();
+    let error = units.retain(&Unit).unwrap_err();
+    assert!(matches!(error, TypedSendError::Send(SendError::NotRetained { .. })), "{error}");
+    assert_eq!(options.daemon().status().unwrap().messages_accepted, 9, "it was not sent");
+}

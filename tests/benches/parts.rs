@@ -184,6 +184,7 @@ fn client(criterion: &mut Criterion) {
             selector: machine::Selector::Name(name.clone()),
             overflow: Overflow::DropOldest,
             observer: false,
+            replay: 0,
         };
         let mut subscriber = Subscriber::new(vec![subscription], "bench", 1);
         let subscribed = Subscribed { subscription: 0, extensions: Vec::new() };

@@ -1,7 +1,7 @@
 //! Frames that are not written completely, in the order in which they go out. It never gives a message its number.
 
 use broadcaster_protocol::control::Control;
-use broadcaster_protocol::frame::{KIND_PUBLISH, extent};
+use broadcaster_protocol::frame::{KIND_BATCH, KIND_PUBLISH, KIND_REDECLARE, KIND_RETAIN, extent};
 use broadcaster_protocol::limits::{BATCH_BYTES_MAX, HEADER_BYTES, RECORD_HEADER_BYTES};
 use broadcaster_protocol::{ChannelId, Header, SenderId};
 use bytes::{Buf, Bytes};
@@ -31,6 +31,8 @@ struct Batch {
 /// A message that waits.
 #[derive(Debug)]
 pub(super) struct Waiting {
+    /// The kind of a frame that carries it alone.
+    pub(super) kind: u8,
     pub(super) channel: ChannelId,
     pub(super) sequence: u64,
     pub(super) metadata: Bytes,
@@ -38,20 +40,23 @@ pub(super) struct Waiting {
 }
 
 impl Frames {
-    /// Appends a message; a small one joins the batch before it if that is of the same channel and has room.
+    /// Appends a message in a frame of this kind; a small one to publish joins the batch before it if that is of the same channel and has
+    /// room.
     #[inline]
     pub(super) fn append(
         &mut self,
         (channel, sender): (ChannelId, SenderId),
+        kind: u8,
         sequence: u64,
         metadata: &[u8],
         payload: &[u8],
         len: u32,
     ) {
-        if !metadata.is_empty() || payload.len() + RECORD_HEADER_BYTES > BATCH_BYTES_MAX as usize {
+        let is_large = payload.len() + RECORD_HEADER_BYTES > BATCH_BYTES_MAX as usize;
+        if kind != KIND_PUBLISH || !metadata.is_empty() || is_large {
             self.batch = None;
             let meta_bytes = u16::try_from(metadata.len()).expect("metadata never exceeds its limit");
-            let header = Header::publish(channel, sender, sequence, len).with_metadata(meta_bytes);
+            let header = single(kind, (channel, sender), sequence, len).with_metadata(meta_bytes);
             self.bytes.extend_from_slice(header.as_bytes());
             self.bytes.extend_from_slice(metadata);
         } else {
@@ -142,7 +147,7 @@ impl Frames {
         self.batch = None;
     }
 
-    /// The connection is gone: drops what was written completely, and all control messages. A frame that was written in part waits
+    /// The connection is gone: drops what was written completely, all control messages, and what declares a message again. A frame that was written in part waits
     /// again completely.
     pub(super) fn rewind(&mut self) {
         self.batch = None;
@@ -157,7 +162,7 @@ impl Frames {
         self.written = 0;
     }
 
-    /// Position and header of each data frame that is not written completely.
+    /// Position and header of each data frame that is not written completely, except for those that declare a message again.
     pub(super) fn data(&self) -> impl Iterator<Item = (usize, Header)> {
         let (bytes, written) = (&*self.bytes, self.written);
         let mut at = 0;
@@ -167,7 +172,7 @@ impl Frames {
             at += header.frame_bytes();
             Some((start, at, header))
         })
-        .filter(move |(_, end, header)| *end > written && header.is_data())
+        .filter(move |(_, end, header)| *end > written && header.is_data() && header.kind() != KIND_REDECLARE)
         .map(|(start, _, header)| (start, header))
     }
 
@@ -198,13 +203,14 @@ impl Frames {
             let mut body = bytes.slice(at..at + header.frame_bytes());
             body.advance(HEADER_BYTES);
             let metadata = body.split_to(usize::from(header.meta_bytes()));
-            if header.kind() == KIND_PUBLISH {
-                messages.push(Waiting { channel, sequence, metadata, payload: body });
+            if header.kind() != KIND_BATCH {
+                messages.push(Waiting { kind: header.kind(), channel, sequence, metadata, payload: body });
                 continue;
             }
             while body.len() >= RECORD_HEADER_BYTES {
                 let len = usize::try_from(body.get_u32_le()).expect("a batch has a few kilobytes");
-                messages.push(Waiting { channel, sequence, metadata: Bytes::new(), payload: body.split_to(len) });
+                let (metadata, payload) = (Bytes::new(), body.split_to(len));
+                messages.push(Waiting { kind: KIND_PUBLISH, channel, sequence, metadata, payload });
                 sequence += 1;
             }
         }
@@ -217,6 +223,16 @@ impl Frames {
     }
 }
 
+/// The header of a frame of this kind that carries one message.
+#[inline]
+fn single(kind: u8, (channel, sender): (ChannelId, SenderId), sequence: u64, len: u32) -> Header {
+    match kind {
+        KIND_RETAIN => Header::retain(channel, sender, sequence, len),
+        KIND_REDECLARE => Header::redeclare(channel, sender, sequence, len),
+        _ => Header::publish(channel, sender, sequence, len),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -226,7 +242,7 @@ mod tests {
 
     fn append(frames: &mut Frames, channel: u32, sequence: u64, payload: &[u8]) {
         let len = u32::try_from(payload.len()).expect("small");
-        frames.append((ChannelId(channel), SENDER), sequence, &[], payload, len);
+        frames.append((ChannelId(channel), SENDER), KIND_PUBLISH, sequence, &[], payload, len);
     }
 
     #[test]

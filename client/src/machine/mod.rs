@@ -7,7 +7,9 @@
 //! | `frames` | frames that are not written yet |
 //! | `credit` | what a publication with backpressure may send |
 //! | `counting` | requests for numbers of listeners and for receipts |
+//! | `retained` | what a publisher keeps of retained messages, for the next daemon |
 //! | `subscriber` | the subscriptions of one connection: frames, and gaps in their places |
+//! | `replay` | which messages a subscriber receives are replayed, and which of those are new |
 //! | `watcher` | the listeners of one channel, and what changes: its loop, too |
 //! | `requests` | requests to listeners, and the replies to them |
 //! | `reply` | one reply of a subscriber |
@@ -24,9 +26,11 @@ mod frames;
 mod link;
 mod publisher;
 mod receive;
+mod replay;
 mod reply;
 mod request;
 mod requests;
+mod retained;
 mod send;
 mod session;
 mod subscriber;
@@ -35,12 +39,13 @@ mod watcher;
 pub use counting::Ticket;
 pub use link::{Carrier, Link, Loss, Step, Transfer};
 pub use publisher::{Declined, OWN, PUBLICATIONS_MAX, Place, Posted, Publisher, Rejected, TooLarge};
-pub use receive::{Event, receive, settle};
+pub use receive::{Event, Value, receive, settle, value};
 pub use reply::{Replying, RequesterGone};
 pub use request::Request;
+pub use retained::{Lifetime, RETENTION_ENTRY_BYTES};
 pub use send::{
     ADDRESS_BYTES, Confirmation, Confirming, Counted, PendingSend, Receipted, Replied, Requested, Requesting, Sending,
-    confirm, count, flush, next_reply, post,
+    Unattended, attend, confirm, count, flush, next_reply, post,
 };
 pub use session::{Ended, Machine, Session};
 pub use subscriber::{Change, External, Outcome, Received, Selector, Subscriber, Subscription};

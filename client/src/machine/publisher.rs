@@ -5,18 +5,20 @@ use super::counting::{Answer, Counting, Receipts, Ticket};
 use super::credit::Balance;
 use super::frames::{Frames, Waiting};
 use super::requests::{Reception, Requests};
+use super::retained::{Kept, Lifetime, RETENTION_ENTRY_BYTES, entry};
 use super::session::{Ended, Machine, Phase, Session, unexpected};
 use crate::ChannelName;
 use broadcaster_protocol::control::{
     Confirm, Control, CountListeners, Credit, Declined as WireDeclined, Extension, Inspect, Open, OpenInbox, Opened,
-    Receipt, RefusedCode, extension, kind,
+    Receipt, RefusedCode, Superseded, extension, kind,
 };
+use broadcaster_protocol::frame::{KIND_PUBLISH, KIND_RETAIN};
 use broadcaster_protocol::limits::PAYLOAD_BYTES_MAX;
 use broadcaster_protocol::{ChannelId, Header, Item, SenderId};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Channels that one publisher knows: it continues to count on each that it has ever used.
 pub const PUBLICATIONS_MAX: usize = 65_536;
@@ -48,6 +50,8 @@ pub enum Rejected {
     TooLarge(TooLarge),
     /// Its channel cannot be opened.
     Declined(Box<Declined>),
+    /// The metadata of a message that is to be retained would have so many bytes, with what states its retention.
+    MetadataTooLarge(usize),
 }
 
 impl From<TooLarge> for Rejected {
@@ -89,6 +93,10 @@ pub struct Publisher {
     payload_bytes_max: u32,
     /// How long a listener may delay this publisher, in milliseconds; 0: not at all.
     backpressure_ms: u32,
+    /// How many messages the history of each channel keeps; 0: messages are retained on request only, one of each channel.
+    history: u32,
+    /// The time of the last attempt to connect.
+    now: Option<Instant>,
     /// The own one first.
     publications: Vec<Publication>,
     places: BTreeMap<Box<str>, Place>,
@@ -143,6 +151,8 @@ struct Publication {
     aside: Frames,
     /// Why the daemon did not open it, until that is reported.
     declined: Option<Box<Declined>>,
+    /// What the next daemon is to retain.
+    kept: Kept,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,6 +176,7 @@ impl Publication {
             balance: Balance::default(),
             aside: Frames::default(),
             declined: None,
+            kept: Kept::default(),
         }
     }
 
@@ -196,6 +207,8 @@ impl Publisher {
             id: SenderId::new(pid, number),
             payload_bytes_max: PAYLOAD_BYTES_MAX,
             backpressure_ms: 0,
+            history: 0,
+            now: None,
             places: BTreeMap::from([(channel.as_str().into(), OWN)]),
             publications: vec![Publication::new(channel, OWN)],
             open: BTreeMap::new(),
@@ -223,6 +236,19 @@ impl Publisher {
         let millis = longest.as_nanos().div_ceil(1_000_000);
         self.backpressure_ms = u32::try_from(millis).unwrap_or(u32::MAX);
         self
+    }
+
+    /// Every message that has a payload, and requests no replies, is retained, and the history of each channel keeps so many of them.
+    #[must_use]
+    pub fn with_history(mut self, messages: u32) -> Self {
+        self.history = messages;
+        self
+    }
+
+    /// How many messages the history of each channel keeps if every message is retained.
+    #[inline]
+    pub(super) fn history(&self) -> Option<u32> {
+        (self.history > 0).then_some(self.history)
     }
 
     #[inline]
@@ -303,6 +329,24 @@ impl Publisher {
         Ok(Header::publish(publication.label, self.id, publication.next, self.payload_bytes(len)?))
     }
 
+    /// The header of the next frame, for a message that is to be retained. It commits nothing.
+    pub(super) fn next_retained_header(&self, place: Place, len: usize) -> Result<Header, TooLarge> {
+        let publication = &self.publications[place.0];
+        Ok(Header::retain(publication.label, self.id, publication.next, self.payload_bytes(len)?))
+    }
+
+    /// What states, within the metadata of a message, for how long and in which history it is retained.
+    pub(super) fn retention_entry(&self, lifetime: Lifetime) -> Option<[u8; RETENTION_ENTRY_BYTES]> {
+        entry(lifetime.retention(self.history.max(1)))
+    }
+
+    /// The next message, which the daemon is to retain, is the newest of its channel. It is committed next.
+    pub(super) fn keep(&mut self, place: Place, lifetime: Lifetime, metadata: &[u8], payload: &[u8]) {
+        let keep = self.history.max(1);
+        let publication = &mut self.publications[place.0];
+        publication.kept.replace(publication.next, lifetime, keep, metadata, payload);
+    }
+
     /// The size of a payload of `len` bytes, as a frame states it.
     #[inline]
     fn payload_bytes(&self, len: usize) -> Result<u32, TooLarge> {
@@ -355,31 +399,37 @@ impl Publisher {
         debug_assert!(!self.is_ready() || self.is_open(place), "the channel has no id");
         self.report_rejected()?;
         let len = self.payload_bytes(payload.len())?;
-        self.append(place, &[], payload, len);
+        if self.history > 0 && !payload.is_empty() {
+            let entry = self.retention_entry(Lifetime::default());
+            self.keep(place, Lifetime::default(), &[], payload);
+            self.append(place, KIND_RETAIN, entry.as_ref().map_or(&[], |entry| entry), payload, len);
+        } else {
+            self.append(place, KIND_PUBLISH, &[], payload, len);
+        }
         Ok(())
     }
 
     #[inline]
-    fn append(&mut self, place: Place, metadata: &[u8], payload: &[u8], len: u32) {
+    fn append(&mut self, place: Place, kind: u8, metadata: &[u8], payload: &[u8], len: u32) {
         if self.is_paced() {
-            return self.append_paced(place, metadata, payload, len);
+            return self.append_paced(place, kind, metadata, payload, len);
         }
         let publication = &self.publications[place.0];
-        self.frames.append((publication.label, self.id), publication.next, metadata, payload, len);
+        self.frames.append((publication.label, self.id), kind, publication.next, metadata, payload, len);
         self.commit(place);
     }
 
-    fn append_paced(&mut self, place: Place, metadata: &[u8], payload: &[u8], len: u32) {
+    fn append_paced(&mut self, place: Place, kind: u8, metadata: &[u8], payload: &[u8], len: u32) {
         let is_ready = self.is_ready();
         let publication = &mut self.publications[place.0];
         let ids = (publication.label, self.id);
         if is_ready && publication.has_credit() {
             let before = self.frames.waiting_bytes();
-            self.frames.append(ids, publication.next, metadata, payload, len);
+            self.frames.append(ids, kind, publication.next, metadata, payload, len);
             publication.balance.charge(self.frames.waiting_bytes() - before, 1);
         } else {
             let before = publication.aside.waiting_bytes();
-            publication.aside.append(ids, publication.next, metadata, payload, len);
+            publication.aside.append(ids, kind, publication.next, metadata, payload, len);
             self.aside_bytes += publication.aside.waiting_bytes() - before;
         }
         self.commit(place);
@@ -572,6 +622,10 @@ impl Publisher {
 
     /// Drops the frames that wait.
     pub fn drop_waiting(&mut self) {
+        let firsts = self.firsts_waiting();
+        for (publication, first) in self.publications.iter_mut().zip(firsts) {
+            publication.kept.remove_from(first);
+        }
         for at in 0..self.publications.len() {
             let departed = self.departed(Place(at));
             let publication = &mut self.publications[at];
@@ -716,8 +770,9 @@ impl Publisher {
         for (place, message) in self.take_messages() {
             let label = place.label();
             let len = u32::try_from(message.payload.len()).expect("it was committed");
+            let Waiting { kind, sequence, metadata, payload, .. } = &message;
             let publication = &mut self.publications[place.0];
-            publication.aside.append((label, self.id), message.sequence, &message.metadata, &message.payload, len);
+            publication.aside.append((label, self.id), *kind, *sequence, metadata, payload, len);
         }
         self.aside_bytes = self.publications.iter().map(|publication| publication.aside.waiting_bytes()).sum();
     }
@@ -734,8 +789,13 @@ impl Publisher {
         }
         for (place, message) in messages {
             match keep(self, place, &message) {
-                Ok(len) => self.append(place, &message.metadata, &message.payload, len),
+                Ok(len) => {
+                    let publication = &mut self.publications[place.0];
+                    publication.kept.renumber(message.sequence, publication.next);
+                    self.append(place, message.kind, &message.metadata, &message.payload, len);
+                }
                 Err(rejected) => {
+                    self.publications[place.0].kept.remove(message.sequence);
                     // It counts as a message that was committed, without a sequence number.
                     self.publications[place.0].commits += 1;
                     self.commits += 1;
@@ -767,11 +827,15 @@ impl Publisher {
 
     // ---- connections ----
 
-    /// Requests the own channel and those with frames that wait. Others are opened when they are used again.
+    /// Requests the own channel, those with frames that wait, and those of which this publisher keeps a message. Others are opened when they are
+    /// used again.
     fn join(&mut self) {
         self.doubt_departed();
+        let (now, payload_bytes_max) = (self.now, self.payload_bytes_max);
         for (at, first) in self.firsts_waiting().into_iter().enumerate() {
-            if Place(at) == OWN || first < self.publications[at].next {
+            let publication = &mut self.publications[at];
+            publication.kept.prune(now, payload_bytes_max);
+            if Place(at) == OWN || first < publication.next || publication.kept.is_some() {
                 let open = self.request_open(Place(at), first);
                 self.session.push(&open.into());
             }
@@ -789,7 +853,31 @@ impl Publisher {
         publication.state = State::Open(id);
         if self.session.phase == Phase::Ready {
             publication.label = id;
+            // Nothing on this channel waits.
+            publication.kept.declare(&mut self.frames, (id, self.id), publication.next, self.now);
         }
+        Ok(())
+    }
+
+    /// Declares what an earlier connection took, in front of everything that waits.
+    fn declare_again(&mut self) {
+        let firsts = self.firsts_waiting();
+        let mut frames = Frames::default();
+        for (publication, first) in self.publications.iter().zip(firsts) {
+            if let State::Open(id) = publication.state {
+                publication.kept.declare(&mut frames, (id, self.id), first, self.now);
+            }
+        }
+        if !frames.is_empty() {
+            frames.take_from(&mut self.frames, |_, _| true);
+            self.frames = frames;
+        }
+    }
+
+    /// A message that this publisher has sent is not the value of its channel any more.
+    fn superseded(&mut self, superseded: &Superseded) -> Result<(), Ended> {
+        let place = self.open.get(&ChannelId(superseded.id)).ok_or(Ended::Unexpected(kind::SUPERSEDED))?;
+        self.publications[place.0].kept.remove(superseded.sequence);
         Ok(())
     }
 
@@ -832,6 +920,7 @@ impl Publisher {
             }
         }
         self.session.phase = Phase::Ready;
+        self.declare_again();
         for at in 0..self.publications.len() {
             self.promote(Place(at));
         }
@@ -857,6 +946,7 @@ impl Publisher {
                     publication.settled = publication.settled.max(publication.asked);
                 }
             }
+            Item::Control(Control::Superseded(superseded)) => self.superseded(&superseded)?,
             Item::Control(Control::Receipt(receipt)) if self.was_requested(receipt.number) => {
                 self.received_receipt(receipt);
             }
@@ -949,6 +1039,10 @@ impl Machine for Publisher {
 
     fn is_opening(&self) -> bool {
         self.session.phase == Phase::Joining
+    }
+
+    fn set_time(&mut self, now: Instant) {
+        self.now = Some(now);
     }
 
     fn received(&mut self) -> Result<(), Ended> {

@@ -86,6 +86,52 @@ pub fn settle<L: Link>(
     }
 }
 
+/// What the daemon retains of a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Value {
+    /// A frame: see [`Subscriber::frame`].
+    Frame,
+    /// Nothing.
+    Nothing,
+    /// Something that the daemon had no memory to deliver.
+    Lost(Option<u64>),
+}
+
+/// Finds what the daemon retains of the only channel of this subscriber, which has asked for replay, and connects first if there is no
+/// connection.
+///
+/// # Errors
+///
+/// If there is no connection, and will be none.
+pub fn value<L: Link>(subscriber: &mut Subscriber, link: &mut L) -> Result<Step<Value, L::Wait>, L::Error> {
+    loop {
+        let received = match subscriber.poll_next() {
+            Ok(received) => received,
+            Err(ended) => {
+                link.lose(subscriber, Loss::Ended(ended))?;
+                continue;
+            }
+        };
+        match (received, subscriber.announced()) {
+            (_, Some(0)) => return Ok(Step::Done(Value::Nothing)),
+            (Received::Frame, Some(_)) => return Ok(Step::Done(Value::Frame)),
+            (Received::Lagged(count), Some(_)) => return Ok(Step::Done(Value::Lost(count))),
+            (Received::Frame | Received::Lagged(_), None) => continue, // it is not known yet whether there is a value
+            (Received::Nothing, _) => {}
+        }
+        let was_ready = subscriber.is_ready();
+        if let Step::Wait(wait) = link.connect(subscriber)? {
+            return Ok(Step::Wait(wait));
+        }
+        if subscriber.is_ready() && !was_ready {
+            continue; // it may have arrived together with the end of the handshake
+        }
+        if let Step::Wait(wait) = link.read(subscriber, false)? {
+            return Ok(Step::Wait(wait));
+        }
+    }
+}
+
 /// Writes the requests that wait, as far as that is possible without waiting. The daemon answers each request that the connection has taken, so
 /// that there is room for the rest when there is something to read.
 fn write_requests<L: Link>(subscriber: &mut Subscriber, link: &mut L) {
@@ -159,7 +205,7 @@ mod tests {
 
     fn to(name: &str) -> Subscription {
         let selector = Selector::Name(ChannelName::new(name).expect("a name"));
-        Subscription { selector, overflow: Overflow::DropOldest, observer: false }
+        Subscription { selector, overflow: Overflow::DropOldest, observer: false, replay: 0 }
     }
 
     fn joined() -> Subscriber {
@@ -212,5 +258,43 @@ mod tests {
         assert_eq!(settle(&mut subscriber, &mut link, change), Ok(Step::Wait(())));
         assert_eq!(receive(&mut subscriber, &mut link, false), Ok(Step::Done(Event::Lagged(Some(5)))));
         assert!(subscriber.is_ready());
+    }
+
+    fn reader() -> Subscriber {
+        let mut subscriber = Subscriber::new(vec![Subscription { replay: 1, ..to("a") }], "test", 7);
+        accept(&mut subscriber, &[welcome(), subscribed(0)]).expect("ok");
+        subscriber
+    }
+
+    fn retained(id: u32, count: u32) -> Control {
+        Control::Retained(broadcaster_protocol::control::Retained { id, count, extensions: Vec::new() })
+    }
+
+    #[test]
+    fn a_value_is_what_is_replayed_first() {
+        let (id, sender) = (broadcaster_protocol::ChannelId(1), broadcaster_protocol::SenderId::new(9, 1));
+        let frame = |header: broadcaster_protocol::Header| [header.as_bytes(), b"value"].concat();
+        let live = frame(broadcaster_protocol::Header::publish(id, sender, 8, 5));
+        let named = super::super::session::tests::named(1, "a");
+        let mut link = Scripted { room: Some(1000), ..Scripted::default() };
+
+        let mut subscriber = reader();
+        assert_eq!(value(&mut subscriber, &mut link), Ok(Step::Wait(())), "it is not known yet");
+        link.arrived = encoded(&[named.clone(), retained(1, 1)]);
+        assert_eq!(value(&mut subscriber, &mut link), Ok(Step::Wait(())));
+        link.arrived = [frame(broadcaster_protocol::Header::retain(id, sender, 7, 5)), live.clone()].concat();
+        assert_eq!(value(&mut subscriber, &mut link), Ok(Step::Done(Value::Frame)));
+        assert_eq!(subscriber.frame().map(|frame| frame.sequence), Some(7));
+
+        let mut subscriber = reader();
+        link.arrived = [encoded(&[named.clone(), retained(1, 0)]), live].concat();
+        assert_eq!(value(&mut subscriber, &mut link), Ok(Step::Done(Value::Nothing)), "what is sent later is no value");
+        let mut subscriber = reader();
+        link.arrived = encoded(&[retained(0, 0)]);
+        assert_eq!(value(&mut subscriber, &mut link), Ok(Step::Done(Value::Nothing)), "no such channel");
+        let mut subscriber = reader();
+        let lost = broadcaster_protocol::control::Lagged { id: 1, count: 1, extensions: Vec::new() };
+        link.arrived = encoded(&[named, retained(1, 1), lost.into()]);
+        assert_eq!(value(&mut subscriber, &mut link), Ok(Step::Done(Value::Lost(Some(1)))));
     }
 }

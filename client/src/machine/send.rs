@@ -3,9 +3,11 @@
 
 use super::counting::{Answer, Ticket};
 use super::requests::Reception;
+use super::retained::{Lifetime, RETENTION_ENTRY_BYTES};
 use super::{Carrier, Declined, Link, Loss, Machine, Place, Posted, Publisher, Rejected, Step, TooLarge, Transfer};
 use broadcaster_protocol::control::Receipt;
-use broadcaster_protocol::limits::HEADER_BYTES;
+use broadcaster_protocol::frame::KIND_RETAIN;
+use broadcaster_protocol::limits::{HEADER_BYTES, META_BYTES_MAX};
 use broadcaster_protocol::meta::{REPLY_ADDRESS_BYTES, ReplyAddress, tag};
 use broadcaster_protocol::{ChannelId, Header, Run};
 
@@ -21,8 +23,7 @@ pub struct Sending<'a> {
     place: Place,
     metadata: &'a [u8],
     payload: &'a [u8],
-    /// Its number, if it requests replies.
-    request: Option<u64>,
+    purpose: Purpose,
     /// As it was made for the present connection.
     header: Option<Header>,
     written: usize,
@@ -30,21 +31,38 @@ pub struct Sending<'a> {
     left: Option<u64>,
 }
 
+/// What a message is for, other than its listeners.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// Nothing else, unless the publisher has a history.
+    Publish,
+    /// It requests replies under this number.
+    Request(u64),
+    /// The daemon retains it.
+    Retain(Lifetime),
+}
+
 impl<'a> Sending<'a> {
     /// A message with `metadata` that is at most [`META_BYTES_MAX`](broadcaster_protocol::limits::META_BYTES_MAX) bytes long.
     pub fn new(place: Place, metadata: &'a [u8], payload: &'a [u8]) -> Self {
-        Self { place, metadata, payload, request: None, header: None, written: 0, left: None }
+        let purpose = Purpose::Publish;
+        Self { place, metadata, payload, purpose, header: None, written: 0, left: None }
     }
 
     /// A message that requests replies under this number. Its `metadata` leaves room for [`ADDRESS_BYTES`].
     pub fn request(place: Place, number: u64, metadata: &'a [u8], payload: &'a [u8]) -> Self {
-        Self { request: Some(number), ..Self::new(place, metadata, payload) }
+        Self { purpose: Purpose::Request(number), ..Self::new(place, metadata, payload) }
+    }
+
+    /// A message that the daemon is to retain; without a payload, one that clears what it retains of the channel.
+    pub fn retain(place: Place, lifetime: Lifetime, metadata: &'a [u8], payload: &'a [u8]) -> Self {
+        Self { purpose: Purpose::Retain(lifetime), ..Self::new(place, metadata, payload) }
     }
 
     /// Whether the publisher has what must stand in the message.
     #[inline]
     fn has_address(&self, publisher: &Publisher) -> bool {
-        self.request.is_none() || publisher.inbox().is_some()
+        !matches!(self.purpose, Purpose::Request(_)) || publisher.inbox().is_some()
     }
 
     /// Whether a part of the message was written.
@@ -100,6 +118,7 @@ impl<'a> Sending<'a> {
                             let message = Posted { channel, sequence: header.sequence(), payload: self.payload };
                             link.written(publisher, message);
                         }
+                        self.keep(publisher, &header);
                         publisher.wrote(self.place, header.frame_bytes());
                         return Ok(Step::Done(()));
                     }
@@ -159,10 +178,24 @@ impl<'a> Sending<'a> {
     /// Lays the frame out for the present connection.
     fn begin(&mut self, publisher: &mut Publisher) -> Result<Header, Rejected> {
         publisher.report_rejected()?;
-        let address = self.request.zip(publisher.inbox()).map(|(number, inbox)| address(inbox, number));
-        let address = address.as_ref().map_or(&[][..], |address| address);
-        let meta_bytes = u16::try_from(address.len() + self.metadata.len()).expect("metadata never exceeds its limit");
-        let header = publisher.next_header(self.place, self.payload.len())?.with_metadata(meta_bytes);
+        let retained = match self.purpose {
+            Purpose::Retain(lifetime) => Some(lifetime),
+            Purpose::Publish if !self.payload.is_empty() => publisher.history().map(|_| Lifetime::default()),
+            Purpose::Publish | Purpose::Request(_) => None,
+        };
+        let entry = match (retained, self.purpose, publisher.inbox()) {
+            (Some(lifetime), ..) => publisher.retention_entry(lifetime),
+            (None, Purpose::Request(number), Some(inbox)) => Some(address(inbox, number)),
+            (None, ..) => None,
+        };
+        let address = entry.as_ref().map_or(&[][..], |entry| entry);
+        let header = match retained {
+            None => publisher.next_header(self.place, self.payload.len())?,
+            Some(_) => publisher.next_retained_header(self.place, self.payload.len())?,
+        };
+        let len = address.len() + self.metadata.len();
+        let meta_bytes = u16::try_from(len).ok().filter(|&bytes| bytes <= META_BYTES_MAX);
+        let header = header.with_metadata(meta_bytes.ok_or(Rejected::MetadataTooLarge(len))?);
         let scratch = &mut publisher.scratch;
         scratch.clear();
         scratch.extend_from_slice(header.as_bytes());
@@ -173,6 +206,18 @@ impl<'a> Sending<'a> {
         }
         debug_assert!(scratch.len() >= HEADER_BYTES);
         Ok(*self.header.insert(header))
+    }
+
+    /// If the daemon is to retain the message with this header, which is committed next, the publisher keeps a copy.
+    #[inline]
+    fn keep(&self, publisher: &mut Publisher, header: &Header) {
+        if header.kind() == KIND_RETAIN {
+            let lifetime = match self.purpose {
+                Purpose::Retain(lifetime) => lifetime,
+                Purpose::Publish | Purpose::Request(_) => Lifetime::default(),
+            };
+            publisher.keep(self.place, lifetime, self.metadata, self.payload);
+        }
     }
 
     /// Sends the message without a daemon.
@@ -189,6 +234,7 @@ impl<'a> Sending<'a> {
         if let (Some(header), 1..) = (&self.header, self.written) {
             let scratch = std::mem::take(&mut publisher.scratch);
             let metadata = &scratch[HEADER_BYTES..HEADER_BYTES + usize::from(header.meta_bytes())];
+            self.keep(publisher, header);
             publisher.adopt(self.place, header, metadata, self.payload, self.written);
             publisher.scratch = scratch;
             self.left = Some(publisher.commits_on(self.place));
@@ -199,6 +245,8 @@ impl<'a> Sending<'a> {
 
 /// Bytes that a request adds to the metadata of its message.
 pub const ADDRESS_BYTES: usize = 3 + REPLY_ADDRESS_BYTES;
+
+const _: () = assert!(ADDRESS_BYTES == RETENTION_ENTRY_BYTES, "either is the first entry of a message");
 
 /// The entry of the metadata that states where replies go.
 fn address(inbox: ChannelId, number: u64) -> [u8; ADDRESS_BYTES] {
@@ -353,6 +401,11 @@ impl<'a> Confirming<'a> {
     /// As [`Sending::new`].
     pub fn new(place: Place, metadata: &'a [u8], payload: &'a [u8]) -> Self {
         Self { sending: Sending::new(place, metadata, payload), request: None }
+    }
+
+    /// As [`Sending::retain`].
+    pub fn retain(place: Place, lifetime: Lifetime, metadata: &'a [u8], payload: &'a [u8]) -> Self {
+        Self { sending: Sending::retain(place, lifetime, metadata, payload), request: None }
     }
 
     /// Whether a part of the message was written, but not all of it.
@@ -595,6 +648,32 @@ where
     }
 }
 
+/// Keeps the connection, and what the daemon retains for this publisher: it connects again whenever the connection ends, and declares what it
+/// has kept. It is never done while there is a daemon.
+///
+/// # Errors
+///
+/// If there is no connection and will be none.
+pub fn attend<L: Link, E>(publisher: &mut Publisher, link: &mut L) -> Result<Step<Unattended, L::Wait>, E>
+where
+    E: From<L::Error>,
+{
+    loop {
+        match link.connect(publisher)? {
+            Step::Wait(wait) => return Ok(Step::Wait(wait)),
+            Step::Done(Carrier::Messages) => return Ok(Step::Done(Unattended)),
+            Step::Done(Carrier::Stream) => {}
+        }
+        if let Step::Wait(wait) = ask::<L, E>(publisher, link)? {
+            return Ok(Step::Wait(wait));
+        }
+    }
+}
+
+/// There is no daemon that could retain anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unattended;
+
 /// Writes the questions that wait, and what is in front of them, and reads once.
 fn ask<L: Link, E: From<L::Error>>(publisher: &mut Publisher, link: &mut L) -> Result<Step<(), L::Wait>, E> {
     match write_out::<L, E>(publisher, link)? {
@@ -690,10 +769,11 @@ mod tests {
         self, Control, Credit, Extension, Goodbye, Lagging, Listeners, Opened, RefusedCode, Report, kind,
     };
     use broadcaster_protocol::limits::CREDIT_MESSAGE_BYTES;
+    use broadcaster_protocol::meta::Retention;
     use broadcaster_protocol::{Decoder, Item};
     use bytes::{BufMut, BytesMut};
     use std::collections::VecDeque;
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     /// What the publisher waits for.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -738,6 +818,7 @@ mod tests {
         opens: bool,
         next_id: u32,
         reads: usize,
+        payload_bytes_max: u32,
     }
 
     impl Wire {
@@ -753,6 +834,7 @@ mod tests {
                 opens: true,
                 next_id: 3,
                 reads: 0,
+                payload_bytes_max: 1 << 20,
             }
         }
 
@@ -764,7 +846,11 @@ mod tests {
                 bytes = later;
                 while let Some(item) = self.decoder.next(&mut self.chunk).expect("frames") {
                     match &item {
-                        Item::Control(Control::Hello(_)) => self.answers.push_back(welcome()),
+                        Item::Control(Control::Hello(_)) => {
+                            let Control::Welcome(welcome) = welcome() else { unreachable!("a welcome") };
+                            let payload_bytes_max = self.payload_bytes_max;
+                            self.answers.push_back(control::Welcome { payload_bytes_max, ..welcome }.into());
+                        }
                         Item::Control(Control::Open(open)) if self.opens => {
                             let (channel, id) = (open.channel.clone(), self.next_id);
                             self.next_id += 1;
@@ -1281,6 +1367,290 @@ mod tests {
         assert_eq!(send(&mut publisher, &mut wire, OWN, b"x"), DONE);
         wire.grant(3, 1);
         assert_eq!(confirmed(&mut publisher, &mut wire), Ok(Step::Done(Confirmation::InDoubt(1))));
+    }
+
+    // ---- retained messages ----
+
+    /// What the daemon has read since the last call: the kind of each message, its channel id, number, retention and payload.
+    fn read_messages(wire: &mut Wire) -> Vec<(Kind, u32, u64, Retention, Vec<u8>)> {
+        let mut messages = Vec::new();
+        for item in wire.read.drain(..) {
+            let Item::Run(mut run) = item else { continue };
+            let kind = match (run.is_retained(), run.is_redeclared()) {
+                (true, _) => Kind::Retain,
+                (_, true) => Kind::Redeclare,
+                (false, false) => Kind::Publish,
+            };
+            while let Some(frame) = run.front() {
+                let retention = frame.metadata.retention();
+                messages.push((kind, run.channel().0, frame.sequence, retention, frame.payload.to_vec()));
+                run.skip_front();
+            }
+        }
+        messages
+    }
+
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Kind {
+        Publish,
+        Retain,
+        Redeclare,
+    }
+
+    /// The same without channel and retention.
+    fn kinds(wire: &mut Wire) -> Vec<(Kind, u64, Vec<u8>)> {
+        let messages = read_messages(wire).into_iter();
+        messages.map(|(kind, _, sequence, _, payload)| (kind, sequence, payload)).collect()
+    }
+
+    fn message(kind: Kind, sequence: u64, payload: &str) -> (Kind, u64, Vec<u8>) {
+        (kind, sequence, payload.as_bytes().to_vec())
+    }
+
+    fn retain_for(
+        publisher: &mut Publisher,
+        wire: &mut Wire,
+        place: Place,
+        lifetime: Lifetime,
+        payload: &[u8],
+    ) -> Sent {
+        Sending::retain(place, lifetime, &[], payload).poll(publisher, wire)
+    }
+
+    fn retain(publisher: &mut Publisher, wire: &mut Wire, payload: &[u8]) -> Sent {
+        retain_for(publisher, wire, OWN, Lifetime::default(), payload)
+    }
+
+    /// What the next daemon reads when the connection is lost and another message is sent.
+    fn after_a_restart(publisher: &mut Publisher, wire: &mut Wire) -> Vec<(Kind, u64, Vec<u8>)> {
+        wire.read.clear();
+        wire.break_off();
+        assert_eq!(send(publisher, wire, OWN, b"next"), DONE);
+        let mut kinds = kinds(wire);
+        assert_eq!(kinds.pop(), Some(message(Kind::Publish, publisher.committed() - 1, "next")));
+        kinds
+    }
+
+    #[test]
+    fn the_next_daemon_receives_the_last_value_before_anything_else() {
+        let (mut publisher, mut wire) = (publisher(), Wire::new());
+        for payload in [&b"old"[..], b"new"] {
+            assert_eq!(retain(&mut publisher, &mut wire, payload), DONE);
+        }
+        assert_eq!(send(&mut publisher, &mut wire, OWN, b"an event"), DONE);
+        let sent =
+            [message(Kind::Retain, 0, "old"), message(Kind::Retain, 1, "new"), message(Kind::Publish, 2, "an event")];
+        assert_eq!(kinds(&mut wire), sent);
+        publisher.feed(b"waits").expect("fed");
+        wire.break_off();
+        assert_eq!(flushed(&mut publisher, &mut wire), DONE);
+        assert_eq!(kinds(&mut wire), [message(Kind::Redeclare, 1, "new"), message(Kind::Publish, 3, "waits")]);
+        assert_eq!(publisher.committed(), 4, "what is declared again is not part of the sequence");
+        assert_eq!(after_a_restart(&mut publisher, &mut wire), [message(Kind::Redeclare, 1, "new")], "every time");
+        assert_eq!(publisher.take_doubt(), 4, "all but the last");
+    }
+
+    #[test]
+    fn a_value_that_was_superseded_or_cleared_is_not_declared_again() {
+        let (mut publisher, mut wire) = (publisher(), Wire::new());
+        assert_eq!(retain(&mut publisher, &mut wire, b"0"), DONE);
+        assert_eq!(retain(&mut publisher, &mut wire, b"1"), DONE);
+        let superseded =
+            |id, sequence| Control::Superseded(control::Superseded { id, sequence, extensions: Vec::new() });
+        wire.answers.push_back(superseded(3, 0));
+        assert!(read::<_, Failure>(&mut publisher, &mut wire).expect("read").is_none());
+        assert_eq!(
+            after_a_restart(&mut publisher, &mut wire),
+            [message(Kind::Redeclare, 1, "1")],
+            "an earlier one was"
+        );
+        wire.answers.push_back(superseded(4, 1));
+        assert!(read::<_, Failure>(&mut publisher, &mut wire).expect("read").is_none());
+        assert_eq!(after_a_restart(&mut publisher, &mut wire), []);
+        assert_eq!(retain(&mut publisher, &mut wire, b"4"), DONE);
+        assert_eq!(retain(&mut publisher, &mut wire, b""), DONE);
+        assert_eq!(after_a_restart(&mut publisher, &mut wire), []);
+        wire.answers.push_back(superseded(99, 0));
+        assert!(read::<_, Failure>(&mut publisher, &mut wire).expect("lost").is_none());
+        assert!(!publisher.is_ready(), "a channel that is not open ends the connection");
+    }
+
+    #[test]
+    fn what_is_left_of_a_lifetime_is_declared() {
+        let (mut publisher, mut wire) = (publisher(), Wire::new());
+        let now = Instant::now();
+        publisher.set_time(now);
+        let other = publisher.place(&name("other")).expect("room");
+        let second = Duration::from_secs(1);
+        for (place, seconds) in [(OWN, 3), (other, 2)] {
+            let lifetime = Lifetime::new(seconds * second, now);
+            assert_eq!(retain_for(&mut publisher, &mut wire, place, lifetime, b"value"), DONE);
+        }
+        let retention = |lifetime_ms| Retention { lifetime_ms, keep: 1 };
+        let retentions = |wire: &mut Wire| -> Vec<_> {
+            read_messages(wire).into_iter().map(|(kind, _, _, retention, _)| (kind, retention)).collect()
+        };
+        assert_eq!(retentions(&mut wire), [(Kind::Retain, retention(3000)), (Kind::Retain, retention(2000))]);
+        wire.break_off();
+        publisher.set_time(now + 2 * second);
+        assert_eq!(send(&mut publisher, &mut wire, OWN, b"x"), DONE);
+        let declared = [(Kind::Redeclare, retention(1000)), (Kind::Publish, Retention::default())];
+        assert_eq!(retentions(&mut wire), declared, "one of them is over");
+    }
+
+    #[test]
+    fn channels_of_which_a_value_is_kept_are_opened_again_at_once() {
+        let (mut publisher, mut wire) = (publisher(), Wire::new());
+        let other = publisher.place(&name("other")).expect("room");
+        assert_eq!(retain_for(&mut publisher, &mut wire, other, Lifetime::default(), b"value"), DONE);
+        wire.read.clear();
+        wire.break_off();
+        wire.opens = false;
+        assert_eq!(send(&mut publisher, &mut wire, OWN, b"x"), Ok(Step::Wait(Due::Answer)));
+        wire.answers.extend([opened("news".to_owned(), 7), declined(kind::OPEN, 0)]);
+        assert_eq!(send(&mut publisher, &mut wire, OWN, b"x"), DONE, "a channel that is declined affects no other");
+        assert_eq!(kinds(&mut wire), [message(Kind::Publish, 0, "x")]);
+        wire.opens = true;
+        assert_eq!(send(&mut publisher, &mut wire, other, b"y"), DONE);
+        assert_eq!(kinds(&mut wire), [message(Kind::Redeclare, 0, "value"), message(Kind::Publish, 1, "y")], "later");
+        wire.break_off();
+        assert_eq!(send(&mut publisher, &mut wire, OWN, b"z"), DONE);
+        assert_eq!(kinds(&mut wire), [message(Kind::Redeclare, 0, "value"), message(Kind::Publish, 1, "z")]);
+    }
+
+    #[test]
+    fn a_value_that_was_written_in_part_is_sent_again_and_not_declared() {
+        let (mut publisher, mut wire) = (publisher(), Wire::new());
+        assert_eq!(retain(&mut publisher, &mut wire, b"old"), DONE);
+        wire.room = 40;
+        let lifetime = Lifetime::default();
+        let mut begun = Sending::retain(OWN, lifetime, &[], b"a value of more bytes than the connection takes");
+        assert_eq!(begun.poll::<_, Failure>(&mut publisher, &mut wire), Ok(Step::Wait(Due::Room)));
+        begun.leave(&mut publisher);
+        wire.break_off();
+        (wire.room, wire.read) = (usize::MAX, Vec::new());
+        assert_eq!(flushed(&mut publisher, &mut wire), DONE);
+        assert_eq!(kinds(&mut wire), [message(Kind::Retain, 1, "a value of more bytes than the connection takes")]);
+        assert_eq!(begun.poll(&mut publisher, &mut wire), DONE);
+        assert_eq!(after_a_restart(&mut publisher, &mut wire).len(), 1);
+        // What is dropped before it was written is no value.
+        let mut dropped = Sending::retain(OWN, lifetime, &[], b"dropped");
+        wire.room = 10;
+        assert_eq!(dropped.poll::<_, Failure>(&mut publisher, &mut wire), Ok(Step::Wait(Due::Room)));
+        dropped.leave(&mut publisher);
+        publisher.drop_waiting();
+        wire.room = usize::MAX;
+        assert_eq!(after_a_restart(&mut publisher, &mut wire), []);
+    }
+
+    #[test]
+    fn what_declares_a_value_is_written_again_after_a_connection_that_took_a_part_of_it() {
+        let (mut publisher, mut wire) = (publisher(), Wire::new());
+        assert_eq!(retain(&mut publisher, &mut wire, b"value"), DONE);
+        assert_eq!(send(&mut publisher, &mut wire, OWN, b"x"), DONE);
+        wire.break_off();
+        wire.read.clear();
+        publisher.feed(b"y").expect("fed");
+        publisher.disconnected();
+        let handshake = wire.connect(&mut publisher);
+        assert_eq!(handshake, Ok(Step::Done(Carrier::Stream)));
+        wire.room = 10;
+        assert_eq!(flushed(&mut publisher, &mut wire), Ok(Step::Wait(Due::Room)));
+        publisher.disconnected();
+        wire.break_off();
+        wire.room = usize::MAX;
+        assert_eq!(flushed(&mut publisher, &mut wire), DONE);
+        assert_eq!(kinds(&mut wire), [message(Kind::Redeclare, 0, "value"), message(Kind::Publish, 2, "y")]);
+    }
+
+    #[test]
+    fn a_history_retains_everything_but_empty_messages_and_requests() {
+        let (publisher, mut wire) = (publisher(), Wire::new());
+        let mut publisher = publisher.with_history(5);
+        assert_eq!(send(&mut publisher, &mut wire, OWN, b"sent"), DONE);
+        assert_eq!(send(&mut publisher, &mut wire, OWN, b""), DONE);
+        publisher.feed(b"fed").expect("fed");
+        publisher.feed(b"").expect("fed");
+        assert_eq!(flushed(&mut publisher, &mut wire), DONE);
+        let lifetime = Lifetime::new(Duration::from_secs(1), Instant::now());
+        assert_eq!(retain_for(&mut publisher, &mut wire, OWN, lifetime, b"for a time"), DONE);
+        let of = |lifetime_ms| Retention { lifetime_ms, keep: 5 };
+        let none = Retention::default();
+        let expected = [
+            (Kind::Retain, 3, 0, of(0), b"sent".to_vec()),
+            (Kind::Publish, 3, 1, none, Vec::new()),
+            (Kind::Retain, 3, 2, of(0), b"fed".to_vec()),
+            (Kind::Publish, 3, 3, none, Vec::new()),
+            (Kind::Retain, 3, 4, of(1000), b"for a time".to_vec()),
+        ];
+        assert_eq!(read_messages(&mut wire), expected);
+        publisher.begin_request(1);
+        let mut request = Requesting::new(OWN, 1, &[], b"request");
+        wire.answers.push_back(Control::InboxOpened(control::InboxOpened { id: 9, extensions: Vec::new() }));
+        assert_eq!(request.poll::<_, Failure>(&mut publisher, &mut wire), Ok(Step::Wait(Due::Answer)));
+        assert_eq!(kinds(&mut wire), [message(Kind::Publish, 5, "request")]);
+    }
+
+    #[test]
+    fn messages_of_a_history_wait_for_credit_and_survive_a_reconnection() {
+        let (mut publisher, mut wire) = (paced().with_history(2), Wire::new());
+        assert_eq!(send(&mut publisher, &mut wire, OWN, b"0"), Ok(Step::Wait(Due::Answer)));
+        publisher.feed(b"a").expect("fed");
+        publisher.feed(b"b").expect("fed");
+        wire.break_off();
+        assert_eq!(flushed(&mut publisher, &mut wire), Ok(Step::Wait(Due::Answer)));
+        assert!(kinds(&mut wire).is_empty(), "without credit, and nothing was sent that could be declared");
+        wire.grant(4, 100_000);
+        assert_eq!(flushed(&mut publisher, &mut wire), DONE);
+        assert_eq!(kinds(&mut wire), [message(Kind::Retain, 0, "a"), message(Kind::Retain, 1, "b")]);
+        wire.break_off();
+        assert_eq!(send(&mut publisher, &mut wire, OWN, b"c"), Ok(Step::Wait(Due::Answer)));
+        assert_eq!(kinds(&mut wire), [message(Kind::Redeclare, 1, "b")], "it needs no credit");
+    }
+
+    #[test]
+    fn metadata_must_leave_room_for_what_states_the_retention() {
+        let (mut publisher, mut wire) = (publisher(), Wire::new());
+        let lifetime = Lifetime::new(Duration::from_secs(1), Instant::now());
+        let mut retain = |metadata: &[u8]| -> Sent {
+            Sending::retain(OWN, lifetime, metadata, b"x").poll(&mut publisher, &mut wire)
+        };
+        let max = usize::from(META_BYTES_MAX) - RETENTION_ENTRY_BYTES;
+        assert_eq!(retain(&vec![0; max]), DONE);
+        let error = retain(&vec![0; max + 1]);
+        assert_eq!(error, Err(Failure::Rejected(Rejected::MetadataTooLarge(usize::from(META_BYTES_MAX) + 1))));
+    }
+
+    #[test]
+    fn numbers_of_kept_values_follow_messages_that_move_up() {
+        let (publisher, mut wire) = (publisher(), Wire::new());
+        let mut publisher = publisher.with_history(1);
+        publisher.feed(&[7; 300]).expect("fed");
+        publisher.feed(b"value").expect("fed");
+        wire.payload_bytes_max = 100;
+        let rejected = flushed(&mut publisher, &mut wire);
+        assert!(matches!(rejected, Err(Failure::Rejected(Rejected::TooLarge(_)))), "{rejected:?}");
+        assert_eq!(kinds(&mut wire), [message(Kind::Retain, 0, "value")]);
+        wire.read.clear();
+        wire.break_off();
+        publisher.feed(b"").expect("fed");
+        assert_eq!(flushed(&mut publisher, &mut wire), DONE);
+        assert_eq!(kinds(&mut wire), [message(Kind::Redeclare, 0, "value"), message(Kind::Publish, 1, "")]);
+    }
+
+    #[test]
+    fn an_attended_connection_declares_values_without_a_message() {
+        let (mut publisher, mut wire) = (publisher(), Wire::new());
+        assert_eq!(retain(&mut publisher, &mut wire, b"value"), DONE);
+        let attend = |publisher: &mut Publisher, wire: &mut Wire| attend::<_, Failure>(publisher, wire);
+        assert_eq!(attend(&mut publisher, &mut wire), Ok(Step::Wait(Due::Answer)));
+        wire.read.clear();
+        wire.break_off();
+        wire.serves = false;
+        assert_eq!(attend(&mut publisher, &mut wire), Ok(Step::Wait(Due::Daemon)));
+        wire.serves = true;
+        assert_eq!(attend(&mut publisher, &mut wire), Ok(Step::Wait(Due::Answer)));
+        assert_eq!(kinds(&mut wire), [message(Kind::Redeclare, 0, "value")]);
     }
 
     // ---- receipts and listeners ----

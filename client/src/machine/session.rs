@@ -2,11 +2,12 @@
 //! interprets a data frame.
 
 use broadcaster_protocol::control::{Control, Declined, Refused, RefusedCode, Welcome};
-use broadcaster_protocol::frame::KIND_PUBLISH;
+use broadcaster_protocol::frame::{KIND_PUBLISH, KIND_RETAIN};
 use broadcaster_protocol::limits::{PAYLOAD_BYTES_MAX, PROTOCOL_MAX, PROTOCOL_MIN};
 use broadcaster_protocol::{DecodeError, Decoder, Item, handshake};
 use bytes::BytesMut;
 use bytes::buf::Limit;
+use std::time::Instant;
 
 /// The protocol versions that this library speaks.
 const OFFERED: std::ops::RangeInclusive<u16> = PROTOCOL_MIN..=PROTOCOL_MAX;
@@ -45,6 +46,9 @@ pub trait Machine {
 
     /// The session of this machine.
     fn session_mut(&mut self) -> &mut Session;
+
+    /// An attempt to connect is made at this time.
+    fn set_time(&mut self, _now: Instant) {}
 
     /// A connection was made: the handshake begins.
     fn connected(&mut self);
@@ -254,6 +258,7 @@ pub(super) fn unexpected(item: &Item) -> Ended {
     Ended::Unexpected(match item {
         Item::Control(control) => control.kind(),
         Item::Discarded(header) => header.kind(),
+        Item::Run(run) if run.is_retained() => KIND_RETAIN,
         Item::Run(_) => KIND_PUBLISH,
     })
 }

@@ -1,12 +1,13 @@
 //! The subscriptions of one connection, for listeners and monitors alike: frames as they arrive, and gaps in their places. It
 //! never decides whether to connect again.
 
+use super::replay::{Announced, Seen};
 use super::session::{Ended, Machine, Phase, Session, unexpected};
 use crate::{ChannelName, ChannelPattern};
 use broadcaster_protocol::control::{
-    self, Control, Declined, Overflow, Refused, RefusedCode, Subscribe, Unsubscribe, Welcome, kind,
+    self, Control, Declined, Extension, Overflow, Refused, RefusedCode, Subscribe, Unsubscribe, Welcome, kind,
 };
-use broadcaster_protocol::frame::KIND_PUBLISH;
+use broadcaster_protocol::frame::{KIND_PUBLISH, KIND_RETAIN};
 use broadcaster_protocol::limits::PAYLOAD_BYTES_MAX;
 use broadcaster_protocol::meta::MetadataRef;
 use broadcaster_protocol::{ChannelId, Frame, Item, Run, SenderId};
@@ -73,6 +74,8 @@ pub struct Subscription {
     pub overflow: Overflow,
     /// Whether it only observes: it does not count as a listener.
     pub observer: bool,
+    /// How many of the messages that are retained of each channel it receives when it begins to cover the channel.
+    pub replay: u32,
 }
 
 /// What [`Subscriber::poll_next`] found.
@@ -141,8 +144,8 @@ pub struct Subscriber {
     run_connection: u64,
     /// The first frame of `run` was handed out.
     used: bool,
-    /// The message that was found, if it arrived without a daemon.
-    found: Option<External>,
+    /// What was found, if it is not in `run`.
+    found: Option<Found>,
     /// The channel of what was found. `None`: a gap that may concern several channels.
     channel: Option<ChannelName>,
     /// The id of `channel`, if it was found in a run.
@@ -157,6 +160,12 @@ pub struct Subscriber {
     daemon: Option<u32>,
     /// How many connections were made.
     connection: u64,
+    /// How many messages are replayed next.
+    announced: Announced,
+    /// The retained messages that were received last.
+    seen: Seen,
+    /// How many of them are remembered for each channel: the most that any subscription asked for.
+    replay_max: u32,
     /// The sender of its replies, and the largest payload of one.
     id: SenderId,
     payload_bytes_max: u32,
@@ -210,10 +219,35 @@ impl Entry {
 enum Held {
     /// With the number of the connection on which it has arrived.
     Run(ChannelName, Run, u64),
+    /// The same, of messages that are retained.
+    Retained(ChannelName, Retained, u64),
     Lagged(ChannelName, u64),
     /// An unknown number of messages may be missing.
     Gap(Selector),
     External(External),
+}
+
+/// Messages that the daemon retains.
+#[derive(Debug)]
+struct Retained {
+    run: Run,
+    /// So many from the front are replayed.
+    replayed: u64,
+}
+
+/// A message that was found, other than in an ordinary run.
+#[derive(Debug)]
+enum Found {
+    /// It arrived without a daemon.
+    External(External),
+    /// It is the first of these.
+    Retained {
+        retained: Retained,
+        /// It was handed out.
+        used: bool,
+        /// It is replayed.
+        is_replayed: bool,
+    },
 }
 
 #[derive(Debug, Default)]
@@ -253,7 +287,7 @@ impl Queue {
     fn push_lagged(&mut self, channel: ChannelName, count: u64) {
         let gaps = self.items.iter_mut().rev().map_while(|item| match item {
             Held::Lagged(channel, count) => Some((&*channel, count)),
-            Held::Run(..) | Held::Gap(_) | Held::External(_) => None,
+            Held::Run(..) | Held::Retained(..) | Held::Gap(_) | Held::External(_) => None,
         });
         match gaps.into_iter().find(|(other, _)| **other == channel) {
             Some((_, before)) => *before = before.saturating_add(count),
@@ -269,7 +303,7 @@ impl Queue {
 impl Held {
     fn bytes(&self) -> usize {
         match self {
-            Self::Run(_, run, _) => run.bytes().len() + HELD_RUN_BYTES,
+            Self::Run(_, run, _) | Self::Retained(_, Retained { run, .. }, _) => run.bytes().len() + HELD_RUN_BYTES,
             Self::Lagged(..) | Self::Gap(_) | Self::External(_) => 0,
         }
     }
@@ -278,6 +312,7 @@ impl Held {
 /// What has arrived from the daemon.
 enum Arrived {
     Run(Run),
+    Retained(Retained),
     Lagged(ChannelId, u64),
     /// Something that only changes what is known.
     Applied,
@@ -286,6 +321,7 @@ enum Arrived {
 impl Subscriber {
     /// A subscriber in the process `pid`; `purpose` is for display. No two subscriptions may have the same selector.
     pub fn new(subscriptions: Vec<Subscription>, purpose: &str, pid: u32) -> Self {
+        let replay_max = subscriptions.iter().map(|subscription| subscription.replay).max().unwrap_or_default();
         let entries: BTreeMap<_, _> =
             (0..).zip(subscriptions).map(|(number, subscription)| (number, Entry::new(subscription, true))).collect();
         Self {
@@ -306,6 +342,9 @@ impl Subscriber {
             drained: false,
             daemon: None,
             connection: 0,
+            announced: Announced::default(),
+            seen: Seen::default(),
+            replay_max,
             id: SenderId::from_raw(0),
             payload_bytes_max: PAYLOAD_BYTES_MAX,
         }
@@ -317,19 +356,26 @@ impl Subscriber {
     ///
     /// [`Ended`]: the connection must be given up.
     pub fn poll_next(&mut self) -> Result<Received, Ended> {
-        if self.next_of_run() {
+        if self.next_of_run() || self.next_retained() {
             return Ok(Received::Frame);
         }
         (self.run, self.found) = (None, None);
-        match self.queue.pop() {
-            Some(item) => Ok(self.hand_out(item)),
-            None => self.poll_arrived().map_err(|ended| self.ended(ended)),
+        while let Some(item) = self.queue.pop() {
+            if let Some(received) = self.hand_out(item) {
+                return Ok(received);
+            }
         }
+        self.poll_arrived().map_err(|ended| self.ended(ended))
     }
 
-    fn hand_out(&mut self, item: Held) -> Received {
+    /// `None` if everything in it has arrived before.
+    fn hand_out(&mut self, item: Held) -> Option<Received> {
         (self.channel_id, self.pattern) = (None, None);
-        match item {
+        Some(match item {
+            Held::Retained(channel, retained, connection) => {
+                self.channel = Some(channel);
+                return self.take_up_retained(retained, connection).then_some(Received::Frame);
+            }
             Held::Run(channel, run, connection) => {
                 self.channel = Some(channel);
                 self.take_up(run, connection)
@@ -345,12 +391,12 @@ impl Subscriber {
                 match external {
                     External::Gap => gap,
                     message @ External::Message { .. } => {
-                        self.found = Some(message);
+                        self.found = Some(Found::External(message));
                         Received::Frame
                     }
                 }
             }
-        }
+        })
     }
 
     fn gap(&mut self, selector: Option<Selector>) -> Received {
@@ -368,6 +414,41 @@ impl Subscriber {
         Received::Frame
     }
 
+    /// Moves on to the first of these messages; `false` if all of them have arrived before.
+    #[cold]
+    fn take_up_retained(&mut self, retained: Retained, connection: u64) -> bool {
+        self.run_connection = connection;
+        self.found = Some(Found::Retained { retained, used: false, is_replayed: false });
+        let is_new = self.next_retained();
+        if !is_new {
+            self.found = None;
+        }
+        is_new
+    }
+
+    /// Moves on within messages that the daemon retains. Those that are replayed, and have arrived before, are left out.
+    fn next_retained(&mut self) -> bool {
+        let Self { found, seen, channel, replay_max, .. } = self;
+        let Some(Found::Retained { retained: Retained { run, replayed }, used, is_replayed }) = found else {
+            return false;
+        };
+        loop {
+            if std::mem::replace(used, true) {
+                run.skip_front();
+            }
+            let Some(frame) = run.front() else { return false };
+            *is_replayed = *replayed > 0;
+            *replayed = replayed.saturating_sub(1);
+            let identity = (frame.sender, frame.sequence);
+            let Some(channel) = channel.as_ref().filter(|_| *replay_max > 0) else { return true };
+            if *is_replayed && seen.contains(channel, identity) {
+                continue;
+            }
+            seen.remember(channel, identity, *replay_max);
+            return true;
+        }
+    }
+
     fn poll_arrived(&mut self) -> Result<Received, Ended> {
         while self.is_ready() {
             match self.take()? {
@@ -375,6 +456,12 @@ impl Subscriber {
                 Some(Arrived::Run(run)) => {
                     self.select(run.channel(), KIND_PUBLISH)?;
                     return Ok(self.take_up(run, self.connection));
+                }
+                Some(Arrived::Retained(retained)) => {
+                    self.select(retained.run.channel(), KIND_RETAIN)?;
+                    if self.take_up_retained(retained, self.connection) {
+                        return Ok(Received::Frame);
+                    }
                 }
                 Some(Arrived::Lagged(id, count)) => {
                     self.select(id, kind::LAGGED)?;
@@ -390,11 +477,17 @@ impl Subscriber {
     fn take(&mut self) -> Result<Option<Arrived>, Ended> {
         let Some(item) = self.session.next()? else { return Ok(None) };
         match item {
+            Item::Run(run) if run.is_retained() => {
+                let replayed = self.announced.take(run.channel(), run.messages());
+                return Ok(Some(Arrived::Retained(Retained { run, replayed })));
+            }
             Item::Run(run) => return Ok(Some(Arrived::Run(run))),
             Item::Control(Control::Lagged(lagged)) => {
+                self.announced.take(ChannelId(lagged.id), lagged.count);
                 return Ok(Some(Arrived::Lagged(ChannelId(lagged.id), lagged.count)));
             }
             Item::Control(Control::Named(named)) => self.named(&named)?,
+            Item::Control(Control::Retained(retained)) => self.announce(&retained)?,
             Item::Control(Control::Subscribed(subscribed)) => self.subscribed(subscribed.subscription)?,
             Item::Control(Control::Unsubscribed(unsubscribed)) => self.unsubscribed(unsubscribed.subscription)?,
             Item::Control(Control::Declined(declined)) => self.declined(declined)?,
@@ -437,6 +530,7 @@ impl Subscriber {
         }
         if named.name.is_empty() {
             self.names.remove(&id);
+            self.announced.end(id);
             return Ok(());
         }
         match ChannelName::new(&named.name) {
@@ -446,6 +540,15 @@ impl Subscriber {
             }
             Ok(_) | Err(_) => Err(Ended::Unexpected(kind::NAMED)),
         }
+    }
+
+    fn announce(&mut self, retained: &control::Retained) -> Result<(), Ended> {
+        let id = ChannelId(retained.id);
+        if retained.count > 0 && !self.names.contains_key(&id) {
+            return Err(Ended::Unexpected(kind::RETAINED));
+        }
+        self.announced.announce(id, retained.count);
+        Ok(())
     }
 
     fn covers(&self, name: &ChannelName) -> bool {
@@ -472,18 +575,38 @@ impl Subscriber {
     pub fn frame(&self) -> Option<Frame<'_>> {
         match (&self.run, &self.found) {
             (Some(run), _) => run.front(),
-            (None, Some(External::Message { sender, sequence, payload })) => {
+            (None, Some(Found::Retained { retained, .. })) => retained.run.front(),
+            (None, Some(Found::External(External::Message { sender, sequence, payload }))) => {
                 let metadata = MetadataRef::default();
                 Some(Frame { sender: *sender, sequence: *sequence, metadata, payload })
             }
-            (None, Some(External::Gap) | None) => None,
+            (None, Some(Found::External(External::Gap)) | None) => None,
         }
     }
 
-    /// The same, unless it arrived without a daemon.
+    /// The same, unless it arrived without a daemon or is replayed.
     #[inline]
     pub(super) fn frame_from_daemon(&self) -> Option<Frame<'_>> {
-        self.run.as_ref().and_then(Run::front)
+        match (&self.run, &self.found) {
+            (Some(run), _) => run.front(),
+            (None, Some(Found::Retained { retained, is_replayed: false, .. })) => retained.run.front(),
+            (None, _) => None,
+        }
+    }
+
+    /// Whether the sender of that frame has requested that the daemon retains it.
+    pub fn is_retained(&self) -> bool {
+        matches!(&self.found, Some(Found::Retained { .. }))
+    }
+
+    /// Whether that frame is replayed: the daemon has accepted it before the subscription began.
+    pub fn is_replayed(&self) -> bool {
+        matches!(&self.found, Some(Found::Retained { is_replayed: true, .. }))
+    }
+
+    /// How many messages are replayed, as the present daemon has announced for the first of its channels.
+    pub(super) fn announced(&self) -> Option<u32> {
+        self.announced.first()
     }
 
     /// The number of the connection on which that frame has arrived. A reply to it can only be sent on the same one.
@@ -515,7 +638,12 @@ impl Subscriber {
     pub fn own(&self, part: &[u8]) -> Bytes {
         match (&self.run, &self.found) {
             (Some(run), _) if part.len() * 2 >= run.pinned_bytes() => run.bytes().slice_ref(part),
-            (None, Some(External::Message { payload, .. })) => payload.slice_ref(part),
+            (None, Some(Found::Retained { retained: Retained { run, .. }, .. }))
+                if part.len() * 2 >= run.pinned_bytes() =>
+            {
+                run.bytes().slice_ref(part)
+            }
+            (None, Some(Found::External(External::Message { payload, .. }))) => payload.slice_ref(part),
             _ => Bytes::copy_from_slice(part),
         }
     }
@@ -561,6 +689,7 @@ impl Subscriber {
             Some(_) | None => (self.unused_number(), true),
         };
         if is_new {
+            self.replay_max = self.replay_max.max(subscription.replay);
             self.entries.insert(number, Entry::new(subscription, false));
             if matches!(self.session.phase, Phase::Joining | Phase::Ready) {
                 self.request(number);
@@ -639,6 +768,10 @@ impl Subscriber {
                 let channel = self.name_of(run.channel(), KIND_PUBLISH)?;
                 self.queue.push(Held::Run(channel, run, self.connection));
             }
+            Some(Arrived::Retained(retained)) => {
+                let channel = self.name_of(retained.run.channel(), KIND_RETAIN)?;
+                self.queue.push(Held::Retained(channel, retained, self.connection));
+            }
             Some(Arrived::Lagged(id, count)) => {
                 let channel = self.name_of(id, kind::LAGGED)?;
                 self.queue.push_lagged(channel, count);
@@ -696,6 +829,7 @@ impl Machine for Subscriber {
         self.session.connected(0);
         self.connection += 1;
         self.names.clear();
+        self.announced = Announced::default();
         self.channel_id = None;
     }
 
@@ -744,13 +878,21 @@ impl Subscriber {
             }
             match self.take()? {
                 None => break,
-                Some(Arrived::Run(_)) if self.early.items.len() >= HELD_ITEMS_MAX => {
+                Some(Arrived::Run(_) | Arrived::Retained(_)) if self.early.items.len() >= HELD_ITEMS_MAX => {
                     return Err(Ended::Unexpected(KIND_PUBLISH));
                 }
                 Some(Arrived::Lagged(..)) if self.early.items.len() >= HELD_ITEMS_MAX => {
                     return Err(Ended::Unexpected(kind::LAGGED));
                 }
-                Some(Arrived::Run(run)) => self.keep_early(run)?,
+                Some(Arrived::Run(run)) => {
+                    let (channel, messages) = (self.name_of(run.channel(), KIND_PUBLISH)?, run.messages());
+                    self.keep_early(Held::Run(channel.clone(), run, self.connection), channel, messages);
+                }
+                Some(Arrived::Retained(retained)) => {
+                    let (id, messages) = (retained.run.channel(), retained.run.messages());
+                    let channel = self.name_of(id, KIND_RETAIN)?;
+                    self.keep_early(Held::Retained(channel.clone(), retained, self.connection), channel, messages);
+                }
                 Some(Arrived::Lagged(id, count)) => {
                     let channel = self.name_of(id, kind::LAGGED)?;
                     self.early.push_lagged(channel, count);
@@ -762,14 +904,12 @@ impl Subscriber {
     }
 
     /// Keeps what arrives for one subscription until all are confirmed. Frames for which there is no room are lost: a gap takes their place.
-    fn keep_early(&mut self, run: Run) -> Result<(), Ended> {
-        let channel = self.name_of(run.channel(), KIND_PUBLISH)?;
-        if self.early.bytes + run.bytes().len() + HELD_RUN_BYTES <= HELD_BYTES_MAX {
-            self.early.push(Held::Run(channel, run, self.connection));
+    fn keep_early(&mut self, frames: Held, channel: ChannelName, messages: u64) {
+        if self.early.bytes + frames.bytes() <= HELD_BYTES_MAX {
+            self.early.push(frames);
         } else {
-            self.early.push_lagged(channel, run.messages());
+            self.early.push_lagged(channel, messages);
         }
-        Ok(())
     }
 
     /// If the same daemon serves again after it ended the connection, a subscriber with the policy *disconnect* was too slow. It may not have
@@ -789,10 +929,10 @@ impl Subscriber {
     fn request(&mut self, number: u32) {
         let Some(entry) = self.entries.get_mut(&number) else { return };
         entry.state = State::Requested;
-        let Subscription { selector, overflow, observer } = &entry.subscription;
+        let Subscription { selector, overflow, observer, replay } = &entry.subscription;
         let (selector, overflow, observer) = (selector.to_wire(), *overflow, *observer);
-        let subscribe = Subscribe { subscription: number, selector, overflow, observer, extensions: Vec::new() };
-        self.session.push(&subscribe.into());
+        let extensions = if *replay > 0 { vec![Extension::replay(*replay)] } else { Vec::new() };
+        self.session.push(&Subscribe { subscription: number, selector, overflow, observer, extensions }.into());
     }
 
     /// Requests its end.
@@ -824,10 +964,11 @@ impl Subscriber {
     fn unsubscribed(&mut self, number: u32) -> Result<(), Ended> {
         match self.entries.remove(&number) {
             Some(ended) if ended.state == State::Ending => {
-                let Self { entries, names, .. } = self;
+                let Self { entries, names, seen, .. } = self;
                 // Those that no subscription covers are announced again before they are used again.
                 let is_covered = |name: &ChannelName| entries.values().any(|entry| entry.selector().covers(name));
                 names.retain(|_, name| !ended.selector().covers(name) || is_covered(name));
+                seen.retain(is_covered);
                 self.channel_id = None;
                 Ok(())
             }
@@ -894,7 +1035,7 @@ mod tests {
             true => Selector::Pattern(ChannelPattern::new(selector).expect("a pattern")),
             false => Selector::Name(ChannelName::new(selector).expect("a name")),
         };
-        Subscription { selector, overflow: Overflow::DropOldest, observer: false }
+        Subscription { selector, overflow: Overflow::DropOldest, observer: false, replay: 0 }
     }
 
     fn lagged(id: u32, count: u64) -> Control {
@@ -1131,7 +1272,7 @@ mod tests {
     }
 
     fn subscribes(number: u32, selector: &str) -> Control {
-        let Subscription { selector, overflow, observer } = to(selector);
+        let Subscription { selector, overflow, observer, .. } = to(selector);
         let selector = selector.to_wire();
         Subscribe { subscription: number, selector, overflow, observer, extensions: Vec::new() }.into()
     }
@@ -1580,5 +1721,169 @@ mod tests {
         assert!(!subscriber.has_drained(), "less than that has arrived");
         assert!(subscriber.has_drained(), "and still less");
         assert_eq!(subscriber.target().limit(), SMALL);
+    }
+
+    // ---- retained messages ----
+
+    /// A subscriber that has so many messages replayed.
+    fn replaying(selectors: &[&str], replay: u32) -> Subscriber {
+        let with_replay = |selector: &&str| Subscription { replay, ..to(selector) };
+        Subscriber::new(selectors.iter().map(with_replay).collect(), "test", 7)
+    }
+
+    fn retained(id: u32, count: u32) -> Control {
+        Control::Retained(control::Retained { id, count, extensions: Vec::new() })
+    }
+
+    fn retain(channel: u32, sequence: u64, payload: &[u8]) -> Vec<u8> {
+        let len = u32::try_from(payload.len()).expect("small");
+        let header = Header::retain(ChannelId(channel), SenderId::new(9, 1), sequence, len);
+        [header.as_bytes(), payload].concat()
+    }
+
+    fn encoded(controls: &[Control]) -> Vec<u8> {
+        let mut wire = Vec::new();
+        controls.iter().for_each(|control| control.encode(&mut wire).expect("encoded"));
+        wire
+    }
+
+    /// Number of each message, and whether it is replayed; gaps as their counts.
+    fn all(subscriber: &mut Subscriber) -> Vec<Result<(u64, bool), Option<u64>>> {
+        let mut all = Vec::new();
+        loop {
+            match subscriber.poll_next().expect("the stream is well formed") {
+                Received::Frame => {
+                    all.push(Ok((subscriber.frame().expect("found").sequence, subscriber.is_replayed())));
+                }
+                Received::Lagged(count) => all.push(Err(count)),
+                Received::Nothing => return all,
+            }
+        }
+    }
+
+    #[test]
+    fn replay_is_requested_if_it_is_wanted() {
+        let mut subscriber = replaying(&["a"], 3);
+        accept(&mut subscriber, &[welcome()]).expect("ok");
+        let [Control::Subscribe(subscribe)] = &requests(&mut subscriber)[..] else { panic!("it subscribes") };
+        assert_eq!(subscribe.extensions, [Extension::replay(3)]);
+        let change = subscriber.subscribe(to("b"));
+        let [Control::Subscribe(subscribe)] = &requests(&mut subscriber)[..] else { panic!("it subscribes") };
+        assert!(subscribe.extensions.is_empty() && subscriber.collect(change) == Ok(None));
+    }
+
+    #[test]
+    fn the_first_messages_on_a_channel_are_replayed_as_announced() {
+        let mut subscriber = replaying(&["a", "b"], 3);
+        let begin =
+            [welcome(), subscribed(0), named(1, "a"), retained(1, 2), subscribed(1), named(2, "b"), retained(2, 0)];
+        accept(&mut subscriber, &begin).expect("ok");
+        assert!(subscriber.is_ready());
+        let frames =
+            [retain(1, 4, b"x"), retain(1, 7, b"y"), retain(1, 8, b"live"), frame(1, 9, b""), retain(2, 0, b"")];
+        feed_bytes(&mut subscriber, &frames.concat());
+        assert_eq!(all(&mut subscriber), [(4, true), (7, true), (8, false), (9, false), (0, false)].map(Ok));
+        assert!(!subscriber.is_replayed() && !subscriber.is_retained(), "nothing is found");
+        feed_bytes(
+            &mut subscriber,
+            &[retain(1, 10, b"live"), encoded(&[retained(1, 1)]), retain(1, 3, b"again")].concat(),
+        );
+        assert_eq!(all(&mut subscriber), [(10, false), (3, true)].map(Ok), "declared again");
+        feed_bytes(&mut subscriber, &retain(1, 11, b"value"));
+        assert_eq!(subscriber.poll_next(), Ok(Received::Frame));
+        assert!(subscriber.is_retained() && !subscriber.is_replayed());
+        let payload = subscriber.frame().expect("found").payload;
+        assert_eq!(subscriber.own(payload), b"value"[..]);
+    }
+
+    #[test]
+    fn frames_that_are_replayed_before_the_last_confirmation_are_marked_in_their_places() {
+        let mut subscriber = replaying(&["a", "b"], 1);
+        accept(&mut subscriber, &[welcome(), subscribed(0), named(1, "a"), retained(1, 1)]).expect("ok");
+        let frames = [retain(1, 4, b"replayed"), retain(1, 5, b"live"), retain(1, 6, b"live")].concat();
+        receive_early(&mut subscriber, &frames);
+        feed(&mut subscriber, &[subscribed(1), named(2, "b"), retained(2, 0), retained(1, 1)]).expect("ok");
+        feed_bytes(&mut subscriber, &retain(1, 2, b"declared again"));
+        assert_eq!(all(&mut subscriber), [(4, true), (5, false), (6, false), (2, true)].map(Ok));
+    }
+
+    #[test]
+    fn frames_that_are_replayed_before_an_answer_are_marked_in_their_places() {
+        let mut subscriber = replaying(&["a"], 1);
+        accept(&mut subscriber, &[welcome(), subscribed(0), named(1, "a"), retained(1, 0)]).expect("ok");
+        requests(&mut subscriber);
+        let change = subscriber.subscribe(Subscription { replay: 1, ..to("b") });
+        let answer = [subscribed(1), named(2, "b"), retained(2, 1)];
+        feed_bytes(&mut subscriber, &[retain(1, 0, b"live"), encoded(&answer), retain(2, 8, b"value")].concat());
+        assert_eq!(subscriber.collect(change), Ok(Some(Outcome::Done)));
+        assert_eq!(all(&mut subscriber), [(0, false), (8, true)].map(Ok));
+    }
+
+    #[test]
+    fn replayed_messages_that_are_lost_count_as_announced() {
+        let mut subscriber = replaying(&["a"], 3);
+        accept(&mut subscriber, &[welcome(), subscribed(0), named(1, "a"), retained(1, 3)]).expect("ok");
+        feed_bytes(&mut subscriber, &[encoded(&[lagged(1, 2)]), retain(1, 4, b""), retain(1, 5, b"")].concat());
+        assert_eq!(all(&mut subscriber), [Err(Some(2)), Ok((4, true)), Ok((5, false))]);
+        feed_bytes(&mut subscriber, &[encoded(&[retained(1, 1), lagged(1, 9)]), retain(1, 6, b"")].concat());
+        assert_eq!(all(&mut subscriber), [Err(Some(9)), Ok((6, false))]);
+    }
+
+    #[test]
+    fn what_was_received_before_is_not_replayed_after_a_reconnection() {
+        let mut subscriber = replaying(&["a"], 2);
+        let begin = |count| [welcome(), subscribed(0), named(1, "a"), retained(1, count)];
+        accept(&mut subscriber, &begin(1)).expect("ok");
+        let frames = [retain(1, 3, b"replayed"), retain(1, 4, b"live"), frame(1, 5, b"")].concat();
+        feed_bytes(&mut subscriber, &frames);
+        assert_eq!(all(&mut subscriber), [(3, true), (4, false), (5, false)].map(Ok));
+        subscriber.disconnected();
+        accept(&mut subscriber, &begin(2)).expect("ok");
+        feed_bytes(&mut subscriber, &[retain(1, 4, b"live"), retain(1, 6, b"new")].concat());
+        assert_eq!(all(&mut subscriber), [Err(None), Ok((6, true))]);
+        subscriber.disconnected();
+        accept(&mut subscriber, &begin(0)).expect("ok");
+        let again = [encoded(&[retained(1, 1)]), retain(1, 6, b"declared again"), frame(1, 7, b"live")];
+        feed_bytes(&mut subscriber, &again.concat());
+        assert_eq!(all(&mut subscriber), [Err(None), Ok((7, false))], "it has that, too");
+        feed_bytes(&mut subscriber, &retain(1, 6, b"a sender that has begun anew"));
+        assert_eq!(all(&mut subscriber), [Ok((6, false))], "nothing that is live is ever left out");
+        subscriber.disconnected();
+        accept(&mut subscriber, &begin(2)).expect("ok");
+        feed_bytes(&mut subscriber, &[retain(1, 3, b""), retain(1, 4, b"")].concat());
+        assert_eq!(all(&mut subscriber), [Err(None), Ok((3, true)), Ok((4, true))], "only the last two are remembered");
+    }
+
+    #[test]
+    fn joining_a_channel_anew_replays_its_value() {
+        let mut subscriber = replaying(&["a"], 1);
+        accept(&mut subscriber, &[welcome(), subscribed(0), named(1, "a"), retained(1, 1)]).expect("ok");
+        feed_bytes(&mut subscriber, &retain(1, 3, b"value"));
+        assert_eq!(all(&mut subscriber), [Ok((3, true))]);
+        let left = subscriber.unsubscribe(&to("a").selector).expect("it has joined");
+        feed_bytes(&mut subscriber, &encoded(&[unsubscribed(0)]));
+        assert_eq!(subscriber.collect(left), Ok(Some(Outcome::Done)));
+        let joined = subscriber.subscribe(Subscription { replay: 1, ..to("a") });
+        let answer = [subscribed(1), named(1, "a"), retained(1, 1)];
+        feed_bytes(&mut subscriber, &[encoded(&answer), retain(1, 3, b"value")].concat());
+        assert_eq!(subscriber.collect(joined), Ok(Some(Outcome::Done)));
+        assert_eq!(all(&mut subscriber), [Ok((3, true))]);
+    }
+
+    #[test]
+    fn nothing_is_remembered_without_replay() {
+        let mut subscriber = joined();
+        feed_bytes(&mut subscriber, &[retain(1, 0, b"x"), retain(1, 1, b"")].concat());
+        assert_eq!(all(&mut subscriber), [(0, false), (1, false)].map(Ok));
+        assert!(!subscriber.seen.contains(&ChannelName::new("a").expect("a name"), (SenderId::new(9, 1), 0)));
+    }
+
+    #[test]
+    fn replay_on_an_unknown_channel_ends_the_connection() {
+        let mut subscriber = joined();
+        feed(&mut subscriber, &[retained(0, 0)]).expect("the answer to an observer of a channel that does not exist");
+        assert_eq!(subscriber.poll_next(), Ok(Received::Nothing));
+        feed(&mut subscriber, &[retained(9, 1)]).expect("arrived");
+        assert_eq!(subscriber.poll_next(), Err(Ended::Unexpected(kind::RETAINED)));
     }
 }

@@ -29,6 +29,7 @@ use crate::machine::{Carrier, Link, Loss, Machine, Posted, Publisher, Step, Subs
 use crate::{ChannelName, Selector};
 use broadcaster_protocol::Frame;
 use notifications::{NotificationListener, NotificationPath, NotificationSender};
+use std::time::Instant;
 
 /// How the messages of one handle travel.
 #[derive(Debug)]
@@ -128,6 +129,11 @@ impl Path {
     /// Whether a daemon has accepted and its answer is under way.
     pub(crate) fn is_greeting(&self) -> bool {
         self.socket().is_greeting()
+    }
+
+    /// The time on the clock that the path reads.
+    pub(crate) fn now(&self) -> Instant {
+        self.socket().now()
     }
 
     /// Which clock the path reads from now on.

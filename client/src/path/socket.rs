@@ -268,6 +268,7 @@ impl SocketPath {
             }
             match local::connect(socket) {
                 Ok(Connected::Yes(connection)) => {
+                    machine.set_time(self.now());
                     machine.connected();
                     self.state = State::Greeting(Connection::new(connection, socket.clone()));
                     return Ok(());

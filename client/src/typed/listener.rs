@@ -7,13 +7,13 @@ use crate::{ChannelName, ConnectError, Listener, Message, MetadataRef, Options, 
 use serde::de::DeserializeOwned;
 use std::fmt;
 use std::marker::PhantomData;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 #[cfg(feature = "tokio")]
 use {
     crate::receiver::Receiver,
     futures_core::Stream,
     std::pin::Pin,
-    std::task::{Context, Poll},
+    std::task::{Context, Poll, ready},
 };
 
 /// Receives values of one type: a [`Listener`] with a [`Codec`].
@@ -21,6 +21,9 @@ use {
 /// A message of another type is an error in its place, which names both types; the next receive continues with the message behind it. See
 /// [the module](super) for an example, and [`Listener`] for delivery, lag and reconnection. What has no counterpart here is reached through
 /// [`listener`](Self::listener) and [`listener_mut`](Self::listener_mut).
+///
+/// A value that the daemon [retains](crate::Sender::retain) comes first. An empty message that [clears](crate::Message::is_cleared) it carries no
+/// value, and is skipped: only [`listener_mut`](Self::listener_mut) receives it.
 #[must_use = "a listener that is dropped receives nothing"]
 pub struct TypedListener<T, C> {
     listener: Listener,
@@ -56,7 +59,11 @@ impl<T: Schema + DeserializeOwned, C: Codec> TypedListener<T, C> {
     /// [`TypedRecvError::Mismatch`] and [`TypedRecvError::Invalid`] for a message that is not such a value; [`TypedRecvError::Recv`] as for
     /// [`Listener::recv`]. Receive again to continue.
     pub fn recv(&mut self) -> Result<TypedMessage<T>, TypedRecvError> {
-        typed::<T, C>(self.listener.recv())
+        loop {
+            if let Some(received) = typed::<T, C>(self.listener.recv()) {
+                return received;
+            }
+        }
     }
 
     /// Waits for the next value for at most `timeout`.
@@ -65,7 +72,19 @@ impl<T: Schema + DeserializeOwned, C: Codec> TypedListener<T, C> {
     ///
     /// [`RecvError::TimedOut`] if none arrived; otherwise as [`recv`](Self::recv).
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<TypedMessage<T>, TypedRecvError> {
-        typed::<T, C>(self.listener.recv_timeout(timeout))
+        let deadline = Instant::now().checked_add(timeout);
+        let mut left = timeout;
+        loop {
+            match typed::<T, C>(self.listener.recv_timeout(left)) {
+                Some(Err(TypedRecvError::Recv(RecvError::TimedOut { .. }))) => {
+                    return Err(RecvError::TimedOut { after: timeout }.into());
+                }
+                Some(received) => return received,
+                None => {
+                    left = deadline.map_or(timeout, |deadline| deadline.saturating_duration_since(Instant::now()));
+                }
+            }
+        }
     }
 
     /// The next value, if it has arrived. Does not wait, except for about a millisecond while a handshake is under way.
@@ -75,7 +94,11 @@ impl<T: Schema + DeserializeOwned, C: Codec> TypedListener<T, C> {
     /// [`RecvError::Empty`] if no message has arrived; [`RecvError::Connecting`] if there is no connection yet; otherwise as
     /// [`recv`](Self::recv).
     pub fn try_recv(&mut self) -> Result<TypedMessage<T>, TypedRecvError> {
-        typed::<T, C>(self.listener.try_recv())
+        loop {
+            if let Some(received) = typed::<T, C>(self.listener.try_recv()) {
+                return received;
+            }
+        }
     }
 
     /// Waits for the next value without blocking the thread.
@@ -93,7 +116,11 @@ impl<T: Schema + DeserializeOwned, C: Codec> TypedListener<T, C> {
     /// Outside a tokio runtime with I/O and time enabled.
     #[cfg(feature = "tokio")]
     pub async fn recv_async(&mut self) -> Result<TypedMessage<T>, TypedRecvError> {
-        typed::<T, C>(self.listener.recv_async().await)
+        loop {
+            if let Some(received) = typed::<T, C>(self.listener.recv_async().await) {
+                return received;
+            }
+        }
     }
 
     /// The values as a blocking iterator, with gaps and errors in their places. Only a [`Closer`](crate::Closer) ends it.
@@ -126,20 +153,32 @@ impl<T: Schema + DeserializeOwned, C: Codec> TypedListener<T, C> {
 
     #[cfg(feature = "tokio")]
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<TypedMessage<T>, TypedRecvError>>> {
-        self.listener.receiver().poll_recv(cx).map(Receiver::item).map(|item| item.map(typed::<T, C>))
+        loop {
+            let Some(received) = ready!(self.listener.receiver().poll_recv(cx).map(Receiver::item)) else {
+                return Poll::Ready(None);
+            };
+            if let Some(received) = typed::<T, C>(received) {
+                return Poll::Ready(Some(received));
+            }
+        }
     }
 }
 
-fn typed<T, C>(received: Result<Message, RecvError>) -> Result<TypedMessage<T>, TypedRecvError>
+/// `None` for a message without a value.
+fn typed<T, C>(received: Result<Message, RecvError>) -> Option<Result<TypedMessage<T>, TypedRecvError>>
 where
     T: Schema + DeserializeOwned,
     C: Codec,
 {
-    let message = received?;
-    match message.decode::<T, C>() {
+    let message = match received {
+        Ok(message) if message.is_cleared() => return None,
+        Ok(message) => message,
+        Err(error) => return Some(Err(error.into())),
+    };
+    Some(match message.decode::<T, C>() {
         Ok(value) => Ok(TypedMessage { value, message }),
         Err(error) => Err(TypedRecvError::new(error, message)),
-    }
+    })
 }
 
 impl<T, C> TypedListener<T, C> {
@@ -223,6 +262,11 @@ impl<T> TypedMessage<T> {
     /// See [`Message::sequence`].
     pub fn sequence(&self) -> u64 {
         self.message.sequence()
+    }
+
+    /// See [`Message::is_replayed`].
+    pub fn is_replayed(&self) -> bool {
+        self.message.is_replayed()
     }
 
     /// See [`Message::metadata`]. It includes the mark of the type.

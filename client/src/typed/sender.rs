@@ -3,10 +3,11 @@
 use super::codec::Codec;
 use super::error::TypedSendError;
 use super::schema::{Schema, mark, metadata};
-use crate::{ConnectError, Metadata, Options, Sender};
+use crate::{ConnectError, Metadata, Options, Receipt, SendError, Sender};
 use serde::Serialize;
 use std::fmt;
 use std::marker::PhantomData;
+use std::time::Duration;
 
 /// A buffer that is larger is released after the message.
 const BUFFER_BYTES_KEPT: usize = 256 * 1024;
@@ -67,6 +68,89 @@ impl<T: Schema + Serialize, C: Codec> TypedSender<T, C> {
     pub fn try_send(&mut self, value: &T) -> Result<(), TypedSendError> {
         self.encode(value)?;
         Ok(self.sender.try_send_with(&self.metadata, &self.payload)?)
+    }
+
+    /// Sends `value`, and lets the daemon retain it for listeners that join later: see [`Sender::retain`]. [`Sender::clear_retained`] of
+    /// [`sender_mut`](Self::sender_mut) clears it.
+    ///
+    /// # Errors
+    ///
+    /// [`TypedSendError::Encode`] if the codec cannot represent the value; [`TypedSendError::Send`] as for [`Sender::retain`], and with
+    /// [`SendError::NotRetained`] if the encoding is empty, which would clear the channel: then it was not sent either.
+    ///
+    /// ```
+    /// # #[cfg(all(feature = "json", feature = "testing"))] {
+    /// use system_broadcaster::testing::Bus;
+    /// use system_broadcaster::typed::Json;
+    ///
+    /// let bus = Bus::new();
+    /// bus.options().typed_sender::<u32, Json>("com.example.volume")?.retain(&70)?;
+    /// let mut late = bus.options().typed_listener::<u32, Json>("com.example.volume")?;
+    /// let message = late.recv()?;
+    /// assert_eq!((message.value(), message.is_replayed()), (&70, true));
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn retain(&mut self, value: &T) -> Result<Receipt, TypedSendError> {
+        self.encode_to_retain(value)?;
+        Ok(self.sender.retain_with(&self.metadata, &self.payload, None)?)
+    }
+
+    /// [`retain`](Self::retain) for at most `lifetime` from now: see [`Sender::retain_for`].
+    ///
+    /// # Errors
+    ///
+    /// As [`retain`](Self::retain).
+    pub fn retain_for(&mut self, value: &T, lifetime: Duration) -> Result<Receipt, TypedSendError> {
+        self.encode_to_retain(value)?;
+        Ok(self.sender.retain_with(&self.metadata, &self.payload, Some(lifetime))?)
+    }
+
+    /// [`retain`](Self::retain) without blocking the thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`retain`](Self::retain).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Sender::send_confirmed_async`].
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with I/O and time enabled.
+    #[cfg(feature = "tokio")]
+    pub async fn retain_async(&mut self, value: &T) -> Result<Receipt, TypedSendError> {
+        self.encode_to_retain(value)?;
+        Ok(self.sender.retain_with_async(&self.metadata, &self.payload, None).await?)
+    }
+
+    /// [`retain_for`](Self::retain_for) without blocking the thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`retain_for`](Self::retain_for).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Sender::send_confirmed_async`].
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with I/O and time enabled.
+    #[cfg(feature = "tokio")]
+    pub async fn retain_for_async(&mut self, value: &T, lifetime: Duration) -> Result<Receipt, TypedSendError> {
+        self.encode_to_retain(value)?;
+        Ok(self.sender.retain_with_async(&self.metadata, &self.payload, Some(lifetime)).await?)
+    }
+
+    fn encode_to_retain(&mut self, value: &T) -> Result<(), TypedSendError> {
+        self.encode(value)?;
+        if self.payload.is_empty() {
+            let (channel, reason) = (self.sender.channel().clone(), "the encoding of the value is empty".to_owned());
+            return Err(SendError::NotRetained { channel, reason }.into());
+        }
+        Ok(())
     }
 
     /// Sends `value` without blocking the thread.

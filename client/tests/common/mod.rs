@@ -64,6 +64,42 @@ pub trait Colour: Sync {
         sender.send_confirmed(payload)
     }
 
+    fn retain(&self, sender: &mut Sender, payload: &[u8]) -> Result<Receipt, SendError> {
+        sender.retain(payload)
+    }
+
+    fn retain_for(&self, sender: &mut Sender, payload: &[u8], lifetime: Duration) -> Result<Receipt, SendError> {
+        sender.retain_for(payload, lifetime)
+    }
+
+    fn retain_with(&self, sender: &mut Sender, metadata: &Metadata, payload: &[u8]) -> Result<Receipt, SendError> {
+        sender.retain_with(metadata, payload, None)
+    }
+
+    fn retain_to(&self, sender: &mut Sender, channel: &str, payload: &[u8]) -> Result<Receipt, SendError> {
+        sender.retain_to(channel, payload)
+    }
+
+    fn clear_retained(&self, sender: &mut Sender) -> Result<Receipt, SendError> {
+        sender.clear_retained()
+    }
+
+    fn clear_retained_on(&self, sender: &mut Sender, channel: &str) -> Result<Receipt, SendError> {
+        sender.clear_retained_on(channel)
+    }
+
+    fn retain_shared(&self, sender: &SharedSender, payload: &[u8]) -> Result<Receipt, SendError> {
+        sender.retain(payload)
+    }
+
+    fn clear_shared(&self, sender: &SharedSender) -> Result<Receipt, SendError> {
+        sender.clear_retained()
+    }
+
+    fn retained_value(&self, options: &Options, channel: &str) -> Result<Option<Message>, RecvError> {
+        options.retained_value(channel)
+    }
+
     fn listeners(&self, sender: &mut Sender) -> Result<u32, SendError> {
         sender.listeners()
     }
@@ -241,6 +277,42 @@ impl Colour for Async {
 
     fn send_confirmed(&self, sender: &mut Sender, payload: &[u8]) -> Result<Receipt, SendError> {
         self.0.block_on(sender.send_confirmed_async(payload))
+    }
+
+    fn retain(&self, sender: &mut Sender, payload: &[u8]) -> Result<Receipt, SendError> {
+        self.0.block_on(sender.retain_async(payload))
+    }
+
+    fn retain_for(&self, sender: &mut Sender, payload: &[u8], lifetime: Duration) -> Result<Receipt, SendError> {
+        self.0.block_on(sender.retain_for_async(payload, lifetime))
+    }
+
+    fn retain_with(&self, sender: &mut Sender, metadata: &Metadata, payload: &[u8]) -> Result<Receipt, SendError> {
+        self.0.block_on(sender.retain_with_async(metadata, payload, None))
+    }
+
+    fn retain_to(&self, sender: &mut Sender, channel: &str, payload: &[u8]) -> Result<Receipt, SendError> {
+        self.0.block_on(sender.retain_to_async(channel, payload))
+    }
+
+    fn clear_retained(&self, sender: &mut Sender) -> Result<Receipt, SendError> {
+        self.0.block_on(sender.clear_retained_async())
+    }
+
+    fn clear_retained_on(&self, sender: &mut Sender, channel: &str) -> Result<Receipt, SendError> {
+        self.0.block_on(sender.clear_retained_on_async(channel))
+    }
+
+    fn retain_shared(&self, sender: &SharedSender, payload: &[u8]) -> Result<Receipt, SendError> {
+        self.0.block_on(sender.retain_async(payload))
+    }
+
+    fn clear_shared(&self, sender: &SharedSender) -> Result<Receipt, SendError> {
+        self.0.block_on(sender.clear_retained_async())
+    }
+
+    fn retained_value(&self, options: &Options, channel: &str) -> Result<Option<Message>, RecvError> {
+        self.0.block_on(options.retained_value_async(channel))
     }
 
     fn listeners(&self, sender: &mut Sender) -> Result<u32, SendError> {

@@ -181,6 +181,7 @@ impl World {
             selector: selector.map_or(Selector::All, self::selector),
             overflow,
             observer,
+            replay: 0,
         };
         let subscriptions = subscriptions.iter().map(subscription).collect();
         let subscriber = Subscriber::new(subscriptions, "world", self.next_pid());
@@ -198,7 +199,7 @@ impl World {
     /// The listener requests to join a channel, or those that a pattern covers (with a `*`).
     pub fn join(&mut self, client: Client, channel: &str, overflow: Overflow) {
         if let Role::Listener { subscriber, change, has_changed, .. } = &mut self.participants[client.0].role {
-            let subscription = Subscription { selector: selector(channel), overflow, observer: false };
+            let subscription = Subscription { selector: selector(channel), overflow, observer: false, replay: 0 };
             (*change, *has_changed) = (Some(subscriber.subscribe(subscription)), true);
             self.note(format!("{client:?} joins {channel}"));
         }
