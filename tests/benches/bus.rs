@@ -21,7 +21,8 @@
 //! - **wide** is c with socket buffers of 1 MiB. No goal refers to it. It shows what the kernel's default buffers cost.
 //!
 //! Floors block: they lose nothing, and one stalled listener stops all others. The bus is lossy by contract. Its unpaced
-//! figure is therefore printed with its loss, followed by the highest paced rate that loses less than 0.1 %.
+//! figure is therefore printed with its loss, followed by the highest paced rate that loses less than 0.1 %. With backpressure
+//! (`lossless`), it must lose nothing either.
 
 #![allow(missing_docs, clippy::cast_possible_truncation, clippy::cast_precision_loss, clippy::cast_sign_loss)]
 
@@ -33,6 +34,8 @@ mod children;
 mod clock;
 #[path = "bus/error.rs"]
 mod error;
+#[path = "bus/exchange.rs"]
+mod exchange;
 #[path = "bus/fields.rs"]
 mod fields;
 #[path = "bus/floor.rs"]
@@ -60,7 +63,8 @@ use std::process::ExitCode;
 
 const USAGE: &str = "\
 usage: cargo bench -p broadcaster-tests --bench bus -- [FILTER...] [--runs N] [--quick] [--floors] [--json FILE]
-  FILTER       latency, fanout, payload, fanin, patterns, idle, cold, stall, recovery (default: all)
+  FILTER       latency, fanout, payload, fanin, lossless, backpressure, exchange, patterns, idle, cold, stall,
+               recovery (default: all)
   --runs N     number of runs; each figure is their median (default 5, with --quick 3)
   --quick      shorter runs, less precise figures
   --floors     measure the floors only

@@ -12,6 +12,8 @@ use crate::system::{FrameSink, FrameSource, Received};
 
 const CHANNEL: &str = "bench.channel";
 const COLD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longer than any run: no listener is left behind.
+const BACKPRESSURE: Duration = Duration::from_secs(60);
 
 fn options(path: &Path) -> Options {
     Options::new().socket(path.to_path_buf()).autostart(false).embedded(false)
@@ -25,6 +27,11 @@ pub(crate) struct OursSender {
 impl OursSender {
     pub(crate) fn connect(path: &Path, batched: bool) -> Result<Self> {
         let sender = options(path).sender(CHANNEL)?;
+        Ok(Self { sender, batched })
+    }
+
+    pub(crate) fn connect_lossless(path: &Path, batched: bool) -> Result<Self> {
+        let sender = options(path).backpressure(BACKPRESSURE).sender(CHANNEL)?;
         Ok(Self { sender, batched })
     }
 }

@@ -16,6 +16,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::clock;
 use crate::error::{Result, fail};
+use crate::exchange::{Answerer, Caller};
 use crate::fields::Fields;
 use crate::floor::{self, BatchListener, FloorSender, Forwarding, FrameListener};
 use crate::ours::{self, OursListener, OursSender};
@@ -55,6 +56,8 @@ fn run(args: &[String]) -> Result<()> {
         "ponger" => run_listener(&fields, Pong),
         "sender" => run_sender(&fields, Publish),
         "pinger" => run_sender(&fields, Ping),
+        "caller" => caller(&fields),
+        "answerer" => answerer(&fields),
         "idlers" => idlers(&fields),
         "crowd" => crowd(&fields),
         "opener" => opener(&fields),
@@ -95,7 +98,9 @@ fn broker(fields: &Fields) -> Result<()> {
         System::FloorA => Forwarding::FrameByFrame,
         System::FloorB | System::FloorC => Forwarding::Batched,
         System::FloorWide => Forwarding::Wide,
-        System::Ours | System::OursBatched => return fail("the bus has its own program"),
+        System::Ours | System::OursBatched | System::Lossless | System::LosslessBatched => {
+            return fail("the bus has its own program");
+        }
     };
     floor::serve(&socket, forwarding, || {
         report_ready();
@@ -121,7 +126,9 @@ fn run_listener(fields: &Fields, role: impl ListenerRole) -> Result<()> {
     match fields.require("system")? {
         System::FloorA => role.run(fields, FrameListener::connect(&socket)?),
         System::FloorB | System::FloorC | System::FloorWide => role.run(fields, BatchListener::connect(&socket)?),
-        System::Ours | System::OursBatched => role.run(fields, OursListener::connect(&socket)?),
+        System::Ours | System::OursBatched | System::Lossless | System::LosslessBatched => {
+            role.run(fields, OursListener::connect(&socket)?)
+        }
     }
 }
 
@@ -138,6 +145,8 @@ fn run_sender(fields: &Fields, role: impl SenderRole) -> Result<()> {
         System::FloorWide => role.run(fields, FloorSender::connect_wide(&socket)?),
         System::Ours => role.run(fields, OursSender::connect(&socket, false)?),
         System::OursBatched => role.run(fields, OursSender::connect(&socket, true)?),
+        System::Lossless => role.run(fields, OursSender::connect_lossless(&socket, false)?),
+        System::LosslessBatched => role.run(fields, OursSender::connect_lossless(&socket, true)?),
     }
 }
 
@@ -306,6 +315,38 @@ impl SenderRole for Ping {
         }
         wait_for_end();
         Ok(())
+    }
+}
+
+/// Measures the duration of each exchange with [`answerer`].
+fn caller(fields: &Fields) -> Result<()> {
+    let mut caller = Caller::connect(&fields.require::<PathBuf>("socket")?, fields.require("exchange")?)?;
+    let (warm_up, calls): (usize, usize) = (fields.require("warmup")?, fields.require("frames")?);
+    let mut payloads = PayloadBuilder::new(fields.require("bytes")?, 0);
+    report_ready();
+    if next_command().is_none() {
+        return Ok(());
+    }
+    let mut durations = Vec::with_capacity(warm_up + calls);
+    for counter in 0..warm_up + calls {
+        let payload = payloads.data(counter as u64);
+        let before = Instant::now();
+        caller.call(payload)?;
+        durations.push(before.elapsed().as_nanos() as u64);
+    }
+    let mut durations = durations.split_off(warm_up);
+    durations.sort_unstable();
+    report(&Fields::new().with("p50", quantile(&durations, 0.50)).with("p99", quantile(&durations, 0.99)));
+    wait_for_end();
+    Ok(())
+}
+
+/// Receives, and answers, until the parent kills it.
+fn answerer(fields: &Fields) -> Result<()> {
+    let mut answerer = Answerer::connect(&fields.require::<PathBuf>("socket")?, fields.require("exchange")?)?;
+    report_ready();
+    loop {
+        answerer.answer()?;
     }
 }
 

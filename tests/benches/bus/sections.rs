@@ -1,8 +1,12 @@
 //! The sections of the bench, in the order in which they run. A failure in one section is recorded, and the next section
 //! runs.
 
+#[path = "sections/backpressure.rs"]
+mod backpressure;
 #[path = "sections/cold.rs"]
 mod cold;
+#[path = "sections/exchange.rs"]
+mod exchange;
 #[path = "sections/idle.rs"]
 mod idle;
 #[path = "sections/latency.rs"]
@@ -20,11 +24,14 @@ use crate::bench::Bench;
 
 type Section = (&'static str, fn(&Bench));
 
-pub(crate) const ALL: [Section; 9] = [
+pub(crate) const ALL: [Section; 12] = [
     ("latency", latency::measure),
     ("fanout", throughput::fanout),
     ("payload", throughput::payload),
     ("fanin", throughput::fanin),
+    ("lossless", throughput::lossless),
+    ("backpressure", backpressure::measure),
+    ("exchange", exchange::measure),
     ("patterns", patterns::measure),
     ("idle", idle::measure),
     ("cold", cold::measure),

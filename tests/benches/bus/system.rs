@@ -13,16 +13,21 @@ pub(crate) enum System {
     FloorWide,
     Ours,
     OursBatched,
+    /// With backpressure.
+    Lossless,
+    LosslessBatched,
 }
 
 impl System {
-    const ALL: [(Self, &str); 6] = [
+    const ALL: [(Self, &str); 8] = [
         (Self::FloorA, "floor-a"),
         (Self::FloorB, "floor-b"),
         (Self::FloorC, "floor-c"),
         (Self::FloorWide, "floor-wide"),
         (Self::Ours, "ours"),
         (Self::OursBatched, "ours-batched"),
+        (Self::Lossless, "lossless"),
+        (Self::LosslessBatched, "lossless-batched"),
     ];
 
     pub(crate) fn label(self) -> &'static str {
@@ -31,7 +36,12 @@ impl System {
     }
 
     pub(crate) fn is_ours(self) -> bool {
-        matches!(self, Self::Ours | Self::OursBatched)
+        matches!(self, Self::Ours | Self::OursBatched) || self.is_lossless()
+    }
+
+    /// Whether senders wait for listeners, so that any loss is a failure.
+    pub(crate) fn is_lossless(self) -> bool {
+        matches!(self, Self::Lossless | Self::LosslessBatched)
     }
 }
 

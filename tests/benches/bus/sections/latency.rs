@@ -23,8 +23,8 @@ const TURNS_PER_RUN: usize = 3;
 const RUN_MAX: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Copy)]
-struct Latency {
-    p50_us: f64,
+pub(crate) struct Latency {
+    pub(crate) p50_us: f64,
     p99_us: f64,
     cpu_s_per_million: f64,
 }
@@ -83,7 +83,7 @@ fn case(bench: &Bench, payload_bytes: usize, pinned: bool) {
     }
 }
 
-fn run(bench: &Bench, system: System, payload_bytes: usize, pin: Option<usize>) -> Result<Latency> {
+pub(crate) fn run(bench: &Bench, system: System, payload_bytes: usize, pin: Option<usize>) -> Result<Latency> {
     let dir = bench.fresh_dir()?;
     let broker = Broker::start(bench, system, &dir, pin)?;
     let pings = if bench.options.quick { 1_500 } else { 4_000 };

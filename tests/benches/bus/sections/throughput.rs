@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::bench::Bench;
 use crate::error::{Result, fail};
 use crate::stats::{median, spread};
-use crate::system::System::{self, FloorA, FloorB, FloorC, FloorWide, Ours, OursBatched};
+use crate::system::System::{self, FloorA, FloorB, FloorC, FloorWide, Lossless, LosslessBatched, Ours, OursBatched};
 use crate::table::{Goal, Row, bytes, millions, percent, ratio_with_goal};
 use crate::traffic::{Plan, Traffic, calibrate, run};
 
@@ -66,6 +66,26 @@ pub(crate) fn fanin(bench: &Bench) {
     case(bench, "fanin", (64, 8, 1), &systems, &comparisons);
 }
 
+/// With backpressure, against floors that lose nothing either.
+pub(crate) fn lossless(bench: &Bench) {
+    let one_sender = [
+        Comparison { system: Lossless, floors: &[FloorB], goal: Some(0.8) },
+        Comparison { system: LosslessBatched, floors: &[FloorC], goal: Some(0.8) },
+    ];
+    // Each frame is a batch by itself.
+    let large = [Comparison { system: Lossless, floors: &[FloorB, FloorC], goal: Some(0.8) }];
+    for listeners in [1, 8] {
+        let systems = [FloorB, FloorC, Lossless, LosslessBatched];
+        case(bench, "lossless", (64, 1, listeners), &systems, &one_sender);
+        case(bench, "lossless", (64 << 10, 1, listeners), &[FloorB, FloorC, Lossless], &large);
+    }
+    let many_senders = [
+        Comparison { system: Lossless, floors: &[FloorB], goal: None },
+        Comparison { system: LosslessBatched, floors: &[FloorC], goal: Some(0.6) },
+    ];
+    case(bench, "lossless", (64, 8, 1), &[FloorB, FloorC, Lossless, LosslessBatched], &many_senders);
+}
+
 /// The runs of one system. A failed run is `None`, so that turns stay aligned.
 struct Runs {
     plan: Plan,
@@ -102,7 +122,7 @@ fn case(
     }
     for _ in 0..bench.options.runs() {
         for runs in &mut all {
-            let traffic = valid(run(bench, &runs.plan));
+            let traffic = valid(&runs.plan, run(bench, &runs.plan));
             runs.traffic.push(bench.ok_or_record(&what(runs.plan.system), traffic));
         }
     }
@@ -128,9 +148,12 @@ fn fastest<'a>(all: &'a [Runs], floors: &[System]) -> Option<&'a Runs> {
     all.iter().filter(|runs| floors.contains(&runs.plan.system)).max_by(|a, b| speed(a).total_cmp(&speed(b)))
 }
 
-/// Rejects a run with wrong content or wrong counts, because its speed means nothing.
-fn valid(traffic: Result<Traffic>) -> Result<Traffic> {
+/// Rejects a run with wrong content or wrong counts, or with a loss where there must be none, because its speed means nothing.
+fn valid(plan: &Plan, traffic: Result<Traffic>) -> Result<Traffic> {
     let traffic = traffic?;
+    if traffic.lost > 0 && plan.system.is_lossless() {
+        return fail(format!("{} frames were lost despite backpressure", traffic.lost));
+    }
     if traffic.bad > 0 {
         return fail(format!("{} frames with wrong content or order", traffic.bad));
     }
@@ -212,7 +235,8 @@ fn highest_paced(bench: &Bench, unpaced: &Runs) -> Result<Runs> {
     }
     for _ in 0..PACED_LOWERED_MAX {
         let plan = paced(steady_rate);
-        let traffic: Result<Vec<_>> = unpaced.traffic.iter().map(|_| valid(run(bench, &plan)).map(Some)).collect();
+        let traffic: Result<Vec<_>> =
+            unpaced.traffic.iter().map(|_| valid(&plan, run(bench, &plan)).map(Some)).collect();
         let runs = Runs { plan, traffic: traffic? };
         if runs.median(Traffic::lost_share) < PACED_LOST_SHARE_MAX {
             return Ok(runs);
@@ -225,7 +249,7 @@ fn highest_paced(bench: &Bench, unpaced: &Runs) -> Result<Runs> {
 /// Whether a rate is steady in one of two runs. A single disturbed run must not halve the rate.
 fn is_steady(bench: &Bench, plan: &Plan) -> Result<bool> {
     for _ in 0..2 {
-        if valid(run(bench, plan))?.lost_share() < PACED_LOST_SHARE_MAX {
+        if valid(plan, run(bench, plan))?.lost_share() < PACED_LOST_SHARE_MAX {
             return Ok(true);
         }
     }
