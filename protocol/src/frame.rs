@@ -347,12 +347,26 @@ pub struct Frame<'a> {
 pub struct Run {
     channel: ChannelId,
     sender: SenderId,
-    first: u64,
+    /// The sequence number behind the last message. That of the first follows from it, so that taking a message off changes one number.
+    end: u64,
     messages: u64,
     bytes: Bytes,
     pinned_bytes: usize,
     kind: u8,
-    /// Bytes that are left of the batch that holds the first message; 0 if a header comes next.
+    /// Where the first message is, if there is one.
+    front: Position,
+}
+
+/// Location of the first message of a run in its bytes.
+#[derive(Clone, Copy, Default)]
+struct Position {
+    /// Start of its metadata.
+    metadata: usize,
+    /// Start of its payload, which is the end of the metadata.
+    payload: usize,
+    /// End of its payload.
+    end: usize,
+    /// Bytes of its batch that follow it; 0 if a header comes next.
     batch_left: usize,
 }
 
@@ -360,13 +374,14 @@ impl Run {
     /// A run whose frames have been checked to be complete and consecutive.
     pub(crate) fn from_scanned(messages: u64, bytes: Bytes, pinned_bytes: usize) -> Self {
         let header = Header::peek(&bytes).expect("a scanned run begins with a header");
+        let kind = header.kind();
         Self {
             channel: header.channel(),
             sender: header.sender(),
-            first: header.sequence(),
+            end: header.sequence().wrapping_add(messages),
             messages,
-            kind: header.kind(),
-            batch_left: 0,
+            kind,
+            front: position(&bytes, kind, 0).unwrap_or_default(),
             bytes,
             pinned_bytes,
         }
@@ -401,11 +416,13 @@ impl Run {
     }
 
     /// Sequence number of the first message; the others follow without a gap.
+    #[inline]
     pub fn first(&self) -> u64 {
-        self.first
+        self.end.wrapping_sub(self.messages)
     }
 
     /// Number of messages that are left.
+    #[inline]
     pub fn messages(&self) -> u64 {
         self.messages
     }
@@ -442,20 +459,23 @@ impl Run {
     /// If there are not as many bytes.
     #[must_use]
     pub fn split_front(&mut self, bytes: usize, messages: u64) -> Self {
-        let front = Self { bytes: self.bytes.split_to(bytes), messages, ..self.clone() };
-        self.first = self.first.wrapping_add(messages);
+        let end = self.first().wrapping_add(messages);
+        let front = Self { bytes: self.bytes.split_to(bytes), messages, end, ..self.clone() };
         self.messages -= messages;
-        self.batch_left = 0;
+        self.front = position(&self.bytes, self.kind, 0).unwrap_or_default();
         front
     }
 
     /// The first message, or `None` when none is left.
     #[inline]
     pub fn front(&self) -> Option<Frame<'_>> {
-        let Position { metadata, payload, end, .. } = self.front_position()?;
+        if self.messages == 0 {
+            return None;
+        }
+        let Position { metadata, payload, end, .. } = self.front;
         Some(Frame {
             sender: self.sender,
-            sequence: self.first,
+            sequence: self.first(),
             metadata: MetadataRef::new(&self.bytes[metadata..payload]),
             payload: &self.bytes[payload..end],
         })
@@ -464,11 +484,10 @@ impl Run {
     /// Removes the first message.
     #[inline]
     pub fn skip_front(&mut self) {
-        if let Some(Position { end, batch_left, .. }) = self.front_position() {
-            self.bytes.advance(end);
-            self.batch_left = batch_left;
-            self.first = self.first.wrapping_add(1);
+        if self.messages > 0 {
             self.messages -= 1;
+            self.bytes.advance(self.front.end);
+            self.front = position(&self.bytes, self.kind, self.front.batch_left).unwrap_or_default();
         }
     }
 
@@ -476,41 +495,30 @@ impl Run {
     pub fn iter(&self) -> impl Iterator<Item = (u64, Bytes)> {
         let mut rest = self.clone();
         std::iter::from_fn(move || {
-            let Position { payload, end, .. } = rest.front_position()?;
-            let message = (rest.first, rest.bytes.slice(payload..end));
+            let Position { payload, end, .. } = rest.front;
+            let message = (rest.messages > 0).then(|| (rest.first(), rest.bytes.slice(payload..end)));
             rest.skip_front();
-            Some(message)
+            message
         })
-    }
-
-    /// Location of the first message.
-    #[inline]
-    fn front_position(&self) -> Option<Position> {
-        if self.kind != KIND_BATCH {
-            let header = Header::peek(&self.bytes)?;
-            let payload = HEADER_BYTES + usize::from(header.meta_bytes());
-            return Some(Position { metadata: HEADER_BYTES, payload, end: header.frame_bytes(), batch_left: 0 });
-        }
-        let (record, left) = match self.batch_left {
-            0 => (HEADER_BYTES, Header::peek(&self.bytes)?.body_bytes() as usize),
-            left => (0, left),
-        };
-        let size = record_bytes(&self.bytes[record..])?;
-        let payload = record + RECORD_HEADER_BYTES;
-        Some(Position { metadata: payload, payload, end: record + size, batch_left: left - size })
     }
 }
 
-/// Location of the first message of a run in its bytes.
-struct Position {
-    /// Start of its metadata.
-    metadata: usize,
-    /// Start of its payload, which is the end of the metadata.
-    payload: usize,
-    /// End of its payload.
-    end: usize,
-    /// Bytes of its batch that follow it.
-    batch_left: usize,
+/// Location of the first message in frames of this kind, where `batch_left` bytes are left of the batch that holds it, or a header comes
+/// next. `None` if there is none.
+#[inline]
+fn position(frames: &[u8], kind: u8, batch_left: usize) -> Option<Position> {
+    if kind != KIND_BATCH {
+        let header = Header::peek(frames)?;
+        let payload = HEADER_BYTES + usize::from(header.meta_bytes());
+        return Some(Position { metadata: HEADER_BYTES, payload, end: header.frame_bytes(), batch_left: 0 });
+    }
+    let (record, left) = match batch_left {
+        0 => (HEADER_BYTES, Header::peek(frames)?.body_bytes() as usize),
+        left => (0, left),
+    };
+    let size = record_bytes(frames.get(record..)?)?;
+    let payload = record + RECORD_HEADER_BYTES;
+    Some(Position { metadata: payload, payload, end: record + size, batch_left: left - size })
 }
 
 impl fmt::Debug for Run {
@@ -518,7 +526,7 @@ impl fmt::Debug for Run {
         f.debug_struct("Run")
             .field("channel", &self.channel)
             .field("sender", &self.sender)
-            .field("first", &self.first)
+            .field("first", &self.first())
             .field("messages", &self.messages)
             .field("bytes", &self.bytes.len())
             .finish()
