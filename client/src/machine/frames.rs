@@ -91,6 +91,14 @@ impl Frames {
         self.written = written;
     }
 
+    /// The control frame is the next one, and its first `written` bytes were written. Nothing else waits.
+    pub(super) fn adopt_control(&mut self, frame: &[u8], written: usize) {
+        debug_assert!(self.bytes.is_empty(), "frames must not overtake one another");
+        self.batch = None;
+        self.bytes.extend_from_slice(frame);
+        self.written = written;
+    }
+
     /// Appends a control message.
     pub(super) fn append_control(&mut self, control: &Control) {
         self.batch = None;

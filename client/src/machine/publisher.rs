@@ -675,11 +675,35 @@ impl Publisher {
 
     /// Requests a receipt for the message that was committed last, behind it. Returns the number of the request.
     pub(super) fn request_receipt(&mut self, place: Place) -> Option<u32> {
-        let State::Open(ChannelId(id)) = self.publications[place.0].state else { return None };
-        let number = self.next_request();
-        self.receipts.begin(number, place);
-        self.frames.append_control(&Confirm { number, id, extensions: Vec::new() }.into());
+        let confirm = self.confirm(place)?;
+        self.receipts.begin(confirm.number, place);
+        let number = confirm.number;
+        self.frames.append_control(&confirm.into());
         Some(number)
+    }
+
+    /// Lays a request for a receipt out behind the frame in `scratch`. It counts as one when
+    /// [`requested_receipt`](Self::requested_receipt) was called.
+    pub(super) fn lay_out_receipt_request(&mut self, place: Place) -> Option<u32> {
+        let confirm = self.confirm(place)?;
+        let number = confirm.number;
+        Control::from(confirm).encode(&mut self.scratch).expect("a request is shorter than a control frame");
+        Some(number)
+    }
+
+    /// The frame in `scratch`, of `frame_bytes`, was written, and so much of it and the request for a receipt together. The rest of the
+    /// request goes out before anything else.
+    pub(super) fn requested_receipt(&mut self, number: u32, place: Place, frame_bytes: usize, written: usize) {
+        self.receipts.begin(number, place);
+        let request = &self.scratch[frame_bytes..];
+        if written - frame_bytes < request.len() {
+            self.frames.adopt_control(request, written - frame_bytes);
+        }
+    }
+
+    fn confirm(&mut self, place: Place) -> Option<Confirm> {
+        let State::Open(ChannelId(id)) = self.publications[place.0].state else { return None };
+        Some(Confirm { number: self.next_request(), id, extensions: Vec::new() })
     }
 
     pub(super) fn take_receipt(&mut self, number: u32) -> Answer {

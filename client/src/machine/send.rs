@@ -4,7 +4,9 @@
 use super::counting::{Answer, Ticket};
 use super::requests::Reception;
 use super::retained::{Lifetime, RETENTION_ENTRY_BYTES};
-use super::{Carrier, Declined, Link, Loss, Machine, Place, Posted, Publisher, Rejected, Step, TooLarge, Transfer};
+use super::{
+    Carrier, Declined, Link, Loss, Machine, OWN, Place, Posted, Publisher, Rejected, Step, TooLarge, Transfer,
+};
 use broadcaster_protocol::control::Receipt;
 use broadcaster_protocol::frame::KIND_RETAIN;
 use broadcaster_protocol::limits::{HEADER_BYTES, META_BYTES_MAX};
@@ -24,6 +26,10 @@ pub struct Sending<'a> {
     metadata: &'a [u8],
     payload: &'a [u8],
     purpose: Purpose,
+    /// It requests a receipt.
+    confirms: bool,
+    /// The number of that request, if it goes out in the same write, or did.
+    receipt: Option<u32>,
     /// As it was made for the present connection.
     header: Option<Header>,
     written: usize,
@@ -45,8 +51,17 @@ enum Purpose {
 impl<'a> Sending<'a> {
     /// A message with `metadata` that is at most [`META_BYTES_MAX`](broadcaster_protocol::limits::META_BYTES_MAX) bytes long.
     pub fn new(place: Place, metadata: &'a [u8], payload: &'a [u8]) -> Self {
-        let purpose = Purpose::Publish;
-        Self { place, metadata, payload, purpose, header: None, written: 0, left: None }
+        Self {
+            place,
+            metadata,
+            payload,
+            purpose: Purpose::Publish,
+            confirms: false,
+            receipt: None,
+            header: None,
+            written: 0,
+            left: None,
+        }
     }
 
     /// A message that requests replies under this number. Its `metadata` leaves room for [`ADDRESS_BYTES`].
@@ -57,6 +72,17 @@ impl<'a> Sending<'a> {
     /// A message that the daemon is to retain; without a payload, one that clears what it retains of the channel.
     pub fn retain(place: Place, lifetime: Lifetime, metadata: &'a [u8], payload: &'a [u8]) -> Self {
         Self { purpose: Purpose::Retain(lifetime), ..Self::new(place, metadata, payload) }
+    }
+
+    /// The same message, with a request for a receipt: see [`request_receipt`](Self::request_receipt).
+    fn confirmed(self) -> Self {
+        Self { confirms: true, ..self }
+    }
+
+    /// Requests the receipt for the message, which was sent, unless that was written together with it. Returns the number of the request;
+    /// `None` if the connection is gone.
+    fn request_receipt(&mut self, publisher: &mut Publisher) -> Option<u32> {
+        self.receipt.take().or_else(|| publisher.request_receipt(self.place))
     }
 
     /// Whether the publisher has what must stand in the message.
@@ -101,7 +127,7 @@ impl<'a> Sending<'a> {
                 },
             };
             let copied = &publisher.scratch;
-            let transfer = if copied.len() == header.frame_bytes() {
+            let transfer = if copied.len() >= header.frame_bytes() {
                 link.write(&copied[self.written..], &[])
             } else if self.written < copied.len() {
                 link.write(&copied[self.written..], self.payload)
@@ -111,7 +137,10 @@ impl<'a> Sending<'a> {
             match transfer {
                 Transfer::Bytes(bytes) => {
                     self.written += bytes;
-                    if self.written == header.frame_bytes() {
+                    if self.written >= header.frame_bytes() {
+                        if let Some(number) = self.receipt {
+                            publisher.requested_receipt(number, self.place, header.frame_bytes(), self.written);
+                        }
                         self.written = 0;
                         if link.duplicates() {
                             let channel = &publisher.name(self.place).clone();
@@ -126,7 +155,7 @@ impl<'a> Sending<'a> {
                 Transfer::Wait(wait) => return Ok(Step::Wait(wait)),
                 Transfer::Broken => {
                     // No daemon has the complete message: it starts over on the next connection.
-                    (self.header, self.written) = (None, 0);
+                    (self.header, self.receipt, self.written) = (None, None, 0);
                     lose::<L, E>(publisher, link, Loss::Write)?;
                 }
             }
@@ -203,8 +232,11 @@ impl<'a> Sending<'a> {
         scratch.extend_from_slice(self.metadata);
         if self.payload.len() <= COPIED_BYTES_MAX {
             scratch.extend_from_slice(self.payload);
+            if self.confirms {
+                self.receipt = publisher.lay_out_receipt_request(self.place);
+            }
         }
-        debug_assert!(scratch.len() >= HEADER_BYTES);
+        debug_assert!(publisher.scratch.len() >= HEADER_BYTES);
         Ok(*self.header.insert(header))
     }
 
@@ -239,7 +271,7 @@ impl<'a> Sending<'a> {
             publisher.scratch = scratch;
             self.left = Some(publisher.commits_on(self.place));
         }
-        (self.header, self.written) = (None, 0);
+        (self.header, self.receipt, self.written) = (None, None, 0);
     }
 }
 
@@ -345,6 +377,10 @@ where
         }
     }
     publisher.report_rejected()?;
+    // Credit is taken before there is none left, and what is fed next need not wait aside for it.
+    if publisher.is_ready() && publisher.is_low(OWN) && read::<L, E>(publisher, link)?.is_some() {
+        publisher.has_looked(OWN);
+    }
     Ok(Step::Done(()))
 }
 
@@ -400,12 +436,12 @@ pub struct Confirming<'a> {
 impl<'a> Confirming<'a> {
     /// As [`Sending::new`].
     pub fn new(place: Place, metadata: &'a [u8], payload: &'a [u8]) -> Self {
-        Self { sending: Sending::new(place, metadata, payload), request: None }
+        Self { sending: Sending::new(place, metadata, payload).confirmed(), request: None }
     }
 
     /// As [`Sending::retain`].
     pub fn retain(place: Place, lifetime: Lifetime, metadata: &'a [u8], payload: &'a [u8]) -> Self {
-        Self { sending: Sending::retain(place, lifetime, metadata, payload), request: None }
+        Self { sending: Sending::retain(place, lifetime, metadata, payload).confirmed(), request: None }
     }
 
     /// Whether a part of the message was written, but not all of it.
@@ -438,7 +474,7 @@ impl<'a> Confirming<'a> {
                 if let Step::Wait(wait) = self.sending.poll::<L, E>(publisher, link)? {
                     return Ok(Step::Wait(wait));
                 }
-                match publisher.request_receipt(self.sending.place) {
+                match self.sending.request_receipt(publisher) {
                     Some(request) => *self.request.insert(request),
                     None => return Ok(Step::Done(Receipted::Unconfirmed)),
                 }
@@ -516,7 +552,7 @@ pub enum Requested {
 impl<'a> Requesting<'a> {
     /// The request with this number, which [was begun](Publisher::begin_request). `metadata` leaves room for [`ADDRESS_BYTES`].
     pub fn new(place: Place, number: u64, metadata: &'a [u8], payload: &'a [u8]) -> Self {
-        Self { sending: Sending::request(place, number, metadata, payload), number, receipt: None }
+        Self { sending: Sending::request(place, number, metadata, payload).confirmed(), number, receipt: None }
     }
 
     /// Whether a part of the message was written, but not all of it.
@@ -549,7 +585,7 @@ impl<'a> Requesting<'a> {
                 if let Step::Wait(wait) = self.sending.poll::<L, E>(publisher, link)? {
                     return Ok(Step::Wait(wait));
                 }
-                let Some(number) = publisher.request_receipt(self.sending.place) else {
+                let Some(number) = self.sending.request_receipt(publisher) else {
                     return Ok(Step::Done(Requested::NoDaemon));
                 };
                 publisher.sent_request(self.number);

@@ -3,8 +3,8 @@
 use super::loss::Losses;
 use super::template::Template;
 use crate::output::{escaped, escaped_bytes, hex, timestamp, write_json};
-use clap::Args;
 use chrono::Local;
+use clap::Args;
 use std::io::{self, IsTerminal, StdoutLock, Write};
 use system_broadcaster::{ChannelName, Lag, Message, Selector};
 
