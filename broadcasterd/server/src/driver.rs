@@ -562,13 +562,17 @@ impl<S: Socket> Driver<S> {
 }
 
 /// Writes the slices to the socket, as one; returns how many bytes they are, and how many it took.
-fn offer<'a, S: Socket>(socket: &S, outgoing: impl Iterator<Item = &'a [u8]>) -> (usize, io::Result<usize>) {
+fn offer<'a, S: Socket>(socket: &S, mut outgoing: impl Iterator<Item = &'a [u8]>) -> (usize, io::Result<usize>) {
+    let Some(first) = outgoing.next() else { return (0, Ok(0)) };
+    let Some(second) = outgoing.next() else {
+        return (first.len(), socket.write(&[IoSlice::new(first)])); // as for most writes, and no other slice is laid out
+    };
     let mut slices = [IoSlice::new(&[]); SLICES_MAX];
     let (mut offered, mut count) = (0, 0);
-    for (slot, slice) in slices.iter_mut().zip(outgoing) {
+    for (slot, slice) in slices.iter_mut().zip([first, second].into_iter().chain(outgoing)) {
         *slot = IoSlice::new(slice);
         offered += slice.len();
         count += 1;
     }
-    if count == 0 { (0, Ok(0)) } else { (offered, socket.write(&slices[..count])) }
+    (offered, socket.write(&slices[..count]))
 }
