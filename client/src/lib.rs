@@ -30,6 +30,7 @@ mod selector;
 mod sender;
 #[cfg(feature = "serde")]
 mod serialize;
+mod shared_request;
 mod shared_sender;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -63,6 +64,9 @@ pub use selector::Selector;
 pub use sender::Sender;
 #[cfg(feature = "tokio")]
 pub use sender::SenderSink;
+pub use shared_request::SharedReplies;
+#[cfg(feature = "tokio")]
+pub use shared_request::SharedReplyStream;
 pub use shared_sender::SharedSender;
 
 // The examples on the front page need every feature. They are tested where those are enabled, as with `cargo test --workspace`.

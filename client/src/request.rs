@@ -2,10 +2,10 @@
 
 use crate::SenderId;
 use crate::error::{RequestError, SendError};
-use crate::machine::{self, OWN, Replied, Requested, Requesting};
+use crate::machine::{self, OWN, Place, Publisher, Replied, Requested, Requesting};
 use crate::metadata::{Metadata, MetadataRef};
 use crate::path::{Clock, Until, Waited};
-use crate::sender::Sender;
+use crate::sender::{Sender, place_of};
 use broadcaster_protocol::Run;
 use broadcaster_protocol::meta::{self, REPLY_ADDRESS_BYTES};
 use bytes::Bytes;
@@ -132,16 +132,72 @@ impl Sender {
         payload: &[u8],
         timeout: Duration,
     ) -> Result<Replies<'_>, RequestError> {
+        self.request_bytes(OWN, metadata, payload, timeout)
+    }
+
+    /// [`request`](Self::request) on another channel, over the same connection: see [`send_to`](Self::send_to).
+    ///
+    /// # Errors
+    ///
+    /// As [`request`](Self::request) and [`send_to`](Self::send_to).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use system_broadcaster::Options;
+    ///
+    /// let directory = tempfile::tempdir()?; // a bus of its own, for this example
+    /// let bus = Options::new().socket(directory.path().join("bus.sock")).autostart(false);
+    /// let (mut listener, mut sender) = (bus.listener("com.example.ping")?, bus.sender("com.example.log")?);
+    /// std::thread::spawn(move || {
+    ///     let message = listener.recv().expect("a request");
+    ///     listener.reply(&message, b"here").expect("replied");
+    /// });
+    /// let mut replies = sender.request_to("com.example.ping", b"?", Duration::from_secs(5))?;
+    /// assert_eq!(replies.next().expect("a reply")?.payload(), b"here");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn request_to(
+        &mut self,
+        channel: &str,
+        payload: &[u8],
+        timeout: Duration,
+    ) -> Result<Replies<'_>, RequestError> {
+        self.request_to_with(channel, &Metadata::new(), payload, timeout)
+    }
+
+    /// [`request_to`](Self::request_to) with metadata, as in [`request_with`](Self::request_with).
+    ///
+    /// # Errors
+    ///
+    /// As [`request_to`](Self::request_to) and [`request_with`](Self::request_with).
+    pub fn request_to_with(
+        &mut self,
+        channel: &str,
+        metadata: &Metadata,
+        payload: &[u8],
+        timeout: Duration,
+    ) -> Result<Replies<'_>, RequestError> {
+        let place = place_of(&mut self.publisher, channel)?;
+        self.request_bytes(place, metadata, payload, timeout)
+    }
+
+    fn request_bytes(
+        &mut self,
+        place: Place,
+        metadata: &Metadata,
+        payload: &[u8],
+        timeout: Duration,
+    ) -> Result<Replies<'_>, RequestError> {
         check_metadata(metadata)?;
         let (until, allowed) = (Until::after(timeout), timeout.min(self.path.config().timeout));
         let mut pending = Pending::begin(self, until);
-        let mut requesting = Requesting::new(OWN, pending.number, metadata.as_bytes(), payload);
+        let mut requesting = Requesting::new(place, pending.progress.number, metadata.as_bytes(), payload);
         let Sender { publisher, path, waiter, .. } = &mut *pending.sender;
         path.set_clock(Clock::System);
         let waited = waiter.block_on_for(allowed, || requesting.poll::<_, RequestError>(publisher, path));
         let progress = (requesting.has_begun(), requesting.is_sent());
         requesting.leave(publisher);
-        pending.requested(waited?, progress, allowed)?;
+        pending.progress.requested(waited?, progress, allowed)?;
         Ok(Replies(pending))
     }
 
@@ -214,17 +270,76 @@ impl Sender {
         payload: &[u8],
         timeout: Duration,
     ) -> Result<ReplyStream<'_>, RequestError> {
+        self.request_bytes_async(OWN, metadata, payload, timeout).await
+    }
+
+    /// [`request_to`](Self::request_to) without blocking the thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`request_to`](Self::request_to).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`request_async`](Self::request_async). The channel may be open already, or be opened by then.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with I/O and time enabled.
+    #[cfg(feature = "tokio")]
+    pub async fn request_to_async(
+        &mut self,
+        channel: &str,
+        payload: &[u8],
+        timeout: Duration,
+    ) -> Result<ReplyStream<'_>, RequestError> {
+        self.request_to_with_async(channel, &Metadata::new(), payload, timeout).await
+    }
+
+    /// [`request_to_with`](Self::request_to_with) without blocking the thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`request_to_with`](Self::request_to_with).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`request_to_async`](Self::request_to_async).
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with I/O and time enabled.
+    #[cfg(feature = "tokio")]
+    pub async fn request_to_with_async(
+        &mut self,
+        channel: &str,
+        metadata: &Metadata,
+        payload: &[u8],
+        timeout: Duration,
+    ) -> Result<ReplyStream<'_>, RequestError> {
+        let place = place_of(&mut self.publisher, channel)?;
+        self.request_bytes_async(place, metadata, payload, timeout).await
+    }
+
+    #[cfg(feature = "tokio")]
+    async fn request_bytes_async(
+        &mut self,
+        place: Place,
+        metadata: &Metadata,
+        payload: &[u8],
+        timeout: Duration,
+    ) -> Result<ReplyStream<'_>, RequestError> {
         check_metadata(metadata)?;
         let (until, allowed) = (Until::after_by(Clock::Runtime, timeout), timeout.min(self.path.config().timeout));
         let sent_by = Until::after_by(Clock::Runtime, allowed);
         let mut pending = Pending::begin(self, until);
-        let requesting = Requesting::new(OWN, pending.number, metadata.as_bytes(), payload);
+        let requesting = Requesting::new(place, pending.progress.number, metadata.as_bytes(), payload);
         pending.sender.path.set_clock(Clock::Runtime);
         let mut leaving = Leaving { sender: &mut *pending.sender, requesting };
         let waited = poll_fn(|cx| leaving.poll(cx, sent_by)).await;
         let progress = (leaving.requesting.has_begun(), leaving.requesting.is_sent());
         drop(leaving);
-        pending.requested(waited?, progress, allowed)?;
+        pending.progress.requested(waited?, progress, allowed)?;
         Ok(ReplyStream(pending))
     }
 
@@ -254,7 +369,7 @@ impl Sender {
     }
 }
 
-fn check_metadata(metadata: &Metadata) -> Result<(), RequestError> {
+pub(crate) fn check_metadata(metadata: &Metadata) -> Result<(), RequestError> {
     const ADDRESS: [u8; REPLY_ADDRESS_BYTES] = [0; REPLY_ADDRESS_BYTES];
     metadata.clone().reply_address(&ADDRESS)?;
     Ok(())
@@ -275,7 +390,7 @@ pub struct Replies<'a>(Pending<'a>);
 impl Replies<'_> {
     /// How many listeners took the request.
     pub fn expected(&self) -> u32 {
-        self.0.expected
+        self.0.progress.expected
     }
 
     /// Whether each of them has replied. Otherwise the iterator has not ended yet, or the time is over.
@@ -297,10 +412,10 @@ impl Iterator for Replies<'_> {
         let pending = &mut self.0;
         while !pending.is_over() {
             let Sender { publisher, path, waiter, .. } = &mut *pending.sender;
-            let (number, lost) = (pending.number, pending.lost);
+            let (number, lost) = (pending.progress.number, pending.progress.lost);
             path.set_clock(Clock::System);
             let step = || machine::next_reply::<_, RequestError>(publisher, path, number, lost);
-            let waited = waiter.block_on(pending.until, step);
+            let waited = waiter.block_on(pending.progress.until, step);
             if let Some(item) = pending.received(waited) {
                 return Some(item);
             }
@@ -362,7 +477,7 @@ impl ReplyStream<'_> {
 
     /// See [`Replies::expected`].
     pub fn expected(&self) -> u32 {
-        self.0.expected
+        self.0.progress.expected
     }
 
     /// See [`Replies::is_complete`].
@@ -384,10 +499,10 @@ impl Stream for ReplyStream<'_> {
         let pending = &mut self.0;
         while !pending.is_over() {
             let Sender { publisher, path, waiter, .. } = &mut *pending.sender;
-            let (number, lost) = (pending.number, pending.lost);
+            let (number, lost) = (pending.progress.number, pending.progress.lost);
             path.set_clock(Clock::Runtime);
             let step = || machine::next_reply::<_, RequestError>(publisher, path, number, lost);
-            let waited = ready!(waiter.poll_on(cx, pending.until, step));
+            let waited = ready!(waiter.poll_on(cx, pending.progress.until, step));
             if let Some(item) = pending.received(waited) {
                 return Poll::Ready(Some(item));
             }
@@ -400,6 +515,42 @@ impl Stream for ReplyStream<'_> {
 #[derive(Debug)]
 struct Pending<'a> {
     sender: &'a mut Sender,
+    progress: Progress,
+}
+
+impl<'a> Pending<'a> {
+    fn begin(sender: &'a mut Sender, until: Until) -> Self {
+        let progress = Progress::begin(&mut sender.publisher, until);
+        Self { sender, progress }
+    }
+
+    fn lost(&self) -> u64 {
+        self.sender.publisher.lost_replies(self.progress.number)
+    }
+
+    fn is_complete(&self) -> bool {
+        self.progress.is_complete(self.lost())
+    }
+
+    fn is_over(&self) -> bool {
+        self.progress.is_over(self.lost())
+    }
+
+    fn received(&mut self, waited: Result<Waited<Replied>, RequestError>) -> Option<Result<Reply, RequestError>> {
+        let lost = self.lost();
+        self.progress.received(waited, lost)
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.sender.publisher.forget_request(self.progress.number);
+    }
+}
+
+/// How far a request is.
+#[derive(Debug)]
+pub(crate) struct Progress {
     number: u64,
     until: Until,
     expected: u32,
@@ -410,15 +561,34 @@ struct Pending<'a> {
     is_over: bool,
 }
 
-impl<'a> Pending<'a> {
-    fn begin(sender: &'a mut Sender, until: Until) -> Self {
+impl Progress {
+    /// The request awaits replies until it is forgotten.
+    pub(crate) fn begin(publisher: &mut Publisher, until: Until) -> Self {
         let number = crate::random(); // also unlike those of other senders: a stray reply must not be taken for one to this request
-        sender.publisher.begin_request(number);
-        Self { sender, number, until, expected: 0, repliers: BTreeSet::new(), lost: 0, is_over: false }
+        publisher.begin_request(number);
+        Self { number, until, expected: 0, repliers: BTreeSet::new(), lost: 0, is_over: false }
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(crate) fn until(&self) -> Until {
+        self.until
+    }
+
+    /// How many listeners took the request.
+    pub(crate) fn expected(&self) -> u32 {
+        self.expected
+    }
+
+    /// How many replies were lost when that was looked at last.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost
     }
 
     /// What became of the message, of which a part or all was written within the time `allowed`.
-    fn requested(
+    pub(crate) fn requested(
         &mut self,
         waited: Waited<Requested>,
         (begun, sent): (bool, bool),
@@ -439,8 +609,12 @@ impl<'a> Pending<'a> {
         })
     }
 
-    /// The next item; without one, it is over, or replies were lost.
-    fn received(&mut self, waited: Result<Waited<Replied>, RequestError>) -> Option<Result<Reply, RequestError>> {
+    /// The next item; without one, it is over, or replies were lost: so many in total.
+    pub(crate) fn received(
+        &mut self,
+        waited: Result<Waited<Replied>, RequestError>,
+        lost: u64,
+    ) -> Option<Result<Reply, RequestError>> {
         let error = match waited {
             Ok(Waited::Done(Replied::Reply(run))) => {
                 let reply = Reply::new(&run)?;
@@ -448,7 +622,7 @@ impl<'a> Pending<'a> {
                 return Some(Ok(reply));
             }
             Ok(Waited::Done(Replied::Lagged)) => {
-                self.lost = self.lost();
+                self.lost = lost;
                 return None;
             }
             Ok(Waited::Done(Replied::Lost)) => Some(Err(RequestError::ConnectionLost)),
@@ -459,23 +633,13 @@ impl<'a> Pending<'a> {
         error
     }
 
-    fn lost(&self) -> u64 {
-        self.sender.publisher.lost_replies(self.number)
-    }
-
     /// A reply that was lost does not arrive any more, so that its listener counts as one that has replied.
-    fn is_complete(&self) -> bool {
-        self.repliers.len() as u64 + self.lost() >= u64::from(self.expected)
+    pub(crate) fn is_complete(&self, lost: u64) -> bool {
+        self.repliers.len() as u64 + lost >= u64::from(self.expected)
     }
 
-    fn is_over(&self) -> bool {
-        self.is_over || self.is_complete()
-    }
-}
-
-impl Drop for Pending<'_> {
-    fn drop(&mut self) {
-        self.sender.publisher.forget_request(self.number);
+    pub(crate) fn is_over(&self, lost: u64) -> bool {
+        self.is_over || self.is_complete(lost)
     }
 }
 

@@ -1,15 +1,14 @@
 //! One sender for several threads and tasks. A call holds its lock for one attempt that does not wait, and never while it waits.
 
 use crate::capabilities::Capabilities;
-use crate::error::SendError;
+use crate::error::{ConnectError, SendError};
 use crate::machine::{self, Confirmation, Confirming, Counted, Lifetime, OWN, Place, Publisher, Sending, Step, Ticket};
 use crate::metadata::Metadata;
-use crate::path::{Clock, Path, Wait, Waited, Waiter};
+use crate::path::{Clock, Path, Wait, Waited, Waiter, cannot_wait};
 use crate::receipt::Receipt;
 use crate::sender::{Sender, attended, confirmed, counted, lifetime_from, outcome, place_of, received, retained};
 use crate::{ChannelName, SenderId};
 use broadcaster_local::Bell;
-use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 #[cfg(feature = "tokio")]
@@ -44,7 +43,8 @@ use {
 ///
 /// Messages cannot be fed in batches, there is no sink, and there is no descriptor for event loops. [`confirm`](Self::confirm) reports messages
 /// in doubt once, to one of the calls. If the socket is full, and another clone sends on the same channel, a
-/// [receipt](Self::send_confirmed) may be about its message, which follows.
+/// [receipt](Self::send_confirmed) may be about its message, which follows. If the connection changes at that moment, a receipt may report 0
+/// listeners although the message had some.
 ///
 /// ```
 /// use system_broadcaster::Options;
@@ -65,23 +65,23 @@ use {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone)]
-pub struct SharedSender(Arc<Shared>);
+pub struct SharedSender(pub(crate) Arc<Shared>);
 
 #[derive(Debug)]
-struct Shared {
+pub(crate) struct Shared {
     channel: ChannelName,
     /// How long a send may wait.
     timeout: Duration,
     /// How long an answer of the daemon may take.
-    answer_timeout: Duration,
+    pub(crate) answer_timeout: Duration,
     state: Mutex<State>,
     #[cfg(feature = "tokio")]
     tasks: Arc<Tasks>,
 }
 
 #[derive(Debug)]
-struct State {
-    sender: Sender,
+pub(crate) struct State {
+    pub(crate) sender: Sender,
     /// Rung, and replaced, when what another thread waits for may have happened other than on the socket. None if no thread waits.
     bell: Option<Bell>,
     #[cfg(feature = "tokio")]
@@ -271,7 +271,7 @@ impl SharedSender {
     ///
     /// As there.
     pub fn keep_retained(&self, duration: Duration) -> Result<(), SendError> {
-        attended(&self.0.block(duration, machine::attend)?)
+        attended(&self.0.block(duration, machine::attend::<_, SendError>)?)
     }
 
     fn retain_bytes(
@@ -560,7 +560,7 @@ impl SharedSender {
     /// Outside a tokio runtime with I/O and time enabled.
     pub async fn keep_retained_async(&self) -> Result<Infallible, SendError> {
         loop {
-            attended(&self.0.run(Duration::MAX, machine::attend).await?)?;
+            attended(&self.0.run(Duration::MAX, machine::attend::<_, SendError>).await?)?;
         }
     }
 
@@ -687,7 +687,7 @@ impl Drop for WantedCount<'_> {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -702,17 +702,17 @@ impl Shared {
         lifetime_from(lifetime, &state.sender.path)
     }
 
-    fn place_of(&self, channel: &str) -> Result<Place, SendError> {
+    pub(crate) fn place_of(&self, channel: &str) -> Result<Place, SendError> {
         place_of(&mut self.lock().sender.publisher, channel)
     }
 
     /// Tries a step, which does not wait, and lets other calls try again if something has happened that they may wait for.
-    fn attempt<T>(
+    fn attempt<T, E>(
         &self,
         state: &mut State,
         clock: Clock,
-        step: impl FnOnce(&mut Publisher, &mut Path) -> Result<Step<T, Wait>, SendError>,
-    ) -> Result<Step<T, Wait>, SendError> {
+        step: impl FnOnce(&mut Publisher, &mut Path) -> Result<Step<T, Wait>, E>,
+    ) -> Result<Step<T, Wait>, E> {
         let Sender { publisher, path, .. } = &mut state.sender;
         path.set_clock(clock);
         let before = publisher.generation();
@@ -730,18 +730,18 @@ impl Shared {
     }
 
     /// Runs `step` to its end on this thread.
-    fn block<T>(
+    pub(crate) fn block<T, E: From<ConnectError>>(
         &self,
         timeout: Duration,
-        mut step: impl FnMut(&mut Publisher, &mut Path) -> Result<Step<T, Wait>, SendError>,
-    ) -> Result<Waited<T>, SendError> {
-        let mut attempt = || -> Result<Step<T, Wait>, SendError> {
+        mut step: impl FnMut(&mut Publisher, &mut Path) -> Result<Step<T, Wait>, E>,
+    ) -> Result<Waited<T>, E> {
+        let mut attempt = || -> Result<Step<T, Wait>, E> {
             let mut state = self.lock();
             Ok(match self.attempt(&mut state, Clock::System, &mut step)? {
                 Step::Wait(wait) => {
                     let bell = match &mut state.bell {
                         Some(bell) => bell,
-                        none => none.insert(Bell::new().map_err(no_bell)?),
+                        none => none.insert(Bell::new().map_err(cannot_wait)?),
                     };
                     Step::Wait(wait.or_readable(Some(bell.readable())))
                 }
@@ -757,10 +757,6 @@ impl Shared {
             waited => Ok(waited),
         }
     }
-}
-
-fn no_bell(source: io::Error) -> SendError {
-    crate::path::cannot_wait(source).into()
 }
 
 /// The tasks that wait.
@@ -792,14 +788,15 @@ impl Wake for Tasks {
 
 /// One task that waits.
 #[cfg(feature = "tokio")]
-struct Turn<'a> {
-    tasks: &'a Tasks,
+#[derive(Debug)]
+pub(crate) struct Turn {
+    tasks: Arc<Tasks>,
     number: u64,
     timer: Timer,
 }
 
 #[cfg(feature = "tokio")]
-impl Drop for Turn<'_> {
+impl Drop for Turn {
     fn drop(&mut self) {
         self.tasks.lock().remove(&self.number);
     }
@@ -808,24 +805,30 @@ impl Drop for Turn<'_> {
 #[cfg(feature = "tokio")]
 impl Shared {
     /// Runs `step` to its end in this task.
-    async fn run<T>(
+    pub(crate) async fn run<T, E: From<ConnectError>>(
         &self,
         timeout: Duration,
-        mut step: impl FnMut(&mut Publisher, &mut Path) -> Result<Step<T, Wait>, SendError>,
-    ) -> Result<Waited<T>, SendError> {
+        mut step: impl FnMut(&mut Publisher, &mut Path) -> Result<Step<T, Wait>, E>,
+    ) -> Result<Waited<T>, E> {
         let until = Until::after_by(Clock::Runtime, timeout);
-        let number = self.tasks.next.fetch_add(1, Ordering::Relaxed);
-        let mut turn = Turn { tasks: &self.tasks, number, timer: Timer::default() };
+        let mut turn = self.turn();
         poll_fn(|cx| self.poll(cx, until, &mut turn, &mut step)).await
     }
 
-    fn poll<T>(
+    /// One more task that waits, from the first [`poll`](Self::poll) on.
+    pub(crate) fn turn(&self) -> Turn {
+        let number = self.tasks.next.fetch_add(1, Ordering::Relaxed);
+        Turn { tasks: Arc::clone(&self.tasks), number, timer: Timer::default() }
+    }
+
+    /// Runs `step` to its end in the task of `cx`.
+    pub(crate) fn poll<T, E: From<ConnectError>>(
         &self,
         cx: &mut Context<'_>,
         until: Until,
-        turn: &mut Turn<'_>,
-        mut step: impl FnMut(&mut Publisher, &mut Path) -> Result<Step<T, Wait>, SendError>,
-    ) -> Poll<Result<Waited<T>, SendError>> {
+        turn: &mut Turn,
+        mut step: impl FnMut(&mut Publisher, &mut Path) -> Result<Step<T, Wait>, E>,
+    ) -> Poll<Result<Waited<T>, E>> {
         let _runtime = Handle::current(); // without one, this panics even if nothing has to wait
         let budget = ready!(coop::poll_proceed(cx));
         budget.made_progress();

@@ -38,9 +38,12 @@
 
 use crate::error::{ConnectError, Lag};
 use crate::message::Retained;
-use crate::{ChannelName, Listener, Message, Metadata, NameError, Options, Peer, Selector, Sender, SenderId};
+use crate::{
+    ChannelName, Lagging, Listener, Message, Metadata, NameError, Options, Peer, Receipt, Selector, Sender, SenderId,
+};
 use broadcaster_local::without_signals;
 use broadcaster_protocol::endpoint::{Candidate, Origin};
+use broadcaster_protocol::limits::RECEIPT_LAGGING_MAX;
 use broadcaster_server::{Limits, ServerHandle, bind, serve};
 use bytes::Bytes;
 use std::fmt;
@@ -440,6 +443,29 @@ pub fn lag(on: impl Into<Selector>, count: Option<u64>) -> Lag {
         Selector::Name(channel) => Lag { channel: Some(channel), pattern: None, count },
         Selector::Pattern(pattern) => Lag { channel: None, pattern: Some(pattern), count },
     }
+}
+
+/// The receipt of a message that `listeners` listeners took, of which these lag. Change its fields for another one.
+///
+/// ```
+/// use system_broadcaster::testing::{lagging, receipt, sender_id};
+///
+/// let mut receipt = receipt(3, [lagging(sender_id(1234, 1), 2, 100), lagging(sender_id(1235, 1), 5, 4000)]);
+/// receipt.took = 2;
+/// assert_eq!((receipt.listeners, receipt.took, receipt.lagging), (3, 2, 2));
+/// assert_eq!(receipt.worst[0].pid(), Some(1235)); // the one that lags most
+/// ```
+pub fn receipt(listeners: u32, lagging: impl IntoIterator<Item = Lagging>) -> Receipt {
+    let mut worst: Vec<_> = lagging.into_iter().collect();
+    worst.sort_by_key(|lagging| std::cmp::Reverse(lagging.bytes));
+    let lagging = u32::try_from(worst.len()).unwrap_or(u32::MAX);
+    worst.truncate(RECEIPT_LAGGING_MAX);
+    Receipt { listeners, took: listeners, lagging, worst, not_retained: None }
+}
+
+/// A listener of a [`receipt`], for which so many messages wait, whose frames have so many bytes.
+pub fn lagging(listener: SenderId, messages: u64, bytes: u64) -> Lagging {
+    Lagging { listener, messages, bytes }
 }
 
 /// A listener as a [`PresenceEvent`](crate::PresenceEvent) names it, with its purpose.

@@ -260,3 +260,121 @@ fn replies_to_a_requester_that_does_not_read_are_bounded_and_counted() {
         replies.lost()
     );
 }
+
+/// A listener that replies to requests with what they contain, in another order than they arrive: of two at a time the second first.
+fn echo(options: &Options, channel: &str) -> system_broadcaster::Closer {
+    let mut listener = options.listener(channel).unwrap();
+    let closer = listener.closer().unwrap();
+    std::thread::spawn(move || {
+        let mut kept: Option<system_broadcaster::Message> = None;
+        loop {
+            // Without a second one, the first need not wait.
+            match listener.recv_timeout(if kept.is_some() { SHORT } else { LONG }) {
+                Ok(message) => match kept.take() {
+                    None => kept = Some(message),
+                    Some(first) => {
+                        listener.reply(&message, message.payload()).unwrap();
+                        listener.reply(&first, first.payload()).unwrap();
+                    }
+                },
+                Err(RecvError::TimedOut { .. }) => {
+                    kept.take().into_iter().for_each(|first| listener.reply(&first, first.payload()).unwrap());
+                }
+                Err(_) => return,
+            }
+        }
+    });
+    closer
+}
+
+#[test]
+fn each_request_of_a_shared_sender_receives_its_own_replies() {
+    let (_host, options) = bus();
+    let closers = ["a", "b"].map(|channel| echo(&options, channel));
+    let sender = options.sender("a").unwrap().into_shared();
+    let payload = |thread: u8, number: u8| {
+        let len = if number % 4 == 3 { 1 << 20 } else { 2 }; // a large one is written in parts
+        [&[thread, number][..], &vec![thread; len]].concat()
+    };
+    let requests = |thread: u8, channel: &'static str| {
+        let sender = sender.clone();
+        std::thread::spawn(move || {
+            for number in 0..12 {
+                let payload = payload(thread, number);
+                let mut replies = match channel {
+                    "a" => sender.request(&payload, LONG).unwrap(),
+                    other => sender.request_to(other, &payload, LONG).unwrap(),
+                };
+                assert_eq!(replies.expected(), 1);
+                assert_eq!(replies.next().unwrap().unwrap().payload(), payload);
+                assert!(replies.is_complete() && replies.next().is_none());
+            }
+        })
+    };
+    let threads = [requests(0, "a"), requests(1, "a"), requests(2, "b"), requests(3, "b")];
+    // Tasks of a runtime at the same time.
+    let (tasks, shared) = (common::runtime(), sender.clone());
+    tasks.block_on(async {
+        let requests = [4, 5, 6].map(|task| {
+            let sender = shared.clone();
+            tokio::spawn(async move {
+                for number in 0..12 {
+                    let payload = payload(task, number);
+                    let mut replies = match task {
+                        4 => sender.request_to_async("b", &payload, LONG).await.unwrap(),
+                        _ => sender.request_async(&payload, LONG).await.unwrap(),
+                    };
+                    assert_eq!(replies.next().await.unwrap().unwrap().payload(), payload);
+                    assert!(replies.next().await.is_none() && replies.is_complete());
+                }
+            })
+        });
+        for request in requests {
+            request.await.unwrap();
+        }
+    });
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    assert_eq!(sender.late_replies(), 0);
+    closers.iter().for_each(system_broadcaster::Closer::close);
+}
+
+#[test]
+fn a_shared_request_ends_as_one_of_a_sender() {
+    let (_host, options) = bus();
+    let sender = options.sender("a").unwrap().into_shared();
+    assert!(matches!(sender.request(b"x", LONG), Err(RequestError::NoListeners)));
+    let mut listener = options.listener("a").unwrap();
+    assert!(matches!(sender.request_one(b"1", SHORT), Err(RequestError::NoReply { after: SHORT })));
+    drop(sender.request(b"2", LONG).unwrap());
+    for _ in 0..2 {
+        let message = listener.recv().unwrap();
+        listener.reply(&message, b"late").unwrap();
+    }
+    let replier = std::thread::spawn(move || {
+        let message = listener.recv().unwrap();
+        assert_eq!(message.metadata().header("key"), Some(&b"value"[..]));
+        listener.reply(&message, b"in time").unwrap();
+    });
+    let metadata = Metadata::new().header("key", b"value").unwrap();
+    let mut replies = sender.request_with(&metadata, b"3", LONG).unwrap();
+    assert_eq!(replies.next().unwrap().unwrap().payload(), b"in time");
+    assert_eq!((replies.lost(), sender.late_replies()), (0, 2));
+    replier.join().unwrap();
+}
+
+#[test]
+fn requests_on_another_channel_use_the_same_connection() {
+    let (_host, options) = bus();
+    let _closer = echo(&options, "b");
+    let mut sender = options.sender("a").unwrap();
+    for payload in [b"1", b"2"] {
+        let mut replies = sender.request_to("b", payload, LONG).unwrap();
+        assert_eq!(replies.next().unwrap().unwrap().payload(), payload);
+    }
+    assert!(matches!(sender.request(b"x", LONG), Err(RequestError::NoListeners)), "the channel of the handle");
+    assert!(matches!(sender.request_to("a/b", b"x", LONG), Err(RequestError::Send(_))));
+    common::runtime().block_on(async {
+        let mut replies = sender.request_to_async("b", b"3", LONG).await.unwrap();
+        assert_eq!(replies.next().await.unwrap().unwrap().payload(), b"3");
+    });
+}

@@ -438,6 +438,24 @@ fn request_prints_replies_and_its_exit_code_states_what_is_missing() {
 }
 
 #[test]
+fn time_of_a_command_includes_the_time_to_connect() {
+    let bus = Bus::new();
+    let daemon = bus.start();
+    let began = Instant::now();
+    let arguments = ["send", "news", "hi", "--wait-for", "1", "--timeout", "0.2"];
+    let output = bus.run(&arguments);
+    let wanted = "broadcasterd: the channel has had fewer than 1 listener for 200ms: nothing was sent\n";
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(3), wanted));
+    daemon.signal(Signal::STOP);
+    for arguments in [["request", "news", "hi", "--timeout", "0.1"].as_slice(), &arguments] {
+        let output = bus.run(arguments);
+        assert_eq!(output.status.code(), Some(5), "{}", text(&output.stderr));
+    }
+    daemon.signal(Signal::CONT);
+    assert!(began.elapsed() < Duration::from_secs(5), "less than one default timeout: {:?}", began.elapsed());
+}
+
+#[test]
 fn send_keeps_the_rate_and_holds_no_line_back() {
     let bus = Bus::new();
     let _daemon = bus.start();

@@ -11,7 +11,7 @@ use clap::Args;
 use std::borrow::Cow;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use system_broadcaster::{Reply, TIMEOUT_DEFAULT};
 
 #[derive(Debug, Args)]
@@ -30,7 +30,7 @@ pub(super) struct Request {
     #[arg(short, long, conflicts_with = "count")]
     all: bool,
 
-    /// Wait for replies no longer than this, such as 500ms or 5s; a plain number is in seconds [default: 5s]
+    /// Wait for the daemon and for replies no longer than this, such as 500ms or 5s; a plain number is in seconds [default: 5s]
     #[arg(short, long, value_name = "TIME", value_parser = answer_timeout)]
     timeout: Option<Duration>,
 
@@ -43,8 +43,9 @@ impl Request {
     pub(super) fn run(&self, bus: &Bus) -> Result<(), Failure> {
         let timeout = self.timeout.unwrap_or(TIMEOUT_DEFAULT);
         let message = payload(self.payload.as_deref(), "add a payload, or pipe the message to stdin")?;
-        let mut sender = bus.options()?.sender(&self.channel)?;
-        let mut replies = sender.request(&message, timeout)?;
+        let began = Instant::now();
+        let mut sender = bus.options()?.timeout(timeout.min(TIMEOUT_DEFAULT)).sender(&self.channel)?;
+        let mut replies = sender.request(&message, timeout.saturating_sub(began.elapsed()))?;
         let wanted = if self.all { replies.expected() } else { self.count };
         let stdout = io::stdout();
         let terminal = stdout.is_terminal();

@@ -776,9 +776,14 @@ impl Publisher {
         Ok(())
     }
 
-    /// The request was written completely.
-    pub(super) fn sent_request(&mut self, number: u64) {
-        self.requests.sent(number);
+    /// A part of the request was written, or all of it.
+    pub(super) fn begun_request(&mut self, number: u64) {
+        self.requests.begun(number);
+    }
+
+    /// Whether the connection is gone on which a part of the request was written.
+    pub(super) fn is_request_over(&self, number: u64) -> bool {
+        self.requests.is_over(number)
     }
 
     pub(super) fn take_reply(&mut self, number: u64) -> Reception {

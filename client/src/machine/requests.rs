@@ -26,12 +26,12 @@ enum Inbox {
 #[derive(Debug)]
 struct Pending {
     number: u64,
-    /// It was written completely, on the present connection.
-    sent: bool,
+    /// A part of it was written, on the present connection.
+    begun: bool,
     replies: VecDeque<Run>,
     /// Replies to this connection that were lost while it was awaiting some.
     lost: u64,
-    /// The connection is gone on which it was sent.
+    /// The connection is gone on which a part of it was written.
     is_over: bool,
 }
 
@@ -49,15 +49,24 @@ pub(super) enum Reception {
 impl Requests {
     /// A request with this number awaits replies from now on.
     pub(super) fn begin(&mut self, number: u64) {
-        let pending = Pending { number, sent: false, replies: VecDeque::new(), lost: 0, is_over: false };
+        let pending = Pending { number, begun: false, replies: VecDeque::new(), lost: 0, is_over: false };
         self.pending.push(pending);
     }
 
-    /// The request was written completely.
-    pub(super) fn sent(&mut self, number: u64) {
-        if let Some(pending) = self.pending.iter_mut().find(|pending| pending.number == number) {
-            pending.sent = true;
+    /// A part of the request was written, or all of it.
+    pub(super) fn begun(&mut self, number: u64) {
+        if let Some(pending) = self.pending_mut(number) {
+            pending.begun = true;
         }
+    }
+
+    /// Whether the connection is gone on which a part of the request was written.
+    pub(super) fn is_over(&self, number: u64) -> bool {
+        self.pending.iter().any(|pending| pending.number == number && pending.is_over)
+    }
+
+    fn pending_mut(&mut self, number: u64) -> Option<&mut Pending> {
+        self.pending.iter_mut().find(|pending| pending.number == number)
     }
 
     /// Its replies are no longer wanted. Those that were not taken are late.
@@ -69,9 +78,7 @@ impl Requests {
 
     /// The next reply to the request.
     pub(super) fn take(&mut self, number: u64) -> Reception {
-        let Some(pending) = self.pending.iter_mut().find(|pending| pending.number == number) else {
-            return Reception::Over;
-        };
+        let Some(pending) = self.pending_mut(number) else { return Reception::Over };
         match pending.replies.pop_front() {
             Some(run) => Reception::Reply(run),
             None if pending.is_over => Reception::Over,
@@ -138,7 +145,7 @@ impl Requests {
 
     /// A reply has arrived in the inbox.
     pub(super) fn received(&mut self, run: Run) {
-        match self.pending.iter_mut().find(|pending| pending.number == run.first() && pending.sent) {
+        match self.pending_mut(run.first()).filter(|pending| pending.begun) {
             Some(pending) => pending.replies.push_back(run),
             None => self.late += 1,
         }
@@ -152,6 +159,6 @@ impl Requests {
     /// The connection is gone, and the inbox with it. What has arrived stays.
     pub(super) fn disconnected(&mut self) {
         self.inbox = Inbox::Closed;
-        self.pending.iter_mut().for_each(|pending| pending.is_over |= pending.sent);
+        self.pending.iter_mut().for_each(|pending| pending.is_over |= pending.begun);
     }
 }

@@ -576,19 +576,25 @@ impl<'a> Requesting<'a> {
     {
         let number = match self.receipt {
             Some(number) => number,
+            // The inbox that the message names was that of a connection that is gone.
+            None if publisher.is_request_over(self.number) => return Ok(Step::Done(Requested::Lost)),
             None => {
                 match link.connect(publisher)? {
                     Step::Wait(wait) => return Ok(Step::Wait(wait)),
                     Step::Done(Carrier::Messages) => return Ok(Step::Done(Requested::NoDaemon)),
                     Step::Done(Carrier::Stream) => {}
                 }
-                if let Step::Wait(wait) = self.sending.poll::<L, E>(publisher, link)? {
+                let step = self.sending.poll::<L, E>(publisher, link)?;
+                if publisher.is_request_over(self.number) {
+                    return Ok(Step::Done(Requested::Lost));
+                }
+                if let Step::Wait(wait) = step {
                     return Ok(Step::Wait(wait));
                 }
                 let Some(number) = self.sending.request_receipt(publisher) else {
                     return Ok(Step::Done(Requested::NoDaemon));
                 };
-                publisher.sent_request(self.number);
+                publisher.begun_request(self.number);
                 *self.receipt.insert(number)
             }
         };
@@ -598,6 +604,14 @@ impl<'a> Requesting<'a> {
             Step::Done(Receipted::Declined(declined)) => Step::Done(Requested::Declined(declined)),
             Step::Done(Receipted::Unconfirmed | Receipted::InDoubt(_)) => Step::Done(Requested::Lost),
         })
+    }
+
+    /// The publisher keeps the rest of a message of which a part was written. The caller may go on.
+    pub fn pass_on(&mut self, publisher: &mut Publisher) {
+        self.sending.leave(publisher);
+        if self.sending.has_begun() {
+            publisher.begun_request(self.number);
+        }
     }
 
     /// The caller stops before it is done.
@@ -802,7 +816,7 @@ mod tests {
     use super::*;
     use crate::ChannelName;
     use broadcaster_protocol::control::{
-        self, Control, Credit, Extension, Goodbye, Lagging, Listeners, Opened, RefusedCode, Report, kind,
+        self, Control, Credit, Extension, Goodbye, InboxOpened, Lagging, Listeners, Opened, RefusedCode, Report, kind,
     };
     use broadcaster_protocol::limits::CREDIT_MESSAGE_BYTES;
     use broadcaster_protocol::meta::Retention;
@@ -1622,7 +1636,7 @@ mod tests {
         assert_eq!(read_messages(&mut wire), expected);
         publisher.begin_request(1);
         let mut request = Requesting::new(OWN, 1, &[], b"request");
-        wire.answers.push_back(Control::InboxOpened(control::InboxOpened { id: 9, extensions: Vec::new() }));
+        wire.answers.push_back(Control::InboxOpened(InboxOpened { id: 9, extensions: Vec::new() }));
         assert_eq!(request.poll::<_, Failure>(&mut publisher, &mut wire), Ok(Step::Wait(Due::Answer)));
         assert_eq!(kinds(&mut wire), [message(Kind::Publish, 5, "request")]);
     }
@@ -1741,6 +1755,56 @@ mod tests {
         let step = confirming.poll::<_, Failure>(&mut publisher, &mut wire);
         assert_eq!(step, Ok(Step::Done(Receipted::InDoubt(2))));
         assert_eq!(confirmed(&mut publisher, &mut wire), Ok(Step::Done(Confirmation::Accepted)), "reported once");
+    }
+
+    /// A request of which a part was written and passed on.
+    fn begun_request<'a>(publisher: &mut Publisher, wire: &mut Wire) -> Requesting<'a> {
+        publisher.begin_request(77);
+        let mut requesting = Requesting::new(OWN, 77, &[], b"a question");
+        let poll = |requesting: &mut Requesting<'_>, publisher: &mut Publisher, wire: &mut Wire| {
+            assert!(matches!(requesting.poll::<_, Failure>(publisher, wire), Ok(Step::Wait(_))));
+        };
+        poll(&mut requesting, publisher, wire);
+        wire.answers.push_back(InboxOpened { id: 99, extensions: Vec::new() }.into());
+        wire.room = 12;
+        poll(&mut requesting, publisher, wire);
+        requesting.pass_on(publisher);
+        assert!(requesting.has_begun() && !requesting.is_sent());
+        wire.room = usize::MAX;
+        requesting
+    }
+
+    #[test]
+    fn reply_arrives_for_a_request_that_another_call_has_written_completely() {
+        let (mut publisher, mut wire) = (publisher(), Wire::new());
+        let mut requesting = begun_request(&mut publisher, &mut wire);
+        assert_eq!(flushed(&mut publisher, &mut wire), DONE);
+        assert_eq!(wire.messages(), [(3, 0, 10)]);
+        let reply = Header::reply(ChannelId(99), broadcaster_protocol::SenderId::new(8, 1), 77, 6);
+        feed_bytes(&mut publisher, &[reply.as_bytes(), &b"answer"[..]].concat());
+        publisher.received().expect("a reply");
+        wire.answers.push_back(wire_receipt(0, 1));
+        let step = requesting.poll::<_, Failure>(&mut publisher, &mut wire);
+        assert_eq!(step, Ok(Step::Done(Requested::Taken(4))));
+        let step = next_reply::<_, Failure>(&mut publisher, &mut wire, 77, 0);
+        assert!(matches!(step, Ok(Step::Done(Replied::Reply(_)))), "{step:?}");
+        assert_eq!(publisher.late_replies(), 0);
+    }
+
+    #[test]
+    fn request_that_the_next_daemon_receives_is_over() {
+        for detected_before in [false, true] {
+            let (mut publisher, mut wire) = (publisher(), Wire::new());
+            let mut requesting = begun_request(&mut publisher, &mut wire);
+            wire.break_off();
+            if detected_before {
+                assert_eq!(flushed(&mut publisher, &mut wire), DONE);
+            }
+            let step = requesting.poll::<_, Failure>(&mut publisher, &mut wire);
+            assert_eq!(step, Ok(Step::Done(Requested::Lost)), "the inbox that it names is gone");
+            assert_eq!(flushed(&mut publisher, &mut wire), DONE);
+            assert_eq!(wire.messages(), [(4, 0, 10)], "the rest of it is the publisher's");
+        }
     }
 
     #[test]

@@ -132,6 +132,15 @@ impl Until {
         }
     }
 
+    /// How long it is until then.
+    pub(crate) fn left(self, clock: Clock) -> Duration {
+        match self {
+            Self::Now => Duration::ZERO,
+            Self::Deadline(deadline, _) => deadline.saturating_duration_since(clock.now()),
+            Self::Forever => Duration::MAX,
+        }
+    }
+
     /// How long ago its time came.
     #[cfg(feature = "tokio")]
     pub(crate) fn overdue(self, clock: Clock) -> Duration {

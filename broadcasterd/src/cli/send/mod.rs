@@ -38,7 +38,8 @@ pub(super) struct Send {
     #[arg(short, long, value_name = "TIME", value_parser = answer_timeout)]
     timeout: Option<Duration>,
 
-    /// Send nothing before the channel has this many listeners; exit with code 3 when it has fewer for all of --timeout
+    /// Send nothing before the channel has this many listeners; exit with code 3 when it has fewer for all of --timeout, which includes the
+    /// time to connect
     #[arg(short, long, value_name = "N")]
     wait_for: Option<u32>,
 
@@ -99,9 +100,12 @@ impl Send {
     fn sender(&self, bus: &Bus) -> Result<Sender, Failure> {
         let timeout = self.timeout.unwrap_or(TIMEOUT_DEFAULT);
         let options = bus.options()?.timeout(timeout).backpressure(self.backpressure());
+        let began = Instant::now();
         let mut sender = options.sender(&self.channel)?;
-        match self.wait_for.map(|minimum| sender.wait_for_listeners(minimum, timeout)) {
-            Some(Err(error @ SendError::TooFewListeners { .. })) => {
+        let left = timeout.saturating_sub(began.elapsed());
+        match self.wait_for.map(|minimum| sender.wait_for_listeners(minimum, left)) {
+            Some(Err(SendError::TooFewListeners { minimum, .. })) => {
+                let error = SendError::TooFewListeners { minimum, after: timeout };
                 Err(Failure::new(Code::TimedOut, format!("{error}: nothing was sent")))
             }
             Some(Err(error)) => Err(error.into()),
