@@ -1783,7 +1783,9 @@ mod tests {
         let reply = Header::reply(ChannelId(99), broadcaster_protocol::SenderId::new(8, 1), 77, 6);
         feed_bytes(&mut publisher, &[reply.as_bytes(), &b"answer"[..]].concat());
         publisher.received().expect("a reply");
-        wire.answers.push_back(wire_receipt(0, 1));
+        assert_eq!(requesting.poll::<_, Failure>(&mut publisher, &mut wire), Ok(Step::Wait(Due::Answer)));
+        let Control::Confirm(confirm) = wire.request() else { panic!("it requests a receipt") };
+        wire.answers.push_back(wire_receipt(confirm.number, 1));
         let step = requesting.poll::<_, Failure>(&mut publisher, &mut wire);
         assert_eq!(step, Ok(Step::Done(Requested::Taken(4))));
         let step = next_reply::<_, Failure>(&mut publisher, &mut wire, 77, 0);
