@@ -146,10 +146,16 @@ impl Bus {
     pub(crate) fn wait(&mut self, time: Duration) {
         let end = self.now.after(time);
         while let Some(deadline) = self.broker.next_deadline().filter(|&deadline| deadline <= end) {
-            self.now = self.now.max(deadline);
-            self.turn([Event::Tick]);
+            self.tick(deadline);
         }
         self.now = end;
+    }
+
+    /// What is due at this time happens.
+    pub(crate) fn tick(&mut self, deadline: Moment) {
+        self.now = self.now.max(deadline);
+        self.turn([Event::Tick]);
+        assert!(self.broker.next_deadline().is_none_or(|next| next > self.now), "what is due does not happen");
     }
 
     pub(crate) fn close(&mut self, conn: ConnId) {

@@ -355,8 +355,7 @@ impl Sequence {
     fn wait(&mut self) {
         let end = self.bus.now.after(Duration::from_millis(self.rng.u64(..3000)));
         while let Some(deadline) = self.bus.broker.next_deadline().filter(|&deadline| deadline <= end) {
-            self.bus.now = self.bus.now.max(deadline);
-            self.bus.turn([Event::Tick]);
+            self.bus.tick(deadline);
             self.expire();
             self.check();
         }
