@@ -1,6 +1,6 @@
 //! The plain model: a list of what was accepted, and a position in it for each listener. It shares no code with the broker.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 /// The sender of a message, and its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,6 +16,10 @@ pub struct Mark {
 pub struct Channel {
     accepted: Vec<Mark>,
     places: BTreeMap<Mark, usize>,
+    /// What is retained of it, oldest first.
+    history: Vec<Mark>,
+    /// Something has been retained of it, or was to be.
+    has_had_history: bool,
 }
 
 impl Channel {
@@ -32,6 +36,26 @@ impl Channel {
                 Ok(())
             }
         }
+    }
+
+    /// The daemon is to retain a message that it has accepted, and to keep so many with it.
+    pub fn retain(&mut self, mark: Mark, keep: usize) {
+        self.has_had_history = true;
+        self.history.push(mark);
+        let older = self.history.len().saturating_sub(keep.max(1));
+        self.history.drain(..older);
+    }
+
+    /// A client has declared again what an earlier daemon retained; returns whether this one retains it.
+    pub fn declare(&mut self, mark: Mark) -> bool {
+        let is_first = !std::mem::replace(&mut self.has_had_history, true);
+        self.history.extend(Some(mark).filter(|_| is_first));
+        is_first
+    }
+
+    /// The newest of the messages that are retained, oldest first.
+    pub fn newest(&self, max: usize) -> &[Mark] {
+        &self.history[self.history.len().saturating_sub(max)..]
     }
 
     /// How many messages were accepted.
@@ -56,12 +80,19 @@ pub struct Cursor {
     lost: u64,
     /// It has left when the channel had accepted so many messages.
     left_at: Option<usize>,
+    /// What is replayed to it, in order: each message with the place in front of which it comes.
+    replays: VecDeque<(usize, Mark)>,
 }
 
 impl Cursor {
     /// A listener that joins when the channel has accepted so many messages.
     pub fn joined_at(len: usize) -> Self {
-        Self { next: len, reported: 0, received: 0, lost: 0, left_at: None }
+        Self { next: len, reported: 0, received: 0, lost: 0, left_at: None, replays: VecDeque::new() }
+    }
+
+    /// These messages are replayed to it when the channel has accepted so many.
+    pub fn replay(&mut self, len: usize, marks: &[Mark]) {
+        self.replays.extend(marks.iter().map(|&mark| (len, mark)));
     }
 
     /// It leaves when the channel has accepted so many messages.
@@ -74,13 +105,16 @@ impl Cursor {
         self.left_at.is_none()
     }
 
-    /// Whether it has left, and everything up to there has arrived or was reported.
-    pub fn is_over(&self) -> bool {
-        self.left_at.is_some_and(|len| self.reaches(len))
+    /// Whether it has left, and everything up to there has arrived or was reported. What it has `seen` before is left out if it is replayed.
+    pub fn is_over(&self, seen: impl Fn(&Mark) -> bool) -> bool {
+        self.left_at.is_some_and(|len| self.reaches(len, self.replays.len(), seen))
     }
 
-    fn reaches(&self, len: usize) -> bool {
-        usize::try_from(self.reported).is_ok_and(|reported| self.next + reported == len)
+    /// Whether everything in front of this place, with the first `replays` of those that are replayed, was reported as lost, or left out.
+    fn reaches(&self, place: usize, replays: usize, seen: impl Fn(&Mark) -> bool) -> bool {
+        let missing = place.checked_sub(self.next).map(|missing| (missing + replays) as u64);
+        let left_out = self.replays.iter().take(replays).filter(|(_, mark)| seen(mark)).count() as u64;
+        missing.is_some_and(|missing| (missing - left_out..=missing).contains(&self.reported))
     }
 
     /// A loss of `count` messages was reported at this place.
@@ -89,21 +123,22 @@ impl Cursor {
         self.lost += count;
     }
 
-    /// A message has arrived.
+    /// A message has arrived. What the listener has `seen` before is left out if it is replayed.
     ///
     /// # Errors
     ///
     /// If the message is out of order, a duplicate, from before the listener joined, or the gap before it is not what was
     /// reported.
-    pub fn received(&mut self, channel: &Channel, mark: Mark) -> Result<(), String> {
+    pub fn received(&mut self, channel: &Channel, mark: Mark, seen: impl Fn(&Mark) -> bool) -> Result<(), String> {
         let Some(&place) = channel.places.get(&mark) else { return Err(format!("{mark:?} was never accepted")) };
-        let due = self.next + usize::try_from(self.reported).map_err(|error| error.to_string())?;
-        if place != due {
+        let replays = self.replays.iter().take_while(|&&(before, _)| before <= place).count();
+        if !self.reaches(place, replays, seen) {
             return Err(format!(
-                "{mark:?} is at place {place}; after {} and a reported loss of {}, {due} was due",
+                "{mark:?} is at place {place}, with {replays} replayed before it; the last was {}, and a loss of {} was reported",
                 self.next, self.reported
             ));
         }
+        self.replays.drain(..replays);
         if self.left_at.is_some_and(|len| place >= len) {
             return Err(format!("{mark:?} is at place {place}, and the listener has left before"));
         }
@@ -113,19 +148,46 @@ impl Cursor {
         Ok(())
     }
 
+    /// A replayed message has arrived.
+    ///
+    /// # Errors
+    ///
+    /// If it is not replayed, out of order, the listener has `seen` it before, or the gap before it is not what was reported.
+    pub fn received_again(&mut self, mark: Mark, seen: impl Fn(&Mark) -> bool) -> Result<(), String> {
+        if seen(&mark) {
+            return Err(format!("{mark:?} is replayed and has arrived before"));
+        }
+        let at = self.replays.iter().position(|&(_, replayed)| replayed == mark);
+        let Some((at, &(place, _))) = at.and_then(|at| Some((at, self.replays.get(at)?))) else {
+            return Err(format!("{mark:?} is not among those that are replayed: {:?}", self.replays));
+        };
+        if !self.reaches(place, at, seen) {
+            return Err(format!(
+                "{mark:?} is replayed at place {place}, after {at} others; the last was {}, and a loss of {} was reported",
+                self.next, self.reported
+            ));
+        }
+        self.replays.drain(..=at);
+        (self.next, self.reported) = (place, 0);
+        self.received += 1;
+        Ok(())
+    }
+
     /// Everything has come to rest: received and reported lost must be all that was accepted since it joined, until it left.
     ///
     /// # Errors
     ///
     /// If something is missing without a report, or reported without being missing.
-    pub fn rest(&self, channel: &Channel) -> Result<(), String> {
+    pub fn rest(&self, channel: &Channel, seen: impl Fn(&Mark) -> bool) -> Result<(), String> {
         let due = self.left_at.unwrap_or(channel.len());
-        if self.reaches(due) {
+        if self.reaches(due, self.replays.len(), seen) {
             return Ok(());
         }
         Err(format!(
-            "{due} messages were accepted; received up to {}, and a loss of {} was reported",
-            self.next, self.reported
+            "{due} messages were accepted; received up to {}, and a loss of {} was reported; {} are replayed",
+            self.next,
+            self.reported,
+            self.replays.len()
         ))
     }
 

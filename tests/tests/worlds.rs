@@ -299,6 +299,89 @@ fn channels_are_joined_and_left_under_load() {
     assert_happened(channels_left > 30 && channels_joined_again > 10, &changes);
 }
 
+/// Every message that a listener receives, loses or has replayed is in exactly one count.
+#[test]
+fn replayed_messages_precede_live_ones_and_are_counted() {
+    let (mut replayed, mut lost) = (0, 0);
+    for seed in seeds(12) {
+        let mut rng = Rng::with_seed(seed ^ 0x4e7a);
+        let limits = if rng.bool() { tight() } else { Limits::default() };
+        let mut world = World::with_limits(seed, limits).pipes_of(rng.usize(300..3000));
+        let mut listeners = Vec::new();
+        for channel in ["log.a", "log.b", "log.a"] {
+            world.retaining_sender(channel, rng.u64(1..60), 200, rng.u32(1..12));
+        }
+        world.sender("log.a", 100, 200);
+        for _ in 0..rng.usize(8..16) {
+            let selector = ["log.a", "log.b", "log.*"][rng.usize(0..3)];
+            let listener = world.replaying_listener(selector, POLICIES[rng.usize(0..3)], rng.u32(0..15));
+            world.stall(listener, rng.usize(0..3) == 0);
+            listeners.push(listener);
+            world.run(rng.u64(0..150));
+        }
+        world.run_until_quiet();
+        listeners.iter().for_each(|&listener| world.stall(listener, false));
+        world.run_until_quiet();
+        let tallies: Vec<_> = listeners.iter().map(|&listener| world.tally(listener)).collect();
+        let stats = world.broker().stats();
+        assert_eq!(stats.messages_delivered, tallies.iter().map(|tally| tally.received).sum::<u64>(), "seed {seed}");
+        assert_eq!(stats.messages_lost, tallies.iter().map(|tally| tally.lost).sum::<u64>(), "seed {seed}");
+        assert_eq!(stats.retention_declined, 0, "seed {seed}");
+        // A listener that joins now is replayed what is retained, and nothing else.
+        let (retained, before) = (world.retained_messages(), world.broker().stats().messages_replayed);
+        let late = world.replaying_listener("**", Overflow::DropOldest, 100);
+        world.run_until_quiet();
+        assert_eq!(world.tally(late), Tally { received: retained, lost: 0, gaps: 0 }, "seed {seed}");
+        assert_eq!(world.broker().stats().messages_replayed, before + retained, "seed {seed}");
+        assert!(retained > 0, "seed {seed}");
+        replayed += before;
+        lost += stats.messages_lost;
+    }
+    assert_happened(replayed > 100 && lost > 100, &format!("much was meant to happen: {replayed} and {lost}"));
+}
+
+/// The model knows what each daemon retains, which messages each listener has had, and checks that nothing is missing or arrives twice.
+#[test]
+fn retained_messages_survive_the_daemon_with_their_senders() {
+    let (mut received, mut faults) = (0, Faults::default());
+    for seed in seeds(15) {
+        let mut rng = Rng::with_seed(seed ^ 0xdec1);
+        let limits = if rng.bool() { tight() } else { Limits::default() };
+        let mut world = World::with_limits(seed, limits).pipes_of(rng.usize(300..3000));
+        let listeners: Vec<_> = (0..4)
+            .map(|_| {
+                let selector = ["log.a", "log.b", "log.*"][rng.usize(0..3)];
+                world.replaying_listener(selector, POLICIES[rng.usize(0..3)], rng.u32(0..6))
+            })
+            .collect();
+        for _ in 0..rng.usize(40..80) {
+            let listener = listeners[rng.usize(0..listeners.len())];
+            let channel = ["log.a", "log.b"][rng.usize(0..2)];
+            match rng.u32(0..24) {
+                0..=7 => drop(world.retaining_sender(channel, rng.u64(1..100), 200, rng.u32(1..8))),
+                8 | 9 => drop(world.sender(channel, rng.u64(1..50), 200)),
+                10..=12 => world.stall(listener, rng.bool()),
+                13..=15 => world.cut(listener),
+                16..=18 => world.kill_daemon(),
+                19 => world.stop_daemon(),
+                _ => {}
+            }
+            world.run(rng.u64(0..400));
+        }
+        listeners.iter().for_each(|&listener| world.stall(listener, false));
+        world.run_until_quiet();
+        received += listeners.iter().map(|&listener| world.tally(listener).received).sum::<u64>();
+        faults += world.faults();
+    }
+    let Faults { declared_again, restored, replayed, .. } = faults;
+    let counts =
+        format!("{received} received, {declared_again} declared again, {restored} restored, {replayed} replayed");
+    assert_happened(
+        received > 1000 && declared_again > restored && restored > 10 && replayed > 10,
+        &format!("much was meant to happen: {counts}"),
+    );
+}
+
 #[test]
 fn observing_never_affects_delivery() {
     for seed in seeds(20) {
@@ -514,8 +597,14 @@ fn anything_may_happen() {
         lost += clients.iter().map(|&client| world.tally(client).lost).sum::<u64>();
         faults += world.faults();
     }
-    let Faults { writes_without_memory, clients_turned_away, largest_messages, channels_left, channels_joined_again } =
-        faults;
+    let Faults {
+        writes_without_memory,
+        clients_turned_away,
+        largest_messages,
+        channels_left,
+        channels_joined_again,
+        ..
+    } = faults;
     let rough = [lost, half_written, writes_without_memory, clients_turned_away, largest_messages];
     let changing = [channels_left, channels_joined_again];
     assert_happened(!changing.contains(&0), &format!("channels were meant to be left and joined again: {changing:?}"));

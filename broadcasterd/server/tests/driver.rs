@@ -3,8 +3,9 @@
 #![allow(clippy::unwrap_used)]
 
 use broadcaster_broker::{Broker, ConnId, Limits, Moment, TURN_WORK_MAX};
-use broadcaster_protocol::control::{Control, Open, Overflow, Selector, Stop, Subscribe};
+use broadcaster_protocol::control::{Control, Extension, Open, Overflow, Selector, Stop, Subscribe};
 use broadcaster_protocol::limits::PAYLOAD_BYTES_MAX;
+use broadcaster_protocol::meta::{Metadata, Retention};
 use broadcaster_protocol::{ChannelId, Decoder, Header, Item, SenderId, handshake};
 use broadcaster_server::driver::{Drain, Driver, Input, Output, Request, Socket};
 use bytes::buf::Limit;
@@ -593,4 +594,59 @@ fn input_of_a_refused_connection_is_not_kept() {
     sender.send(&[7; 50_000]);
     bus.read_all(sender.conn);
     assert!(bus.driver.broker().held_bytes() < 1000);
+}
+
+#[test]
+fn a_retained_message_ends_with_its_lifetime_and_pins_no_chunk() {
+    let mut bus = Bus::new(Limits::default());
+    let sender = bus.sender(&["theme"]);
+    let metadata = Metadata::new().retention(Retention { lifetime_ms: 5000, keep: 1 }).unwrap();
+    let frame = |sequence| {
+        let header = Header::retain(sender.channels["theme"], sender.id, sequence, 1000);
+        [header.with_metadata(metadata.meta_bytes()).as_bytes(), metadata.as_bytes(), &[1; 1000]].concat()
+    };
+    sender.send(&(0..40).flat_map(frame).collect::<Vec<_>>());
+    bus.read_all(sender.conn);
+    let snapshot = bus.driver.snapshot(bus.now);
+    assert_eq!((snapshot.retained_channels, snapshot.retained_messages), (1, 1));
+    assert!(snapshot.held_bytes < 1500, "{} bytes are held for one message of 1000", snapshot.held_bytes);
+    sender.pipe.borrow_mut().stopped = true;
+    bus.read_all(sender.conn);
+    assert_eq!(bus.driver.connections(), 0);
+    assert_eq!(bus.driver.next_deadline(), Some(Moment(Duration::from_secs(5))));
+
+    let mut listener = bus.connect(usize::MAX);
+    listener.request(Subscribe { extensions: vec![Extension::replay(9)], ..subscribe(1, "theme") });
+    bus.read_all(listener.conn);
+    listener.read();
+    assert_eq!(listener.messages, 1, "it is replayed");
+    bus.now = Moment(Duration::from_secs(5));
+    bus.turn(Driver::tick);
+    let snapshot = bus.driver.snapshot(bus.now);
+    assert_eq!((snapshot.retained_channels, snapshot.held_bytes), (0, 0));
+}
+
+#[test]
+fn a_message_that_cannot_be_held_is_not_retained() {
+    let mut limits = Limits::default();
+    limits.held_bytes_max = 1024 * 1024;
+    let mut bus = Bus::new(limits);
+    let mut listener = bus.listener(&["theme"], usize::MAX);
+    let sender = bus.sender(&["theme"]);
+    let frame = |sequence, bytes: usize| {
+        let size = u32::try_from(bytes).unwrap();
+        let header = Header::retain(sender.channels["theme"], sender.id, sequence, size);
+        [header.as_bytes(), &vec![7; bytes]].concat()
+    };
+    sender.send(&frame(0, 100));
+    bus.read_all(sender.conn);
+    assert_eq!(bus.driver.snapshot(bus.now).retained_messages, 1);
+    for piece in frame(1, 4 * 1024 * 1024).chunks(200_000) {
+        sender.send(piece);
+        bus.read_all(sender.conn);
+    }
+    listener.read();
+    assert_eq!((listener.messages, listener.lost), (1, 1));
+    assert_eq!(bus.driver.broker().stats().retention_declined, 1);
+    assert_eq!(bus.driver.broker().held_bytes(), 0, "nor is the message before it");
 }

@@ -3,7 +3,7 @@
 use super::pipe::{DaemonEnd, Pipe};
 use super::tap::{Input as Tapped, Tap};
 use super::{Client, Faults, payload_of};
-use crate::model::{Channel, Cursor};
+use crate::model::{Channel, Cursor, Mark};
 use broadcaster_broker::{Broker, ConnId, Limits, Moment};
 use broadcaster_protocol::control::{Control, Refused, RefusedCode, Selector};
 use broadcaster_server::driver::{Drain, Driver, Input, Output, Request};
@@ -52,34 +52,38 @@ impl Covered {
 /// What a connection has joined, as far as the daemon has handled its subscriptions.
 #[derive(Debug, Default)]
 pub(super) struct Joined {
-    /// By their numbers.
-    subscriptions: BTreeMap<u32, Covered>,
+    /// By their numbers, with how many messages each has replayed.
+    subscriptions: BTreeMap<u32, (Covered, u32)>,
     /// For each channel, its positions since it joined, one for each time. A channel that had accepted nothing then has none at first.
     cursors: BTreeMap<ChannelName, VecDeque<Cursor>>,
     /// Totals of the positions that are over.
     received: u64,
     lost: u64,
+    /// The retained messages of each channel that have arrived last, from all daemons, as far as the client remembers them.
+    seen: BTreeMap<ChannelName, VecDeque<Mark>>,
 }
 
 impl Joined {
     /// Adds a subscription; returns how many channels it receives again.
-    fn subscribe(&mut self, number: u32, covered: Covered, accepted: &Accepted) -> u64 {
+    fn subscribe(&mut self, number: u32, covered: Covered, replay: u32, accepted: &Accepted) -> u64 {
         let mut again = 0;
         for (name, channel) in accepted.iter().filter(|(name, _)| covered.covers(name)) {
             if !self.covers(name) {
                 let cursors = self.cursors.entry(name.clone()).or_default();
                 again += u64::from(!cursors.is_empty());
-                cursors.push_back(Cursor::joined_at(channel.len()));
+                let mut cursor = Cursor::joined_at(channel.len());
+                cursor.replay(channel.len(), channel.newest(replay as usize));
+                cursors.push_back(cursor);
             }
         }
-        self.subscriptions.insert(number, covered);
+        self.subscriptions.insert(number, (covered, replay));
         again
     }
 
     /// Removes a subscription; returns how many channels it receives no more.
     fn unsubscribe(&mut self, number: u32, accepted: &Accepted) -> Result<u64, String> {
         let mut left = 0;
-        let covered = self.subscriptions.remove(&number).ok_or_else(|| format!("no subscription {number}"))?;
+        let (covered, _) = self.subscriptions.remove(&number).ok_or_else(|| format!("no subscription {number}"))?;
         for (name, channel) in accepted.iter().filter(|(name, _)| covered.covers(name)) {
             let is_covered = self.covers(name);
             let cursors = self.cursors.entry(name.clone()).or_default();
@@ -98,7 +102,50 @@ impl Joined {
     }
 
     fn covers(&self, name: &ChannelName) -> bool {
-        self.subscriptions.values().any(|covered| covered.covers(name))
+        self.subscriptions.values().any(|(covered, _)| covered.covers(name))
+    }
+
+    /// A message was declared again, and is the first that is retained of the channel, which has accepted so many.
+    fn declare(&mut self, name: &ChannelName, len: usize, mark: Mark) {
+        if self.subscriptions.values().any(|(covered, replay)| *replay > 0 && covered.covers(name))
+            && let Some(cursor) = self.cursors(name).back_mut()
+        {
+            cursor.replay(len, &[mark]);
+        }
+    }
+
+    /// The retained messages of all channels that have arrived last.
+    pub(super) fn take_seen(&mut self) -> BTreeMap<ChannelName, VecDeque<Mark>> {
+        std::mem::take(&mut self.seen)
+    }
+
+    pub(super) fn set_seen(&mut self, seen: BTreeMap<ChannelName, VecDeque<Mark>>) {
+        self.seen = seen;
+    }
+
+    /// A message has arrived; `replayed` if it was announced as such, and `retained` if its sender has requested that.
+    pub(super) fn received(
+        &mut self,
+        name: &ChannelName,
+        channel: &Channel,
+        mark: Mark,
+        retained: bool,
+        replayed: bool,
+    ) -> Result<(), String> {
+        let seen = self.seen.get(name).cloned().unwrap_or_default();
+        let cursor = self.cursor(name).ok_or_else(|| format!("{mark:?} of {name}, which it has not joined"))?;
+        let seen_before = |mark: &Mark| seen.contains(mark);
+        match replayed {
+            true => cursor.received_again(mark, seen_before)?,
+            false => cursor.received(channel, mark, seen_before)?,
+        }
+        let most = self.subscriptions.values().map(|&(_, replay)| replay).max().unwrap_or(0) as usize;
+        if retained && most > 0 {
+            let seen = self.seen.entry(name.clone()).or_default();
+            seen.push_back(mark);
+            seen.drain(..seen.len().saturating_sub(most));
+        }
+        Ok(())
     }
 
     /// All positions in the channel.
@@ -113,9 +160,10 @@ impl Joined {
 
     /// The listener's position in the channel, if it receives it.
     pub(super) fn cursor(&mut self, name: &ChannelName) -> Option<&mut Cursor> {
+        let seen = self.seen.get(name).cloned().unwrap_or_default();
         while let cursors = self.cursors(name)
             && cursors.len() > 1
-            && cursors.front().is_some_and(Cursor::is_over)
+            && cursors.front().is_some_and(|cursor| cursor.is_over(|mark| seen.contains(mark)))
             && let Some(over) = cursors.pop_front()
         {
             self.received += over.received_count();
@@ -138,7 +186,8 @@ impl Joined {
     ///
     /// If it has not.
     pub(super) fn check_complete(&mut self, name: &ChannelName, channel: &Channel) -> Result<(), String> {
-        self.cursors(name).iter().try_for_each(|cursor| cursor.rest(channel))
+        let seen = self.seen.get(name).cloned().unwrap_or_default();
+        self.cursors(name).iter().try_for_each(|cursor| cursor.rest(channel, |mark| seen.contains(mark)))
     }
 }
 
@@ -349,9 +398,7 @@ impl Daemon {
         for conn in senders {
             let accepted =
                 after.get(&conn).copied().unwrap_or(0).saturating_sub(before.get(&conn).copied().unwrap_or(0));
-            if accepted > 0 {
-                self.handled(conn, accepted)?;
-            }
+            self.handled(conn, accepted)?;
         }
         for conn in self.connections() {
             if self.served[&conn].channel.is_none() {
@@ -394,18 +441,35 @@ impl Daemon {
         let (tap, accepted) = (&mut *served.tap.borrow_mut(), &mut self.accepted[number]);
         while let Some(input) = tap.unhandled.pop_front() {
             match (input, &served.channel) {
-                (Tapped::Message(mark, payload), Some(name)) if messages > 0 => {
+                (Tapped::Message(mark, payload, keep), Some(name)) if messages > 0 => {
                     messages -= 1;
                     let is_largest = payload.len() == self.limits.payload_bytes_max as usize;
                     self.faults.borrow_mut().largest_messages += u64::from(is_largest);
                     if payload != payload_of(mark.sequence, payload.len()) {
                         return Err(format!("{mark:?} reaches the daemon with another payload: {payload:?}"));
                     }
-                    accepted.entry(name.clone()).or_default().accept(mark)?;
+                    let channel = accepted.entry(name.clone()).or_default();
+                    channel.accept(mark)?;
+                    if let Some(keep) = keep {
+                        channel.retain(mark, keep as usize);
+                    }
                     *self.accepted_from.entry(served.client).or_default() += 1;
                 }
-                (Tapped::Subscribe(number, selector), _) => {
-                    let again = served.joined.borrow_mut().subscribe(number, Covered::new(selector)?, accepted);
+                (Tapped::Declared(mark, payload), Some(name)) => {
+                    if payload != payload_of(mark.sequence, payload.len()) {
+                        return Err(format!("{mark:?} is declared again with another payload: {payload:?}"));
+                    }
+                    let channel = accepted.entry(name.clone()).or_default();
+                    self.faults.borrow_mut().declared_again += 1;
+                    if channel.declare(mark) {
+                        self.faults.borrow_mut().restored += 1;
+                        for served in self.served.values() {
+                            served.joined.borrow_mut().declare(name, channel.len(), mark);
+                        }
+                    }
+                }
+                (Tapped::Subscribe(number, selector, replay), _) => {
+                    let again = served.joined.borrow_mut().subscribe(number, Covered::new(selector)?, replay, accepted);
                     self.faults.borrow_mut().channels_joined_again += again;
                 }
                 (Tapped::Unsubscribe(number), _) => {

@@ -17,7 +17,7 @@ use daemon::{Connected, Daemon};
 use fastrand::Rng;
 use link::{Never, SendError, WorldLink};
 use std::cell::RefCell;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
 use std::ops::AddAssign;
 use std::rc::Rc;
@@ -69,6 +69,8 @@ struct Participant {
     /// Totals over all daemons that it has met.
     received: u64,
     lost: u64,
+    /// The retained messages that it has received last, between two connections.
+    seen: BTreeMap<ChannelName, VecDeque<Mark>>,
 }
 
 /// What one listener has received in the end.
@@ -95,6 +97,12 @@ pub struct Faults {
     pub channels_left: u64,
     /// Channels that a connection has begun to receive again.
     pub channels_joined_again: u64,
+    /// Messages that were declared again.
+    pub declared_again: u64,
+    /// Those of them that a daemon has retained.
+    pub restored: u64,
+    /// Replayed messages that have arrived.
+    pub replayed: u64,
 }
 
 impl AddAssign for Faults {
@@ -104,6 +112,9 @@ impl AddAssign for Faults {
         self.largest_messages += more.largest_messages;
         self.channels_left += more.channels_left;
         self.channels_joined_again += more.channels_joined_again;
+        self.declared_again += more.declared_again;
+        self.restored += more.restored;
+        self.replayed += more.replayed;
     }
 }
 
@@ -158,15 +169,36 @@ impl World {
 
     /// The same with backpressure: a listener may delay it for `patience`, if that is not zero.
     pub fn paced_sender(&mut self, channel: &str, frames: u64, payload_max: usize, patience: Duration) -> Client {
+        self.add_sender(channel, frames, payload_max, |publisher| publisher.with_backpressure(patience))
+    }
+
+    /// A client whose messages are retained, so that the channel keeps the last `keep` of them.
+    pub fn retaining_sender(&mut self, channel: &str, frames: u64, payload_max: usize, keep: u32) -> Client {
+        self.add_sender(channel, frames, payload_max, |publisher| publisher.with_history(keep))
+    }
+
+    fn add_sender(
+        &mut self,
+        channel: &str,
+        frames: u64,
+        payload_max: usize,
+        with: impl FnOnce(Publisher) -> Publisher,
+    ) -> Client {
         let batch = self.rng.borrow_mut().bool();
         let number = self.rng.borrow_mut().u32(..);
-        let publisher = Publisher::new(name(channel), "world", self.next_pid(), number).with_backpressure(patience);
+        let publisher = with(Publisher::new(name(channel), "world", self.next_pid(), number));
         self.add(Role::Sender { publisher, to_send: frames, payload_max, batch, in_doubt: 0 })
     }
 
     /// A client that listens to one channel.
     pub fn listener(&mut self, channel: &str, overflow: Overflow) -> Client {
         self.subscriber(&[(Some(channel), overflow, false)])
+    }
+
+    /// A client that listens to a channel, or to those that a pattern covers (with a `*`), and receives up to `replay` retained messages of
+    /// each first.
+    pub fn replaying_listener(&mut self, channel: &str, overflow: Overflow, replay: u32) -> Client {
+        self.add_listener(vec![Subscription { selector: selector(channel), overflow, observer: false, replay }])
     }
 
     /// A client that observes one channel, or all.
@@ -183,7 +215,10 @@ impl World {
             observer,
             replay: 0,
         };
-        let subscriptions = subscriptions.iter().map(subscription).collect();
+        self.add_listener(subscriptions.iter().map(subscription).collect())
+    }
+
+    fn add_listener(&mut self, subscriptions: Vec<Subscription>) -> Client {
         let subscriber = Subscriber::new(subscriptions, "world", self.next_pid());
         self.add(Role::Listener {
             subscriber,
@@ -215,7 +250,9 @@ impl World {
 
     fn add(&mut self, role: Role) -> Client {
         let pid = self.next_pid();
-        self.participants.push(Participant { role, pid, connected: None, gone: false, received: 0, lost: 0 });
+        let participant =
+            Participant { role, pid, connected: None, gone: false, received: 0, lost: 0, seen: BTreeMap::new() };
+        self.participants.push(participant);
         Client(self.participants.len() - 1)
     }
 
@@ -366,6 +403,11 @@ impl World {
         self.daemon.accepted(self.daemon.number(), &name(channel)).map_or(0, |channel| channel.len() as u64)
     }
 
+    /// How many messages the present daemon should retain, on all channels.
+    pub fn retained_messages(&self) -> u64 {
+        self.daemon.channels(self.daemon.number()).map(|(_, channel)| channel.newest(usize::MAX).len() as u64).sum()
+    }
+
     /// The present broker.
     pub fn broker(&self) -> &Broker {
         self.daemon.broker()
@@ -440,6 +482,12 @@ impl World {
             }
         };
         let (moved, lost, goodbye) = (link.moved, link.lost, link.goodbye);
+        if before.is_none()
+            && let Some(connected) = &self.participants[client.0].connected
+        {
+            let connected = connected.clone();
+            connected.joined.borrow_mut().set_seen(std::mem::take(&mut self.participants[client.0].seen));
+        }
         if let Some(connected) = before.filter(|_| lost) {
             self.check_kept(client, &connected);
             if goodbye {
@@ -447,6 +495,7 @@ impl World {
             }
             let (received, lost) = connected.joined.borrow().totals();
             let participant = &mut self.participants[client.0];
+            participant.seen = connected.joined.borrow_mut().take_seen();
             (participant.received, participant.lost) = (participant.received + received, participant.lost + lost);
             self.note(format!("{client:?} has lost its connection"));
         }
@@ -494,8 +543,8 @@ impl World {
         let Some(connected) = connected else { return Err(format!("{event:?} without a connection")) };
         let name = channel.ok_or("no channel is named")?;
         let joined = &mut *connected.joined.borrow_mut();
-        let cursor = joined.cursor(&name).ok_or_else(|| format!("{event:?} of {name}, which it has not joined"))?;
         if let Some(count) = count {
+            let cursor = joined.cursor(&name).ok_or_else(|| format!("{event:?} of {name}, which it has not joined"))?;
             cursor.lagged(count);
             return Ok(());
         }
@@ -506,7 +555,10 @@ impl World {
         }
         let empty = Channel::default();
         let accepted = self.daemon.accepted(connected.daemon, &name).unwrap_or(&empty);
-        cursor.received(accepted, Mark { sender, sequence }).map_err(|problem| format!("{name}: {problem}"))
+        let (retained, replayed) = (subscriber.is_retained(), subscriber.is_replayed());
+        self.daemon.faults.borrow_mut().replayed += u64::from(replayed);
+        let received = joined.received(&name, accepted, Mark { sender, sequence }, retained, replayed);
+        received.map_err(|problem| format!("{name}: {problem}"))
     }
 
     /// Everything that the daemon accepted has reached the client, or a report of its loss.

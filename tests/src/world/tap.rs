@@ -1,7 +1,7 @@
 //! What a client has sent, as far as the daemon has read it: the model's view of the input, with a decoder of its own.
 
 use crate::model::Mark;
-use broadcaster_protocol::control::{Control, Selector};
+use broadcaster_protocol::control::{Control, Selector, extension};
 use broadcaster_protocol::limits::PAYLOAD_BYTES_MAX;
 use broadcaster_protocol::{Decoder, Item};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -10,10 +10,12 @@ use std::collections::VecDeque;
 /// One thing that the daemon will handle.
 #[derive(Debug)]
 pub(super) enum Input {
-    /// A message.
-    Message(Mark, Bytes),
-    /// A subscription of this number to these channels.
-    Subscribe(u32, Selector),
+    /// A message, and how many the daemon is to keep if it is to retain it.
+    Message(Mark, Bytes, Option<u32>),
+    /// A message that an earlier daemon has retained.
+    Declared(Mark, Bytes),
+    /// A subscription of this number to these channels, to which so many messages are replayed.
+    Subscribe(u32, Selector, u32),
     /// Its end.
     Unsubscribe(u32),
 }
@@ -39,15 +41,27 @@ impl Tap {
             bytes = later;
             while let Some(item) = self.decoder.next(&mut self.chunk).expect("clients send frames") {
                 match item {
-                    Item::Run(run) => {
+                    Item::Run(mut run) => {
                         let sender = run.sender().raw();
-                        let messages = run.iter();
-                        let inputs =
-                            messages.map(|(sequence, payload)| Input::Message(Mark { sender, sequence }, payload));
-                        self.unhandled.extend(inputs);
+                        while let Some(front) = run.front() {
+                            let mark = Mark { sender, sequence: front.sequence };
+                            let payload = Bytes::copy_from_slice(front.payload);
+                            let keep = run.is_retained().then(|| front.metadata.retention().keep);
+                            self.unhandled.push_back(match run.is_redeclared() {
+                                true => Input::Declared(mark, payload),
+                                false => Input::Message(mark, payload, keep),
+                            });
+                            run.skip_front();
+                        }
                     }
                     Item::Control(Control::Subscribe(subscribe)) => {
-                        self.unhandled.push_back(Input::Subscribe(subscribe.subscription, subscribe.selector));
+                        let replay = subscribe.extensions.iter().find(|extension| extension.id == extension::REPLAY);
+                        let replay = replay.and_then(|replay| replay.data.first_chunk().copied());
+                        self.unhandled.push_back(Input::Subscribe(
+                            subscribe.subscription,
+                            subscribe.selector,
+                            replay.map_or(0, u32::from_le_bytes),
+                        ));
                     }
                     Item::Control(Control::Unsubscribe(unsubscribe)) => {
                         self.unhandled.push_back(Input::Unsubscribe(unsubscribe.subscription));
