@@ -23,11 +23,12 @@ pub(crate) enum Code {
     Lost = 7,
     Command = 8,
     Listeners = 9,
+    Retained = 10,
 }
 
 impl Code {
     /// Every code with its meaning, for `--help` and the manual pages.
-    pub(crate) const MEANINGS: [(Self, &str); 10] = [
+    pub(crate) const MEANINGS: [(Self, &str); 11] = [
         (Self::Ok, "success"),
         (Self::Failed, "failure: a system error, a message lost in the demo, or an error found by doctor"),
         (Self::Usage, "usage: an argument, a variable or a setting is invalid"),
@@ -35,7 +36,7 @@ impl Code {
             Self::TimedOut,
             "timeout: nothing arrived in time, send --wait-for saw too few listeners, or the daemon did not confirm what was sent",
         ),
-        (Self::NotRunning, "not running: there is no daemon (status, stop, monitor, stats, ...)"),
+        (Self::NotRunning, "not running: there is no daemon (status, stop, monitor, stats, get, ...)"),
         (Self::Unreachable, "unreachable: the daemon does not answer, or cannot be started"),
         (Self::Refused, "refused or disconnected by the daemon"),
         (Self::Lost, "lost: messages are missing (listen --fail-on-loss) or may be (send: the daemon died)"),
@@ -44,6 +45,7 @@ impl Code {
             "command: a command of listen --exec or --ready-exec failed or could not be started, or a reply to request reports a failure",
         ),
         (Self::Listeners, "listeners: fewer took a message than send --require or request asks for"),
+        (Self::Retained, "retained: nothing is (get), or the daemon does not retain the message (send --retain)"),
     ];
 }
 
@@ -145,6 +147,7 @@ impl From<SendError> for Failure {
             | SendError::Unanswered { .. }
             | SendError::TooFewListeners { .. } => Self::new(Code::TimedOut, error),
             SendError::InDoubt { .. } => Self::new(Code::Lost, error),
+            SendError::NotRetained { .. } => Self::new(Code::Retained, error),
             SendError::TooLarge { .. } => Self::new(Code::Usage, error),
             error => Self::new(Code::Failed, error),
         }

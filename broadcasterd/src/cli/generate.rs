@@ -104,15 +104,15 @@ mod tests {
     }
 
     #[test]
-    fn zsh_completes_channels_in_five_commands() {
+    fn zsh_completes_channels_in_six_commands() {
         let mut script = Vec::new();
         clap_complete::generate(Shell::Zsh, &mut command_line(), "broadcasterd", &mut script);
         let script = with_channel_names(Shell::Zsh, String::from_utf8(script).expect("text"));
         assert_eq!(script.matches("\n_broadcasterd_channels() {\n").count(), 1);
         assert_eq!(
             script.matches(":_broadcasterd_channels' \\\n").count(),
-            5,
-            "listen, monitor, presence, request and send"
+            6,
+            "get, listen, monitor, presence, request and send"
         );
     }
 

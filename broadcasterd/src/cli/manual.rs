@@ -36,6 +36,7 @@ fn examples(name: &str) -> &'static [Example] {
                 "broadcasterd listen com.example.done -n 1 --ready-exec 'broadcasterd send com.example.sync now'",
                 "Send a message and wait for another one, which cannot arrive too early",
             ),
+            ("broadcasterd listen com.example.log --replay 100", "Begin with the last messages that are retained"),
             (
                 r"broadcasterd listen com.example.log --format '{time} {pid} {payload}\n'",
                 "Choose what is printed of each message",
@@ -53,10 +54,20 @@ fn examples(name: &str) -> &'static [Example] {
             ("broadcasterd send com.example.sync hello --wait-for 1 --timeout 10s", "Send once a listener has joined"),
             ("broadcasterd send com.example.sync hello --require 1", "Fail if no listener takes the message"),
             ("broadcasterd send com.example.log --lines --rate 100 < app.log", "Send 100 lines per second"),
+            ("broadcasterd send com.example.theme dark --retain", "Send a value, also to listeners that join later"),
+            ("broadcasterd send com.example.theme --clear", "Clear it"),
         ],
         "request" => &[
             ("broadcasterd request com.example.format < main.rs", "Print the first reply to a message"),
             ("broadcasterd request com.example.ping hello --all --json | jq .pid", "List the processes that reply"),
+        ],
+        "get" => &[
+            ("theme=$(broadcasterd get com.example.theme || echo light)", "Use a value in a script"),
+            ("broadcasterd get com.example.image > photo.png", "Save a value to a file, byte for byte"),
+        ],
+        "retained" => &[
+            ("broadcasterd retained", "List the channels with retained messages"),
+            ("broadcasterd retained --clear com.example.theme com.example.mode", "Clear several channels"),
         ],
         "presence" => &[
             ("broadcasterd presence com.example.sync", "Watch which processes listen to a channel"),
@@ -117,7 +128,8 @@ const DAEMON_VARIABLES: [Example; 4] = [
 ];
 
 /// The commands that never run or start a daemon.
-const OBSERVERS: [&str; 9] = ["monitor", "status", "stats", "channels", "peers", "top", "stop", "man", "completions"];
+const OBSERVERS: [&str; 11] =
+    ["monitor", "status", "stats", "channels", "peers", "get", "retained", "top", "stop", "man", "completions"];
 
 /// Adds the examples to `--help` of each command, and the exit codes to that of the program.
 pub(super) fn with_examples(command: Command) -> Command {
@@ -180,7 +192,9 @@ fn related(name: &str) -> &'static [&'static str] {
         "start" => &["run", "stop"],
         "listen" => &["send", "monitor"],
         "monitor" => &["listen", "top"],
-        "send" => &["listen", "request", "presence"],
+        "send" => &["listen", "get", "request", "presence"],
+        "get" => &["send", "retained"],
+        "retained" => &["get", "send", "stats"],
         "request" => &["send", "presence"],
         "presence" => &["send", "peers"],
         "demo" => &["listen"],

@@ -11,6 +11,7 @@ mod manual;
 mod monitor;
 mod presence;
 mod request;
+mod retained;
 mod run;
 mod send;
 mod service;
@@ -59,8 +60,11 @@ enum Command {
     /// Without a format, each message is its payload and a newline; with several channels or a pattern, the channel and a tab precede it. On a terminal, characters that the terminal would act on are
     /// shown as escapes such as \u{1b}. --raw and --hex preserve the exact bytes, as does output to a pipe or a file.
     ///
-    /// A command of --exec gets the payload on stdin, and BROADCASTER_CHANNEL, BROADCASTER_SENDER, BROADCASTER_SENDER_PID and
-    /// BROADCASTER_SEQUENCE in its environment. If the sender requests a reply, BROADCASTER_REQUEST is 1, and what the command prints to
+    /// A message that is retained on a channel comes first (see send --retain); --replay changes how many there can be. An empty message
+    /// clears what was retained.
+    ///
+    /// A command of --exec gets the payload on stdin, and BROADCASTER_CHANNEL, BROADCASTER_SENDER, BROADCASTER_SENDER_PID,
+    /// BROADCASTER_SEQUENCE and BROADCASTER_REPLAYED (true or false) in its environment. If the sender requests a reply, BROADCASTER_REQUEST is 1, and what the command prints to
     /// stdout is the reply, which is sent when the command ends. Otherwise it goes to stdout of this process. The reply of a command that
     /// fails contains what it has printed, and two headers in its metadata: `error`, a description, and `exit-status`, the number that a
     /// shell would report. A command that prints more than a message may have (64 MiB unless configured) fails, and its reply is empty.
@@ -81,7 +85,17 @@ enum Command {
     ///
     /// With --lines, --file or stdin, it waits for listeners that do not keep up, for 5 s each, and they lose nothing of it. One that takes
     /// longer is left behind: it loses messages, and delays no sender until it has caught up.
+    ///
+    /// With --retain, the daemon keeps the message for listeners that join later, until another one takes its place, its --lifetime is over,
+    /// the channel is cleared, or the daemon ends. Nothing is written to disk.
     Send(send::Send),
+    /// Print the message that is retained on a channel
+    ///
+    /// This is the newest message that was sent with `send --retain`, byte for byte, without a newline unless the output is a terminal. If
+    /// nothing is retained, the exit code is 10. Never starts a daemon.
+    Get(retained::Get),
+    /// List the channels with retained messages, or clear them; never starts a daemon
+    Retained(retained::Retained),
     /// Send a message and print the replies of its listeners
     ///
     /// Prints each reply as it arrives, and a newline unless it ends with one. It ends with the first one. Without a listener it fails at
@@ -135,6 +149,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Listen(listen) => listen.run(bus),
         Command::Monitor(monitor) => monitor.run(bus),
         Command::Send(send) => send.run(bus),
+        Command::Get(get) => get.run(bus),
+        Command::Retained(retained) => retained.run(bus),
         Command::Request(request) => request.run(bus),
         Command::Presence(presence) => presence.run(bus),
         Command::Status(status) => status.run(bus),

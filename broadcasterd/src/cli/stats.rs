@@ -90,7 +90,7 @@ fn print(text: &str, escape: fn(&str) -> Cow<'_, str>) -> Result<(), Failure> {
 }
 
 /// The width of the terminal; `None` if the output is not a terminal.
-fn terminal_width() -> Option<usize> {
+pub(super) fn terminal_width() -> Option<usize> {
     let stdout = io::stdout();
     if !stdout.is_terminal() {
         return None;

@@ -23,6 +23,16 @@ pub(super) fn answer_timeout(text: &str) -> Result<Duration, String> {
     longer_than_zero(text, "omit --timeout to wait for 5s")
 }
 
+/// For how long a message is retained.
+pub(super) fn lifetime(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => {
+            Err("a lifetime must be longer than zero; omit --lifetime to retain without a limit".to_owned())
+        }
+        time => Ok(time),
+    }
+}
+
 fn longer_than_zero(text: &str, alternative: &str) -> Result<Duration, String> {
     match duration(text)? {
         Duration::ZERO => Err(format!("a timeout must be longer than zero; {alternative}")),

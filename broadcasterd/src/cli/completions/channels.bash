@@ -1,10 +1,10 @@
 
-# Names of open channels after listen, monitor, presence, request and send. A name is data: nothing in it is expanded.
+# Names of open channels after get, listen, monitor, presence, request and send. A name is data: nothing in it is expanded.
 _broadcasterd_channels() {
     _broadcasterd "$@"
     local current=${COMP_WORDS[COMP_CWORD]} name
     case ${COMP_WORDS[1]} in
-        send | request | presence) [[ $COMP_CWORD -eq 2 ]] || return ;;
+        get | send | request | presence) [[ $COMP_CWORD -eq 2 ]] || return ;;
         listen | monitor) [[ $COMP_CWORD -ge 2 ]] || return ;;
         *) return ;;
     esac

@@ -1,3 +1,3 @@
 
-# Names of open channels after listen, monitor, presence, request and send.
-complete -c broadcasterd -n "__fish_seen_subcommand_from listen monitor presence request send" -a "(broadcasterd channels --names 2>/dev/null)"
+# Names of open channels after get, listen, monitor, presence, request and send.
+complete -c broadcasterd -n "__fish_seen_subcommand_from get listen monitor presence request send" -a "(broadcasterd channels --names 2>/dev/null)"

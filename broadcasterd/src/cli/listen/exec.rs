@@ -33,6 +33,7 @@ const CHANNEL_VARIABLE: &str = "BROADCASTER_CHANNEL";
 const SENDER_VARIABLE: &str = "BROADCASTER_SENDER";
 const SENDER_PID_VARIABLE: &str = "BROADCASTER_SENDER_PID";
 const SEQUENCE_VARIABLE: &str = "BROADCASTER_SEQUENCE";
+const REPLAYED_VARIABLE: &str = "BROADCASTER_REPLAYED";
 const REQUEST_VARIABLE: &str = "BROADCASTER_REQUEST";
 
 /// The header of a reply that states why the command has failed.
@@ -142,6 +143,7 @@ impl Commands {
         command.env(CHANNEL_VARIABLE, message.channel().as_str());
         command.env(SENDER_VARIABLE, message.sender().to_string());
         command.env(SEQUENCE_VARIABLE, message.sequence().to_string());
+        command.env(REPLAYED_VARIABLE, message.is_replayed().to_string());
         match message.sender_pid() {
             Some(pid) => command.env(SENDER_PID_VARIABLE, pid.to_string()),
             None => command.env_remove(SENDER_PID_VARIABLE),

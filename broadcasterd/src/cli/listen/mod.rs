@@ -16,12 +16,13 @@ use background::Background;
 use clap::{ArgGroup, Args, ValueEnum};
 use exec::{Commands, JOBS_MAX};
 use loss::{Consumer, Losses};
+pub(super) use output::object;
 use output::{Format, Output};
 use source::Source;
 use std::ffi::OsString;
 use std::io;
 use std::time::Duration;
-use system_broadcaster::{ConnectError, Lag, Message, Overflow, RecvError, RefusalCode, Selector};
+use system_broadcaster::{ConnectError, HISTORY_MAX, Lag, Message, Overflow, RecvError, RefusalCode, Selector};
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("commands").args(["exec", "ready_exec"]).multiple(true))]
@@ -46,6 +47,10 @@ pub(super) struct Listen {
     /// What the daemon drops when this listener does not keep up
     #[arg(long, value_name = "POLICY", default_value = "drop-oldest")]
     overflow: Policy,
+
+    /// Begin with up to this many of the messages that are retained on each channel, 0 for none
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(..=i64::from(HISTORY_MAX)))]
+    replay: u32,
 
     /// Exit with code 7 where messages are missing; the output up to there is complete
     #[arg(long)]
@@ -106,7 +111,7 @@ impl Listen {
     pub(super) fn run(&self, bus: &Bus) -> Result<(), Failure> {
         exec::check(&self.exec)?;
         let selectors = self.selectors()?;
-        let options = bus.options()?.overflow(self.overflow.into());
+        let options = bus.options()?.overflow(self.overflow.into()).replay(self.replay);
         let listener = options.listener_on(&selectors)?;
         let background = Background::new()?;
         let commands = Commands::new(background.handle(), bus.socket()?, self.exit_on_failure);

@@ -28,7 +28,7 @@ pub(super) struct Format {
     #[arg(long)]
     print0: bool,
 
-    /// Print this text, in which {channel} {payload} {sender} {pid} {sequence} {size} {time} stand for the facts of the message, \n \t \0
+    /// Print this text, in which {channel} {payload} {sender} {pid} {sequence} {size} {time} {replayed} stand for the facts of the message, \n \t \0
     /// \\ for a newline, a tab, a zero byte and a backslash, and {{ }} for braces; nothing is added to it
     #[arg(long, value_name = "TEMPLATE")]
     format: Option<Template>,
@@ -130,7 +130,8 @@ impl Format {
     }
 }
 
-fn object(message: &Message) -> serde_json::Value {
+/// A message as one JSON object.
+pub(in super::super) fn object(message: &Message) -> serde_json::Value {
     let (key, payload) = match std::str::from_utf8(message.payload()) {
         Ok(text) => ("payload", text.to_owned()),
         Err(_) => ("payload_hex", hex(message.payload())),
@@ -142,6 +143,8 @@ fn object(message: &Message) -> serde_json::Value {
         "pid": message.sender_pid(),
         "sequence": message.sequence(),
         "size": message.payload().len(),
+        "replayed": message.is_replayed(),
+        "cleared": message.is_cleared(),
         key: payload,
     })
 }

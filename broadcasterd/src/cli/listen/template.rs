@@ -27,10 +27,11 @@ enum Field {
     Sequence,
     Size,
     Time,
+    Replayed,
 }
 
 impl Field {
-    const NAMES: [(&str, Self); 7] = [
+    const NAMES: [(&str, Self); 8] = [
         ("channel", Self::Channel),
         ("payload", Self::Payload),
         ("sender", Self::Sender),
@@ -38,6 +39,7 @@ impl Field {
         ("sequence", Self::Sequence),
         ("size", Self::Size),
         ("time", Self::Time),
+        ("replayed", Self::Replayed),
     ];
 
     fn named(name: &str) -> Result<Self, String> {
@@ -110,6 +112,7 @@ impl Template {
                 Part::Field(Field::Pid) => write!(out, "{}", pid(message)),
                 Part::Field(Field::Sequence) => write!(out, "{}", message.sequence()),
                 Part::Field(Field::Size) => write!(out, "{}", message.payload().len()),
+                Part::Field(Field::Replayed) => write!(out, "{}", message.is_replayed()),
                 Part::Field(Field::Time) => write!(out, "{}", timestamp(&Local::now())),
             }?;
         }
@@ -143,7 +146,7 @@ mod tests {
 
     #[test]
     fn mistake_is_named_with_its_remedy() {
-        let fields = "the fields are {channel} {payload} {sender} {pid} {sequence} {size} {time}";
+        let fields = "the fields are {channel} {payload} {sender} {pid} {sequence} {size} {time} {replayed}";
         for (template, wanted) in [
             ("{chanel}", format!("the field {{chanel}} is unknown; {fields}")),
             ("{}", format!("the field {{}} is unknown; {fields}")),

@@ -3,7 +3,7 @@
 mod pace;
 
 use super::bus::Bus;
-use super::time::{answer_timeout, duration};
+use super::time::{answer_timeout, duration, lifetime};
 use crate::exit::{Code, Failure};
 use crate::output::notice;
 use broadcaster_protocol::limits::PAYLOAD_BYTES_MAX;
@@ -16,7 +16,7 @@ use std::io::{self, BufRead, IsTerminal, Read};
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
-use system_broadcaster::{SendError, Sender, TIMEOUT_DEFAULT};
+use system_broadcaster::{HISTORY_MAX, SendError, Sender, TIMEOUT_DEFAULT};
 
 /// One byte more than the largest message that any daemon accepts, and a newline.
 const READ_BYTES_MAX: u64 = PAYLOAD_BYTES_MAX as u64 + 2;
@@ -28,7 +28,8 @@ const BACKPRESSURE_DEFAULT: Duration = Duration::from_secs(5);
 #[command(override_usage = "\
 broadcasterd send [OPTIONS] <CHANNEL> [PAYLOAD]
        broadcasterd send [OPTIONS] <CHANNEL> --file <FILE>
-       broadcasterd send [OPTIONS] <CHANNEL> --lines")]
+       broadcasterd send [OPTIONS] <CHANNEL> --lines
+       broadcasterd send [OPTIONS] <CHANNEL> --clear")]
 pub(super) struct Send {
     /// The channel, such as com.example.sync
     channel: String,
@@ -60,6 +61,19 @@ pub(super) struct Send {
     #[arg(long, value_name = "N", requires = "lines", conflicts_with_all = ["payload", "file"])]
     rate: Option<Rate>,
 
+    /// Let the daemon retain the message for listeners that join later; exit with code 10 if it does not
+    #[arg(long)]
+    retain: bool,
+
+    /// Retain the message for this long at most, such as 30s or 1h; a plain number is in seconds. Implies --retain
+    #[arg(long, value_name = "TIME", value_parser = lifetime)]
+    lifetime: Option<Duration>,
+
+    /// Retain the message and those before it on the channel, this many together. Implies --retain; with --lines, each line takes a round
+    /// trip
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(HISTORY_MAX)))]
+    history: Option<u32>,
+
     #[command(flatten)]
     source: Source,
 }
@@ -78,28 +92,64 @@ struct Source {
     /// Send each line of stdin as a message, without its newline
     #[arg(short, long)]
     lines: bool,
+
+    /// Clear what is retained on the channel, whichever process has sent it
+    #[arg(long, conflicts_with_all = ["retain", "lifetime", "history", "require", "wait_for"])]
+    clear: bool,
 }
 
 impl Send {
     pub(super) fn run(&self, bus: &Bus) -> Result<(), Failure> {
         if self.source.lines {
             let mut lines =
-                Lines { sender: self.sender(bus)?, require: self.require, pace: self.rate.map(Pace::new), in_doubt: 0 };
+                Lines { send: self, sender: self.sender(bus)?, pace: self.rate.map(Pace::new), in_doubt: 0 };
             return lines.send();
         }
+        if self.source.clear {
+            self.sender(bus)?.clear_retained()?;
+            return Ok(());
+        }
         let message = self.source.message()?;
+        if self.retains() && message.is_empty() {
+            let sentence = "an empty message cannot be retained; --clear clears the channel";
+            return Err(Failure::new(Code::Usage, sentence));
+        }
         let mut sender = self.sender(bus)?;
-        if let Some(required) = self.require {
-            return taken(sender.send_confirmed(&message)?.took, required, "the message");
+        if self.has_receipts() {
+            return self.send_one(&mut sender, &message, "the message");
         }
         sender.send(&message)?;
         Ok(sender.confirm()?)
+    }
+
+    /// Whether each message takes a round trip, for its receipt.
+    fn has_receipts(&self) -> bool {
+        self.require.is_some() || self.retains()
+    }
+
+    fn retains(&self) -> bool {
+        self.retain || self.lifetime.is_some() || self.history.is_some()
+    }
+
+    /// Sends a message, and fails unless the daemon retains it and enough listeners took it, if that is requested. An empty line is not
+    /// retained.
+    fn send_one(&self, sender: &mut Sender, message: &[u8], what: impl fmt::Display) -> Result<(), Failure> {
+        let receipt = match self.lifetime {
+            _ if !self.retains() || message.is_empty() => sender.send_confirmed(message)?,
+            Some(lifetime) => sender.retain_for(message, lifetime)?,
+            None => sender.retain(message)?,
+        };
+        self.require.map_or(Ok(()), |required| taken(receipt.took, required, what))
     }
 
     /// A sender, once there are as many listeners as requested.
     fn sender(&self, bus: &Bus) -> Result<Sender, Failure> {
         let timeout = self.timeout.unwrap_or(TIMEOUT_DEFAULT);
         let options = bus.options()?.timeout(timeout).backpressure(self.backpressure());
+        let options = match self.history {
+            Some(messages) => options.history(messages),
+            None => options,
+        };
         let began = Instant::now();
         let mut sender = options.sender(&self.channel)?;
         let left = timeout.saturating_sub(began.elapsed());
@@ -116,7 +166,7 @@ impl Send {
     fn backpressure(&self) -> Duration {
         match self.backpressure {
             Some(longest) => longest,
-            None if self.no_backpressure || self.source.is_payload() => Duration::ZERO,
+            None if self.no_backpressure || self.source.clear || self.source.is_payload() => Duration::ZERO,
             None => BACKPRESSURE_DEFAULT,
         }
     }
@@ -180,16 +230,15 @@ fn within_limit(message: Vec<u8>, source: impl fmt::Display) -> Result<Vec<u8>, 
 }
 
 /// The lines of stdin, each a message. If lines may be lost because the daemon was replaced, the following ones are still sent.
-struct Lines {
+struct Lines<'a> {
+    send: &'a Send,
     sender: Sender,
-    /// How many listeners have to take each of them.
-    require: Option<u32>,
     pace: Option<Pace>,
     /// How many lines may be lost.
     in_doubt: u64,
 }
 
-impl Lines {
+impl Lines<'_> {
     /// Lines that have arrived are sent and confirmed together; a line that is typed is sent at once.
     fn send(&mut self) -> Result<(), Failure> {
         let mut stdin = io::BufReader::with_capacity(64 * 1024, io::stdin().lock());
@@ -209,11 +258,9 @@ impl Lines {
             }
             line = within_limit(line, format_args!("line {number}"))?;
             self.wait()?;
-            match self.require {
-                Some(required) => {
-                    taken(self.sender.send_confirmed(&line)?.took, required, format_args!("line {number}"))?;
-                }
-                None => self.sender.feed(&line)?,
+            match self.send.has_receipts() {
+                true => self.send.send_one(&mut self.sender, &line, format_args!("line {number}"))?,
+                false => self.sender.feed(&line)?,
             }
             if !stdin.buffer().contains(&b'\n') {
                 self.confirm()?;

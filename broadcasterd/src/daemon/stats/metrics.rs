@@ -114,6 +114,16 @@ impl Exposition {
             [(NONE, daemon.replies_dropped)],
         )?;
         page.counter(
+            "broadcaster_messages_replayed",
+            "Retained messages queued for listeners that joined, once per listener.",
+            [(NONE, daemon.messages_replayed)],
+        )?;
+        page.counter(
+            "broadcaster_retention_declined",
+            "Messages that were to be retained, and were not.",
+            [(NONE, daemon.retention_declined)],
+        )?;
+        page.counter(
             "broadcaster_connections_refused",
             "Connections refused or closed by the daemon.",
             [(NONE, daemon.connections_refused)],
@@ -128,6 +138,18 @@ impl Exposition {
             "broadcaster_held_max",
             "Limit of memory held by frames in transit.",
             [(NONE, daemon.held_bytes_max)],
+        )?;
+        page.gauge("broadcaster_retained_messages", "Retained messages.", [(NONE, daemon.retained_messages)])?;
+        page.gauge(
+            "broadcaster_retained_channels",
+            "Channels with retained messages.",
+            [(NONE, daemon.retained_channels)],
+        )?;
+        page.bytes("broadcaster_retained", "Memory held by retained messages.", [(NONE, daemon.retained_bytes)])?;
+        page.bytes(
+            "broadcaster_retained_max",
+            "Limit of memory held by retained messages.",
+            [(NONE, daemon.retained_bytes_max)],
         )?;
         page.bytes(
             "broadcaster_queue_max",

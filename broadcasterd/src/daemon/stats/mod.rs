@@ -15,7 +15,7 @@ use crate::os;
 use broadcaster_protocol::control::Report;
 use broadcaster_protocol::limits::PROTOCOL_MAX;
 use broadcaster_server::{AuxiliaryListener, ChannelSnapshot, ConnPhase, ConnSnapshot, Limits, ServerHandle, Snapshot};
-use model::{CONNECTION_CHANNELS_MAX, Channel, Connection, Daemon, ENTRIES_MAX, Phase, SCHEMA, Stats};
+use model::{CONNECTION_CHANNELS_MAX, Channel, Connection, Daemon, ENTRIES_MAX, Phase, Retained, SCHEMA, Stats};
 use pages::IntoStats;
 use std::cmp::Reverse;
 use std::path::PathBuf;
@@ -75,10 +75,16 @@ impl About {
                 messages_lost: totals.messages_lost,
                 replies_accepted: totals.replies_accepted,
                 replies_dropped: totals.replies_dropped,
+                messages_replayed: totals.messages_replayed,
+                retention_declined: totals.retention_declined,
                 connections_refused: totals.connections_refused,
                 listeners_left_behind: totals.listeners_left_behind,
                 held_bytes: snapshot.held_bytes as u64,
                 held_bytes_max: limits.held_bytes_max as u64,
+                retained_messages: snapshot.retained_messages as u64,
+                retained_channels: snapshot.retained_channels as u64,
+                retained_bytes: snapshot.retained_bytes as u64,
+                retained_bytes_max: limits.retained_bytes_max.min(limits.held_bytes_max / 4) as u64,
                 queue_bytes_max: limits.outbox_bytes_max as u64,
                 queue_messages_max: limits.outbox_messages_max,
                 connections_max: limits.connections_max as u64,
@@ -123,6 +129,14 @@ fn channel(channel: &ChannelSnapshot) -> Channel {
         messages_lost: channel.messages_lost,
         backpressure: channel.backpressure as u64,
         waits_for: channel.waits_for.map(|conn| conn.0 as u64),
+        retained: channel.history.as_ref().map(|history| Retained {
+            retained_messages: history.messages as u64,
+            retained_bytes: history.bytes as u64,
+            sender: history.sender.to_string(),
+            sender_pid: history.sender.pid(),
+            accepted_ms: ms(history.age),
+            lifetime_ms: history.lifetime.map(ms),
+        }),
     }
 }
 

@@ -62,6 +62,12 @@ pub(crate) struct Daemon {
     pub(crate) replies_accepted: u64,
     #[serde(default)]
     pub(crate) replies_dropped: u64,
+    /// Retained messages written to listeners as they joined, once per listener.
+    #[serde(default)]
+    pub(crate) messages_replayed: u64,
+    /// Messages that were to be retained, and were not.
+    #[serde(default)]
+    pub(crate) retention_declined: u64,
     /// Connections refused or closed by the daemon.
     pub(crate) connections_refused: u64,
     /// How often a listener that delayed senders with backpressure was left behind.
@@ -69,6 +75,15 @@ pub(crate) struct Daemon {
     /// Memory held by frames in transit, and its limit.
     pub(crate) held_bytes: u64,
     pub(crate) held_bytes_max: u64,
+    /// Retained messages, their channels, their memory, which is a part of `held_bytes`, and its limit.
+    #[serde(default)]
+    pub(crate) retained_messages: u64,
+    #[serde(default)]
+    pub(crate) retained_channels: u64,
+    #[serde(default)]
+    pub(crate) retained_bytes: u64,
+    #[serde(default)]
+    pub(crate) retained_bytes_max: u64,
     /// Limits of the queue of one listener.
     pub(crate) queue_bytes_max: u64,
     pub(crate) queue_messages_max: u64,
@@ -90,6 +105,24 @@ pub(crate) struct Channel {
     pub(crate) backpressure: u64,
     /// The connection that they wait for, if they do.
     pub(crate) waits_for: Option<u64>,
+    /// What is retained of it; `None`: nothing.
+    #[serde(default)]
+    pub(crate) retained: Option<Retained>,
+}
+
+/// The history of a channel, and its value, which is the newest message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Retained {
+    pub(crate) retained_messages: u64,
+    /// Memory that they take.
+    pub(crate) retained_bytes: u64,
+    /// The sender of the value, and its process; 0 if that is unknown.
+    pub(crate) sender: String,
+    pub(crate) sender_pid: u32,
+    /// Time since the value was accepted.
+    pub(crate) accepted_ms: u64,
+    /// Time until its lifetime is over; `None` without a limit.
+    pub(crate) lifetime_ms: Option<u64>,
 }
 
 /// The phase of a connection.

@@ -1,6 +1,6 @@
 //! Statistics for tests: every field has a distinct value.
 
-use super::model::{Channel, Connection, Daemon, Phase, SCHEMA, Stats};
+use super::model::{Channel, Connection, Daemon, Phase, Retained, SCHEMA, Stats};
 
 /// A name that every format has to escape.
 pub(crate) const ODD_NAME: &str = r#"a "quoted" \name\n, {x="y"} 新聞"#;
@@ -33,10 +33,16 @@ fn daemon() -> Daemon {
         messages_lost: 11,
         replies_accepted: 7,
         replies_dropped: 3,
+        messages_replayed: 21,
+        retention_declined: 5,
         connections_refused: 2,
         listeners_left_behind: 8,
         held_bytes: 1 << 20,
         held_bytes_max: 256 << 20,
+        retained_messages: 4,
+        retained_channels: 2,
+        retained_bytes: 4200,
+        retained_bytes_max: 16 << 20,
         queue_bytes_max: 4 << 20,
         queue_messages_max: 65_536,
         connections_max: 4096,
@@ -55,6 +61,14 @@ pub(crate) fn channel(name: &str, messages: u64) -> Channel {
         messages_lost: 3,
         backpressure: 1,
         waits_for: Some(3),
+        retained: Some(Retained {
+            retained_messages: 2,
+            retained_bytes: 2100,
+            sender: "4321.0000002a".to_owned(),
+            sender_pid: 4321,
+            accepted_ms: 1500,
+            lifetime_ms: Some(58_500),
+        }),
     }
 }
 

@@ -40,6 +40,16 @@ pub(crate) fn summary(stats: &Stats, width: Option<usize>) -> String {
         ("left behind", format!("{} times, by senders with backpressure", count(daemon.listeners_left_behind))),
         ("refused", format!("{} connections", count(daemon.connections_refused))),
         ("held", format!("{} of {}", size(daemon.held_bytes), size(daemon.held_bytes_max))),
+        (
+            "retained",
+            format!(
+                "{} messages of {} channels, {} of {}",
+                count(daemon.retained_messages),
+                count(daemon.retained_channels),
+                size(daemon.retained_bytes),
+                size(daemon.retained_bytes_max)
+            ),
+        ),
         ("queue", format!("at most {} or {} messages each", size(daemon.queue_bytes_max), daemon.queue_messages_max)),
     ];
     let mut text = format!("broadcasterd {}, process {}\n", daemon.version, daemon.pid);
@@ -80,6 +90,30 @@ pub(crate) fn channels(channels: &[Channel]) -> Table {
             count(channel.messages_accepted),
             size(channel.bytes_accepted),
             count(channel.messages_lost),
+        ]);
+    }
+    table
+}
+
+/// What is retained of these channels, as a table.
+pub(crate) fn retained(channels: &[&Channel]) -> Table {
+    let mut table = Table::new(&[
+        Column::Name("CHANNEL"),
+        Column::Number("MESSAGES"),
+        Column::Number("BYTES"),
+        Column::Number("SENDER"),
+        Column::Number("AGE"),
+        Column::Number("LEFT"),
+    ]);
+    for channel in channels {
+        let Some(retained) = &channel.retained else { continue };
+        table.row([
+            channel.name.clone(),
+            count(retained.retained_messages),
+            size(retained.retained_bytes),
+            if retained.sender_pid == 0 { "-".to_owned() } else { retained.sender_pid.to_string() },
+            time(retained.accepted_ms),
+            retained.lifetime_ms.map_or_else(|| "-".to_owned(), time),
         ]);
     }
     table

@@ -28,9 +28,15 @@ pub(crate) fn daemon(uptime_ms: u64) -> Daemon {
         replies_accepted: 0,
         replies_dropped: 0,
         connections_refused: 0,
+        messages_replayed: 0,
+        retention_declined: 0,
         listeners_left_behind: 0,
         held_bytes: 0,
         held_bytes_max: 256 << 20,
+        retained_messages: 0,
+        retained_channels: 0,
+        retained_bytes: 0,
+        retained_bytes_max: 16 << 20,
         queue_bytes_max: 4 << 20,
         queue_messages_max: 65_536,
         connections_max: 4096,
@@ -48,6 +54,7 @@ pub(crate) fn channel(name: &str) -> Channel {
         messages_lost: 0,
         backpressure: 0,
         waits_for: None,
+        retained: None,
     }
 }
 
@@ -95,6 +102,7 @@ pub(crate) fn busy(second: u64) -> Stats {
         messages_lost: lost * second,
         backpressure: 0,
         waits_for: None,
+        retained: None,
     };
     let peer = |id, pid, process: &str, kind, channels: &[&str], messages, bytes| Connection {
         process: Some(process.into()),
