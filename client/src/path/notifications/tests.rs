@@ -127,6 +127,17 @@ fn nothing_confirms_notifications() {
 }
 
 #[test]
+fn nothing_retains_notifications() {
+    let place = Place::new();
+    let (mut sender, mut listener) = place.handles();
+    let error = sender.retain(b"value").expect_err("there is no daemon");
+    assert!(matches!(error, SendError::NoConfirmation), "{error}");
+    assert!(matches!(listener.try_recv(), Err(RecvError::Empty)), "it was not sent");
+    let error = sender.keep_retained(Duration::from_secs(60)).expect_err("there is no daemon");
+    assert!(matches!(error, SendError::NoConfirmation), "{error}");
+}
+
+#[test]
 fn a_handle_without_the_option_gets_the_error() {
     let place = Place::new();
     let options =
