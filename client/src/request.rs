@@ -2,7 +2,7 @@
 
 use crate::SenderId;
 use crate::error::{RequestError, SendError};
-use crate::machine::{self, OWN, Place, Publisher, Replied, Requested, Requesting};
+use crate::machine::{self, First, OWN, Place, Publisher, Replied, Requested, Requesting};
 use crate::metadata::{Metadata, MetadataRef};
 use crate::path::{Clock, Until, Waited};
 use crate::sender::{Sender, place_of};
@@ -203,9 +203,11 @@ impl Sender {
 
     /// [`request`](Self::request) for the first reply. Further ones are dropped and [counted](Self::late_replies).
     ///
+    /// This is faster than `request`, because the daemon reports together with the reply that it has delivered the request.
+    ///
     /// # Errors
     ///
-    /// As [`request`](Self::request); [`RequestError::NoReply`] if none has arrived within `timeout`.
+    /// As [`request`](Self::request); [`RequestError::NoReply`] if none has arrived within `timeout`, for whatever reason.
     ///
     /// ```
     /// use std::time::Duration;
@@ -228,7 +230,15 @@ impl Sender {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn request_one(&mut self, payload: &[u8], timeout: Duration) -> Result<Reply, RequestError> {
-        self.request(payload, timeout)?.next().unwrap_or(Err(RequestError::NoReply { after: timeout }))
+        let pending = Pending::begin(self, Until::after(timeout));
+        let mut requesting = Requesting::new(OWN, pending.progress.number, &[], payload);
+        let Sender { publisher, path, waiter, .. } = &mut *pending.sender;
+        path.set_clock(Clock::System);
+        let waited =
+            waiter.block_on(pending.progress.until, || requesting.poll_first::<_, RequestError>(publisher, path));
+        let progress = (requesting.has_begun(), requesting.is_sent());
+        requesting.leave(publisher);
+        first_reply(waited?, progress, timeout)
     }
 
     /// [`request`](Self::request) without blocking the thread. The replies are a stream.
@@ -358,8 +368,15 @@ impl Sender {
     /// Outside a tokio runtime with I/O and time enabled.
     #[cfg(feature = "tokio")]
     pub async fn request_one_async(&mut self, payload: &[u8], timeout: Duration) -> Result<Reply, RequestError> {
-        let mut replies = self.request_async(payload, timeout).await?;
-        replies.next().await.unwrap_or(Err(RequestError::NoReply { after: timeout }))
+        let until = Until::after_by(Clock::Runtime, timeout);
+        let pending = Pending::begin(self, until);
+        let requesting = Requesting::new(OWN, pending.progress.number, &[], payload);
+        pending.sender.path.set_clock(Clock::Runtime);
+        let mut leaving = Leaving { sender: &mut *pending.sender, requesting };
+        let waited = poll_fn(|cx| leaving.poll_first(cx, until)).await;
+        let progress = (leaving.requesting.has_begun(), leaving.requesting.is_sent());
+        drop(leaving);
+        first_reply(waited?, progress, timeout)
     }
 
     /// How many replies have arrived for requests that no longer awaited any: after their timeout, or after their replies were dropped.
@@ -373,6 +390,24 @@ pub(crate) fn check_metadata(metadata: &Metadata) -> Result<(), RequestError> {
     const ADDRESS: [u8; REPLY_ADDRESS_BYTES] = [0; REPLY_ADDRESS_BYTES];
     metadata.clone().reply_address(&ADDRESS)?;
     Ok(())
+}
+
+/// What became of a request for one reply, of which a part or all was written.
+fn first_reply(waited: Waited<First>, (begun, sent): (bool, bool), after: Duration) -> Result<Reply, RequestError> {
+    Err(match waited {
+        Waited::Done(First::Reply(run)) => match Reply::new(&run) {
+            Some(reply) => return Ok(reply),
+            None => RequestError::NoReply { after },
+        },
+        Waited::Done(First::NoListeners) => RequestError::NoListeners,
+        Waited::Done(First::NoDaemon) => RequestError::NoDaemon,
+        Waited::Done(First::Declined(declined)) => RequestError::Send((*declined).into()),
+        Waited::Done(First::Lost) => RequestError::ConnectionLost,
+        Waited::Done(First::Dropped) => RequestError::NoReply { after },
+        Waited::Elapsed | Waited::Closed if sent => RequestError::NoReply { after },
+        Waited::Elapsed | Waited::Closed if begun => SendError::Unfinished { after }.into(),
+        Waited::Elapsed | Waited::Closed => SendError::TimedOut { after }.into(),
+    })
 }
 
 /// The replies to a request, as they arrive: a blocking iterator.
@@ -655,6 +690,11 @@ impl Leaving<'_> {
     fn poll(&mut self, cx: &mut Context<'_>, until: Until) -> Poll<Result<Waited<Requested>, RequestError>> {
         let Self { sender: Sender { publisher, path, waiter, .. }, requesting } = self;
         waiter.poll_on(cx, until, || requesting.poll::<_, RequestError>(publisher, path))
+    }
+
+    fn poll_first(&mut self, cx: &mut Context<'_>, until: Until) -> Poll<Result<Waited<First>, RequestError>> {
+        let Self { sender: Sender { publisher, path, waiter, .. }, requesting } = self;
+        waiter.poll_on(cx, until, || requesting.poll_first::<_, RequestError>(publisher, path))
     }
 }
 

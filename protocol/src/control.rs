@@ -89,6 +89,8 @@ pub mod extension {
     pub const REPLAY: u16 = 2;
     /// In Receipt: the message was to be retained, and is not. Its data is the reason, in UTF-8.
     pub const NOT_RETAINED: u16 = 3;
+    /// In Confirm: if a listener took the message, its receipt may wait for the next reply to this connection. It has no data.
+    pub const WITH_REPLY: u16 = 4;
 }
 
 /// The four bytes that every Hello begins with.
@@ -197,6 +199,11 @@ impl Extension {
     /// [`extension::REPLAY`]: at most `messages_max` retained messages of each channel.
     pub fn replay(messages_max: u32) -> Self {
         Self { id: extension::REPLAY, data: messages_max.to_le_bytes().to_vec() }
+    }
+
+    /// [`extension::WITH_REPLY`].
+    pub fn with_reply() -> Self {
+        Self { id: extension::WITH_REPLY, data: Vec::new() }
     }
 
     /// [`extension::NOT_RETAINED`]. A `reason` longer than [`REASON_BYTES_MAX`] is truncated.

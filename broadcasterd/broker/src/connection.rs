@@ -53,6 +53,8 @@ pub(crate) struct Connection {
     pub(crate) outbox: Outbox,
     /// An `Effect::Write` was issued and the outbox has not run empty since.
     pub(crate) writing: bool,
+    /// A receipt that goes out in front of the next answer or reply, so that the client wakes up once for both.
+    pub(crate) deferred: Option<Box<Control>>,
     /// Since when it has not taken everything that it was offered.
     pub(crate) blocked: Option<Moment>,
     /// When it was last found to take bytes.
@@ -188,6 +190,7 @@ impl Connection {
             deadline: None,
             outbox: Outbox::new(ledger),
             writing: false,
+            deferred: None,
             blocked: None,
             progress: now,
             incoming: ledger.charge(0),
@@ -221,6 +224,14 @@ impl Connection {
         let mut frame = Vec::new();
         control.encode(&mut frame).expect("every text in an answer is shorter than the limit");
         self.outbox.push_control(frame);
+    }
+
+    /// The receipt that waits for an answer or a reply is in front of it.
+    #[inline]
+    pub(crate) fn push_deferred(&mut self) {
+        if let Some(receipt) = self.deferred.take() {
+            self.push_control(&receipt);
+        }
     }
 
     #[inline]

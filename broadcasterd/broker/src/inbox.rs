@@ -78,7 +78,10 @@ impl Broker {
             self.stats.replies_dropped += 1;
             return;
         };
-        self.change_waiting(now, conn, queue);
+        self.change_waiting(now, conn, |connection, losses| {
+            connection.push_deferred();
+            queue(connection, losses);
+        });
         if let Some(connection) = self.connection(conn) {
             connection.request_write(conn, effects);
         }

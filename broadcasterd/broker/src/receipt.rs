@@ -5,7 +5,7 @@ use crate::effect::Effects;
 use crate::event::{ConnId, Moment};
 use crate::session::Refusal;
 use broadcaster_protocol::ChannelId;
-use broadcaster_protocol::control::{Confirm, Control, Extension, Lagging, Receipt, RefusedCode};
+use broadcaster_protocol::control::{Confirm, Control, Extension, Lagging, Receipt, RefusedCode, extension};
 use broadcaster_protocol::limits::RECEIPT_LAGGING_MAX;
 use std::cmp::Reverse;
 
@@ -37,7 +37,16 @@ impl Broker {
             worst,
             extensions: not_retained.into_iter().collect(),
         };
-        self.reply(now, conn, &Control::Receipt(receipt), effects);
+        let may_wait = confirm.extensions.iter().any(|extension| extension.id == extension::WITH_REPLY);
+        let receipt = Control::Receipt(receipt);
+        match self.connection(conn) {
+            Some(connection)
+                if may_wait && reach.took > 0 && connection.inbox.is_some() && connection.deferred.is_none() =>
+            {
+                connection.deferred = Some(receipt.into());
+            }
+            Some(_) | None => self.reply(now, conn, &receipt, effects),
+        }
         Ok(())
     }
 

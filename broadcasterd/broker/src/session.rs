@@ -360,6 +360,7 @@ impl Broker {
     pub(crate) fn reply(&mut self, now: Moment, conn: ConnId, control: &Control, effects: &mut Effects) {
         let replies_bytes_max = self.limits.replies_bytes_max;
         let Some(connection) = self.connection(conn) else { return };
+        connection.push_deferred();
         connection.push_control(control);
         connection.request_write(conn, effects);
         if connection.neglects_replies(now, replies_bytes_max) {

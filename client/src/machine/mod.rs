@@ -44,8 +44,8 @@ pub use reply::{Replying, RequesterGone};
 pub use request::Request;
 pub use retained::{Lifetime, RETENTION_ENTRY_BYTES};
 pub use send::{
-    ADDRESS_BYTES, Confirmation, Confirming, Counted, PendingSend, Receipted, Replied, Requested, Requesting, Sending,
-    Unattended, attend, confirm, count, flush, next_reply, post,
+    ADDRESS_BYTES, Confirmation, Confirming, Counted, First, PendingSend, Receipted, Replied, Requested, Requesting,
+    Sending, Unattended, attend, confirm, count, flush, next_reply, post,
 };
 pub use session::{Ended, Machine, Session};
 pub use subscriber::{Change, External, Outcome, Received, Selector, Subscriber, Subscription};

@@ -674,8 +674,8 @@ impl Publisher {
     }
 
     /// Requests a receipt for the message that was committed last, behind it. Returns the number of the request.
-    pub(super) fn request_receipt(&mut self, place: Place) -> Option<u32> {
-        let confirm = self.confirm(place)?;
+    pub(super) fn request_receipt(&mut self, place: Place, with_reply: bool) -> Option<u32> {
+        let confirm = self.confirm(place, with_reply)?;
         self.receipts.begin(confirm.number, place);
         let number = confirm.number;
         self.frames.append_control(&confirm.into());
@@ -684,8 +684,8 @@ impl Publisher {
 
     /// Lays a request for a receipt out behind the frame in `scratch`. It counts as one when
     /// [`requested_receipt`](Self::requested_receipt) was called.
-    pub(super) fn lay_out_receipt_request(&mut self, place: Place) -> Option<u32> {
-        let confirm = self.confirm(place)?;
+    pub(super) fn lay_out_receipt_request(&mut self, place: Place, with_reply: bool) -> Option<u32> {
+        let confirm = self.confirm(place, with_reply)?;
         let number = confirm.number;
         Control::from(confirm).encode(&mut self.scratch).expect("a request is shorter than a control frame");
         Some(number)
@@ -701,9 +701,10 @@ impl Publisher {
         }
     }
 
-    fn confirm(&mut self, place: Place) -> Option<Confirm> {
+    fn confirm(&mut self, place: Place, with_reply: bool) -> Option<Confirm> {
         let State::Open(ChannelId(id)) = self.publications[place.0].state else { return None };
-        Some(Confirm { number: self.next_request(), id, extensions: Vec::new() })
+        let extensions = if with_reply { vec![Extension::with_reply()] } else { Vec::new() };
+        Some(Confirm { number: self.next_request(), id, extensions })
     }
 
     pub(super) fn take_receipt(&mut self, number: u32) -> Answer {

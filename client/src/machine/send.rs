@@ -26,8 +26,8 @@ pub struct Sending<'a> {
     metadata: &'a [u8],
     payload: &'a [u8],
     purpose: Purpose,
-    /// It requests a receipt.
-    confirms: bool,
+    /// Which receipt it requests.
+    confirms: Confirms,
     /// The number of that request, if it goes out in the same write, or did.
     receipt: Option<u32>,
     /// As it was made for the present connection.
@@ -48,6 +48,16 @@ enum Purpose {
     Retain(Lifetime),
 }
 
+/// Which receipt a message requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Confirms {
+    Not,
+    /// One that arrives at once.
+    AtOnce,
+    /// One that may wait for the first reply if there is a listener.
+    WithReply,
+}
+
 impl<'a> Sending<'a> {
     /// A message with `metadata` that is at most [`META_BYTES_MAX`](broadcaster_protocol::limits::META_BYTES_MAX) bytes long.
     pub fn new(place: Place, metadata: &'a [u8], payload: &'a [u8]) -> Self {
@@ -56,7 +66,7 @@ impl<'a> Sending<'a> {
             metadata,
             payload,
             purpose: Purpose::Publish,
-            confirms: false,
+            confirms: Confirms::Not,
             receipt: None,
             header: None,
             written: 0,
@@ -76,13 +86,13 @@ impl<'a> Sending<'a> {
 
     /// The same message, with a request for a receipt: see [`request_receipt`](Self::request_receipt).
     fn confirmed(self) -> Self {
-        Self { confirms: true, ..self }
+        Self { confirms: Confirms::AtOnce, ..self }
     }
 
     /// Requests the receipt for the message, which was sent, unless that was written together with it. Returns the number of the request;
     /// `None` if the connection is gone.
     fn request_receipt(&mut self, publisher: &mut Publisher) -> Option<u32> {
-        self.receipt.take().or_else(|| publisher.request_receipt(self.place))
+        self.receipt.take().or_else(|| publisher.request_receipt(self.place, self.confirms == Confirms::WithReply))
     }
 
     /// Whether the publisher has what must stand in the message.
@@ -232,8 +242,9 @@ impl<'a> Sending<'a> {
         scratch.extend_from_slice(self.metadata);
         if self.payload.len() <= COPIED_BYTES_MAX {
             scratch.extend_from_slice(self.payload);
-            if self.confirms {
-                self.receipt = publisher.lay_out_receipt_request(self.place);
+            if self.confirms != Confirms::Not {
+                let with_reply = self.confirms == Confirms::WithReply;
+                self.receipt = publisher.lay_out_receipt_request(self.place, with_reply);
             }
         }
         debug_assert!(publisher.scratch.len() >= HEADER_BYTES);
@@ -534,6 +545,8 @@ pub struct Requesting<'a> {
     number: u64,
     /// The number of the request for a receipt, once the message was written.
     receipt: Option<u32>,
+    /// How many listeners took it, once that is known.
+    took: Option<u32>,
 }
 
 /// What became of a message that requests replies.
@@ -552,7 +565,12 @@ pub enum Requested {
 impl<'a> Requesting<'a> {
     /// The request with this number, which [was begun](Publisher::begin_request). `metadata` leaves room for [`ADDRESS_BYTES`].
     pub fn new(place: Place, number: u64, metadata: &'a [u8], payload: &'a [u8]) -> Self {
-        Self { sending: Sending::request(place, number, metadata, payload).confirmed(), number, receipt: None }
+        Self {
+            sending: Sending::request(place, number, metadata, payload).confirmed(),
+            number,
+            receipt: None,
+            took: None,
+        }
     }
 
     /// Whether a part of the message was written, but not all of it.
@@ -574,29 +592,11 @@ impl<'a> Requesting<'a> {
     where
         E: From<Rejected> + From<L::Error>,
     {
-        let number = match self.receipt {
-            Some(number) => number,
-            // The inbox that the message names was that of a connection that is gone.
-            None if publisher.is_request_over(self.number) => return Ok(Step::Done(Requested::Lost)),
-            None => {
-                match link.connect(publisher)? {
-                    Step::Wait(wait) => return Ok(Step::Wait(wait)),
-                    Step::Done(Carrier::Messages) => return Ok(Step::Done(Requested::NoDaemon)),
-                    Step::Done(Carrier::Stream) => {}
-                }
-                let step = self.sending.poll::<L, E>(publisher, link)?;
-                if publisher.is_request_over(self.number) {
-                    return Ok(Step::Done(Requested::Lost));
-                }
-                if let Step::Wait(wait) = step {
-                    return Ok(Step::Wait(wait));
-                }
-                let Some(number) = self.sending.request_receipt(publisher) else {
-                    return Ok(Step::Done(Requested::NoDaemon));
-                };
-                publisher.begun_request(self.number);
-                *self.receipt.insert(number)
-            }
+        let number = match self.poll_sent::<L, E>(publisher, link)? {
+            Step::Wait(wait) => return Ok(Step::Wait(wait)),
+            Step::Done(Begun::NoDaemon) => return Ok(Step::Done(Requested::NoDaemon)),
+            Step::Done(Begun::Lost) => return Ok(Step::Done(Requested::Lost)),
+            Step::Done(Begun::Sent(number)) => number,
         };
         Ok(match receipt::<L, E>(publisher, link, number)? {
             Step::Wait(wait) => Step::Wait(wait),
@@ -614,6 +614,80 @@ impl<'a> Requesting<'a> {
         }
     }
 
+    /// The same for a caller that needs only the first reply: done when that has arrived, or when none will. The daemon may report that it
+    /// has delivered the message together with the reply.
+    ///
+    /// # Errors
+    ///
+    /// As [`poll`](Self::poll).
+    pub fn poll_first<L: Link, E>(&mut self, publisher: &mut Publisher, link: &mut L) -> Result<Step<First, L::Wait>, E>
+    where
+        E: From<Rejected> + From<L::Error>,
+    {
+        self.sending.confirms = Confirms::WithReply;
+        let receipt = match self.poll_sent::<L, E>(publisher, link)? {
+            Step::Wait(wait) => return Ok(Step::Wait(wait)),
+            Step::Done(Begun::NoDaemon) => return Ok(Step::Done(First::NoDaemon)),
+            Step::Done(Begun::Lost) => return Ok(Step::Done(First::Lost)),
+            Step::Done(Begun::Sent(number)) => number,
+        };
+        loop {
+            match publisher.take_reply(self.number) {
+                Reception::Reply(run) => return Ok(Step::Done(First::Reply(run))),
+                Reception::Over => return Ok(Step::Done(First::Lost)),
+                Reception::Due => {}
+            }
+            match self.took {
+                Some(took) if publisher.lost_replies(self.number) >= took.into() => {
+                    return Ok(Step::Done(First::Dropped));
+                }
+                Some(_) => {}
+                None => match publisher.take_receipt(receipt) {
+                    Answer::Due => {}
+                    Answer::Received(receipt) if receipt.took == 0 => return Ok(Step::Done(First::NoListeners)),
+                    Answer::Received(receipt) => {
+                        self.took = Some(receipt.took);
+                        continue;
+                    }
+                    Answer::Declined(declined) => return Ok(Step::Done(First::Declined(declined))),
+                    Answer::Lost => return Ok(Step::Done(First::Lost)),
+                },
+            }
+            if let Step::Wait(wait) = ask::<L, E>(publisher, link)? {
+                return Ok(Step::Wait(wait));
+            }
+        }
+    }
+
+    /// Goes on until the message was written.
+    fn poll_sent<L: Link, E>(&mut self, publisher: &mut Publisher, link: &mut L) -> Result<Step<Begun, L::Wait>, E>
+    where
+        E: From<Rejected> + From<L::Error>,
+    {
+        if let Some(number) = self.receipt {
+            return Ok(Step::Done(Begun::Sent(number)));
+        }
+        // The inbox that the message names was that of a connection that is gone.
+        if publisher.is_request_over(self.number) {
+            return Ok(Step::Done(Begun::Lost));
+        }
+        match link.connect(publisher)? {
+            Step::Wait(wait) => return Ok(Step::Wait(wait)),
+            Step::Done(Carrier::Messages) => return Ok(Step::Done(Begun::NoDaemon)),
+            Step::Done(Carrier::Stream) => {}
+        }
+        let step = self.sending.poll::<L, E>(publisher, link)?;
+        if publisher.is_request_over(self.number) {
+            return Ok(Step::Done(Begun::Lost));
+        }
+        if let Step::Wait(wait) = step {
+            return Ok(Step::Wait(wait));
+        }
+        let Some(number) = self.sending.request_receipt(publisher) else { return Ok(Step::Done(Begun::NoDaemon)) };
+        publisher.begun_request(self.number);
+        Ok(Step::Done(Begun::Sent(*self.receipt.insert(number))))
+    }
+
     /// The caller stops before it is done.
     pub fn leave(&mut self, publisher: &mut Publisher) {
         self.sending.leave(publisher);
@@ -621,6 +695,33 @@ impl<'a> Requesting<'a> {
             publisher.forget_receipt(number);
         }
     }
+}
+
+/// Whether a request was sent.
+enum Begun {
+    /// With a request for a receipt under this number.
+    Sent(u32),
+    /// There is no daemon to carry replies.
+    NoDaemon,
+    /// The connection is gone that would carry them.
+    Lost,
+}
+
+/// What became of a request whose first reply is awaited.
+#[derive(Debug)]
+pub enum First {
+    /// The reply: one message.
+    Reply(Run),
+    /// No listener took the message.
+    NoListeners,
+    /// As many replies as are expected were dropped, because this publisher did not read.
+    Dropped,
+    /// There is no daemon to carry replies. The message may have been sent without it.
+    NoDaemon,
+    /// The daemon does not count those who took it.
+    Declined(Box<Declined>),
+    /// The connection is gone. Listeners may have received the message, and their replies do not arrive.
+    Lost,
 }
 
 /// What was found for a request that was sent.

@@ -318,7 +318,7 @@ fn wire(channel: ChannelId, sender: SenderId, sequences: Range<u64>, payload: us
 }
 
 /// The frames as one run.
-fn decode(wire: &[u8]) -> Run {
+pub(crate) fn decode(wire: &[u8]) -> Run {
     let (mut decoder, mut chunk) = (Decoder::lender(PAYLOAD_BYTES_MAX), BytesMut::new());
     let mut rest = wire;
     assert!(extent(wire).0 <= wire.len());

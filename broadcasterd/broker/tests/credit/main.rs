@@ -7,11 +7,11 @@ mod sequences;
 
 use broadcaster_broker::{ConnId, Event, Incomplete, Limits};
 use broadcaster_protocol::control::{
-    Confirm, Control, Extension, Overflow, Receipt, RefusedCode, Selector, Subscribe, Unsubscribe, extension,
+    Confirm, Control, Extension, OpenInbox, Overflow, Receipt, RefusedCode, Selector, Subscribe, Unsubscribe, extension,
 };
 use broadcaster_protocol::limits::{CREDIT_MESSAGE_BYTES, RECEIPT_LAGGING_MAX};
 use broadcaster_protocol::{ChannelId, Header, SenderId};
-use bus::{Bus, Sender, open, subscribe};
+use bus::{Bus, Sender, decode, open, subscribe};
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -562,6 +562,47 @@ fn a_receipt_names_the_worst_listeners_up_to_its_limit() {
         listeners[..RECEIPT_LAGGING_MAX]
     );
     assert!(receipt.worst.is_sorted_by(|one, next| one.bytes >= next.bytes));
+}
+
+#[test]
+fn a_receipt_may_wait_for_the_next_reply_or_answer_if_a_listener_took_the_message() {
+    let mut bus = bus();
+    let sender = bus.sender("news", None);
+    bus.send(sender.conn, OpenInbox::default());
+    let Some(Control::InboxOpened(inbox)) = bus.peers[sender.conn.0].controls.last().cloned() else {
+        panic!("an inbox")
+    };
+    let request = |bus: &mut Bus, number| {
+        bus.publish(sender, 1, 10);
+        bus.send(sender.conn, Confirm { number, id: sender.channel.0, extensions: vec![Extension::with_reply()] });
+    };
+    let receipts = |bus: &Bus| {
+        let receipt =
+            |control: &Control| if let Control::Receipt(receipt) = control { Some(receipt.number) } else { None };
+        bus.peers[sender.conn.0].controls.iter().filter_map(receipt).collect::<Vec<_>>()
+    };
+    request(&mut bus, 1);
+    assert_eq!(receipts(&bus), [1], "no listener took it");
+    let listener = bus.listener("news");
+    request(&mut bus, 2);
+    assert_eq!(receipts(&bus), [1], "it waits");
+    let id = bus.peers[listener.0].id.unwrap();
+    let reply = decode(Header::reply(ChannelId(inbox.id), id, 7, 0).as_bytes());
+    bus.turn([Event::Run { conn: listener, run: reply }]);
+    assert_eq!(receipts(&bus), [1, 2]);
+    assert_eq!(bus.peers[sender.conn.0].messages.get(&(ChannelId(inbox.id), id)), Some(&1));
+    request(&mut bus, 3);
+    request(&mut bus, 4);
+    assert_eq!(receipts(&bus), [1, 2, 3, 4], "only one waits");
+    request(&mut bus, 5);
+    assert_eq!(receipt(&mut bus, sender).took, 1);
+    assert_eq!(receipts(&bus)[4], 5, "in front of the next answer");
+
+    let without_inbox = bus.sender("news", None);
+    bus.publish(without_inbox, 1, 10);
+    let extensions = vec![Extension::with_reply()];
+    bus.send(without_inbox.conn, Confirm { number: 1, id: without_inbox.channel.0, extensions });
+    assert!(matches!(bus.peers[without_inbox.conn.0].controls.last(), Some(Control::Receipt(_))));
 }
 
 #[test]
