@@ -7,7 +7,7 @@ use crate::memory::{Charge, Ledger};
 use crate::outbox::{Delivered, Outbox, Room, Terms};
 use crate::registry::{Selector, Subscriber};
 use broadcaster_protocol::control::Control;
-use broadcaster_protocol::{ChannelId, ChannelName, SenderId};
+use broadcaster_protocol::{ChannelId, ChannelName, ChannelPattern, SenderId};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -146,6 +146,34 @@ impl Subscriptions {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&Selector, Terms)> {
         self.terms.iter().map(|(selector, &(terms, _))| (selector, terms))
+    }
+
+    /// Its subscriptions to patterns, those that decide first.
+    pub(crate) fn patterns(&self, conn: ConnId) -> Vec<(&ChannelPattern, Subscriber)> {
+        let mut patterns: Vec<_> = self
+            .terms
+            .iter()
+            .filter_map(|(selector, &(terms, order))| match selector {
+                Selector::Pattern(pattern) => Some((pattern, Subscriber::new(conn, terms, order))),
+                Selector::Name(_) | Selector::All => None,
+            })
+            .collect();
+        patterns.sort_by_key(|(_, subscriber)| subscriber.rank());
+        patterns
+    }
+
+    /// The one that decides how the connection receives the channel `name`, of these `patterns` and the others; and the effort: one for
+    /// each pattern that was compared.
+    pub(crate) fn best(
+        &self,
+        conn: ConnId,
+        name: &ChannelName,
+        patterns: &[(&ChannelPattern, Subscriber)],
+    ) -> (Option<Subscriber>, usize) {
+        let at = patterns.iter().position(|(pattern, _)| pattern.covers(name));
+        let others = [Selector::Name(name.clone()), Selector::All].map(|selector| self.get(conn, &selector));
+        let covering = at.map(|at| patterns[at].1).into_iter().chain(others.into_iter().flatten());
+        (covering.min_by_key(Subscriber::rank), at.map_or(patterns.len(), |at| at + 1))
     }
 
     /// Adds a subscription; returns what the registry has to know of it.

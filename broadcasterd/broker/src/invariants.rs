@@ -26,15 +26,16 @@ impl Broker {
         assert!(self.to_refuse.is_empty(), "connections wait to be refused");
     }
 
-    /// A turn ends with the event that makes it full, and one event costs no more than a unit for each connection, or for each channel
-    /// and a search for patterns.
+    /// A turn ends with the event that makes it full, and one event costs no more than a search for patterns, and a unit for each
+    /// connection, or for each channel and each pattern of one connection.
     fn check_work(&self) {
         let Limits { connections_max, channels_max, wildcards_max, patterns_max, watches_max, .. } = self.limits;
+        assert!(self.registry.attachments() <= self.limits.attachments_max, "connections receive too many channels");
         let search_max = patterns_max.saturating_mul(PATTERN_SEGMENTS);
-        let channels_max = channels_max.saturating_mul(1 + search_max);
+        let channels_max = channels_max.saturating_mul(2 + self.limits.channels_per_connection_max);
         // Every retained message may be replayed, and the run that is being retained has one message for each header at most.
         let retained_max = self.limits.retained_bytes_max.max(CHUNK_BYTES) / HEADER_BYTES;
-        let others_max = wildcards_max + patterns_max + watches_max + retained_max;
+        let others_max = 2 * search_max + wildcards_max + patterns_max + watches_max + retained_max;
         let event_max = connections_max.max(channels_max).saturating_add(others_max);
         for (turn, event) in [(self.turn_work, self.event_work_max), self.last_turn_work] {
             assert!(turn < TURN_WORK_MAX + event.max(1), "{turn} units of work in one turn");

@@ -36,6 +36,9 @@ pub struct Limits {
     /// Subscriptions to patterns (16 384), observers included. Their patterns have at most [`PATTERN_SEGMENTS`] times as many segments,
     /// together.
     pub patterns_max: usize,
+    /// Connections that receive a channel, counted for each channel (4 194 304): what subscriptions to patterns and to all channels come to
+    /// together. Each costs about 100 bytes.
+    pub attachments_max: usize,
     /// Watches of the listeners of a channel (4096).
     pub watches_max: usize,
     /// Bytes of memory that retained messages of all channels may take (16 MiB), with about 300 bytes of bookkeeping for each; in any case
@@ -74,6 +77,7 @@ impl Default for Limits {
             observers_max: 16,
             wildcards_max: 64,
             patterns_max: 16_384,
+            attachments_max: 4 * 1024 * 1024,
             watches_max: 4096,
             retained_bytes_max: 16 * 1024 * 1024,
             retained_channels_max: 4096,

@@ -50,7 +50,7 @@ impl Subscriber {
     }
 
     /// The lowest rank decides: a listener's before an observer's, then the first.
-    fn rank(&self) -> (bool, u64) {
+    pub(crate) fn rank(&self) -> (bool, u64) {
         (self.terms.observer, self.order)
     }
 }
@@ -166,6 +166,8 @@ pub(crate) struct Registry {
     observers: BTreeMap<ChannelName, Vec<Subscriber>>,
     /// For each connection, the channels that it receives, and its position among their subscribers.
     positions: Vec<BTreeMap<ChannelId, usize>>,
+    /// How many positions there are.
+    attachments: usize,
     /// The connection of each inbox. Their ids are those of no channel.
     inboxes: BTreeMap<ChannelId, ConnId>,
     /// Channels with a listener more that some connection may have waited for.
@@ -192,6 +194,37 @@ impl Registry {
 
     pub(crate) fn watches(&self) -> &Watches {
         &self.watches
+    }
+
+    /// How many connections receive a channel, counted for each channel.
+    pub(crate) fn attachments(&self) -> usize {
+        self.attachments
+    }
+
+    /// How many there would be more with this subscription of the connection; without a connection, with a channel of this name.
+    pub(crate) fn attachments_added(&mut self, conn: Option<ConnId>, selector: &Selector) -> usize {
+        let received = conn.and_then(|conn| self.positions.get(conn.0));
+        let is_new = |id: &ChannelId| received.is_none_or(|received| !received.contains_key(id));
+        match selector {
+            Selector::All => self.channels.len() - received.map_or(0, BTreeMap::len),
+            Selector::Pattern(pattern) => {
+                let (covered, work) = self.covered(pattern);
+                let added = covered.iter().filter(|id| is_new(id)).count();
+                self.work += work;
+                added
+            }
+            Selector::Name(name) => match self.id_of(name) {
+                Some(id) => usize::from(is_new(&id)),
+                None => {
+                    let mut conns: BTreeSet<_> = self.wildcards.iter().map(|subscriber| subscriber.conn).collect();
+                    let work = self.patterns.each_covering(name, &mut |subscribers| conns.extend(subscribers.keys()));
+                    conns.extend(self.observers.get(name).into_iter().flatten().map(|subscriber| subscriber.conn));
+                    conns.extend(conn);
+                    self.work += work + conns.len();
+                    conns.len()
+                }
+            },
+        }
     }
 
     /// Units of work since the last call: one for each subscription to a pattern or to all channels that a new channel is attached to,
@@ -248,7 +281,8 @@ impl Registry {
             }
             Selector::Pattern(pattern) => {
                 self.patterns.insert(pattern, subscriber);
-                let ids = self.covered(pattern);
+                let (ids, work) = self.covered(pattern);
+                self.work += work;
                 Begun { named: None, replayed: self.attach_all(ids, subscriber) }
             }
             Selector::Name(name) if subscriber.terms.observer => {
@@ -282,12 +316,13 @@ impl Registry {
         }
     }
 
-    /// Removes one subscription of a connection, of which `left` returns those that are left; returns the channel that ended by that.
+    /// Removes one subscription of a connection, of which `left` returns the best of those that are left for a channel, and the effort;
+    /// returns the channel that ended by that.
     pub(crate) fn unsubscribe(
         &mut self,
         selector: &Selector,
         gone: Subscriber,
-        left: impl Fn(&Selector) -> Option<Subscriber>,
+        left: impl Fn(&ChannelName) -> (Option<Subscriber>, usize),
     ) -> Option<Ended> {
         let conn = gone.conn;
         let ids = match selector {
@@ -295,7 +330,11 @@ impl Registry {
                 self.work += self.channels.len();
                 self.channels.keys().copied().collect()
             }
-            Selector::Pattern(pattern) => self.covered(pattern),
+            Selector::Pattern(pattern) => {
+                let (ids, work) = self.covered(pattern);
+                self.work += work;
+                ids
+            }
             Selector::Name(name) => self.id_of(name).into_iter().collect(),
         };
         let by_name = self.forget(conn, selector, gone.terms);
@@ -303,7 +342,9 @@ impl Registry {
             self.detach(id, gone, &left);
         }
         for name in self.watched(selector) {
-            let listens = self.best(conn, &name, &left).is_some_and(|best| !best.terms.observer);
+            let (best, work) = left(&name);
+            self.work += work;
+            let listens = best.is_some_and(|best| !best.terms.observer);
             self.watches.set_listens(&name, conn, listens);
         }
         self.end_if_unused(by_name?)
@@ -448,13 +489,14 @@ impl Registry {
         }
     }
 
-    /// The channels that the pattern covers.
-    fn covered(&mut self, pattern: &ChannelPattern) -> Vec<ChannelId> {
+    /// The channels that the pattern covers, and the effort: one for each that was compared.
+    fn covered(&self, pattern: &ChannelPattern) -> (Vec<ChannelId>, usize) {
         let prefix = pattern.literal_prefix();
         let from = self.ids.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
         let candidates = from.take_while(|(name, _)| name.as_str().starts_with(prefix));
-        let work = &mut self.work;
-        candidates.inspect(|_| *work += 1).filter(|(name, _)| pattern.covers(name)).map(|(_, &id)| id).collect()
+        let mut work = 0;
+        let covered = candidates.inspect(|_| work += 1).filter(|(name, _)| pattern.covers(name));
+        (covered.map(|(_, &id)| id).collect(), work)
     }
 
     /// Lets the connection receive these channels; returns those that are to be replayed to it.
@@ -476,6 +518,7 @@ impl Registry {
         }
         let is_new = match self.positions[conn].entry(id) {
             Entry::Vacant(position) => {
+                self.attachments += 1;
                 position.insert(channel.subscribers.len());
                 channel.subscribers.push(subscriber);
                 if subscriber.terms.observer {
@@ -504,15 +547,15 @@ impl Registry {
     }
 
     /// The channel is no longer covered by this subscription: the best of those that are left decides now, if one is.
-    fn detach(&mut self, id: ChannelId, gone: Subscriber, left: &impl Fn(&Selector) -> Option<Subscriber>) {
+    fn detach(&mut self, id: ChannelId, gone: Subscriber, left: &impl Fn(&ChannelName) -> (Option<Subscriber>, usize)) {
         let conn = gone.conn;
         let Some(&position) = self.positions.get(conn.0).and_then(|positions| positions.get(&id)) else { return };
         let Some(channel) = self.channels.get(&id).filter(|channel| channel.subscribers[position].order == gone.order)
         else {
             return; // another one has decided
         };
-        let name = channel.name.clone();
-        let best = self.best(conn, &name, left);
+        let (best, work) = left(&channel.name);
+        self.work += work;
         let Some(channel) = self.channels.get_mut(&id) else { return };
         let Some(best) = best else {
             self.positions[conn.0].remove(&id);
@@ -523,22 +566,11 @@ impl Registry {
         *present = Subscriber { named: present.named, ..best };
     }
 
-    /// The subscription that decides how the connection receives the channel `name`.
-    fn best(
-        &mut self,
-        conn: ConnId,
-        name: &ChannelName,
-        own: &impl Fn(&Selector) -> Option<Subscriber>,
-    ) -> Option<Subscriber> {
-        let mut covering: Vec<_> = [Selector::Name(name.clone()), Selector::All].iter().filter_map(own).collect();
-        self.work += self.patterns.each_covering(name, &mut |subscribers| covering.extend(subscribers.get(&conn)));
-        covering.into_iter().min_by_key(Subscriber::rank)
-    }
-
     /// Removes the subscriber at this position of the channel. The connection has forgotten the position already.
     fn remove_at(&mut self, id: ChannelId, position: usize) {
         let Some(channel) = self.channels.get_mut(&id) else { return };
         let gone = channel.subscribers.swap_remove(position);
+        self.attachments -= 1;
         channel.listeners -= usize::from(!gone.terms.observer);
         if let Some(moved) = channel.subscribers.get(position) {
             self.positions[moved.conn.0].insert(id, position);
@@ -577,6 +609,7 @@ impl Registry {
         for subscriber in &channel.subscribers {
             self.positions[subscriber.conn.0].remove(&id);
         }
+        self.attachments -= channel.subscribers.len();
         let named = channel.subscribers.iter().filter(|subscriber| subscriber.named);
         Some(Ended { id, named: named.map(|subscriber| subscriber.conn).collect() })
     }
@@ -658,7 +691,7 @@ impl Registry {
             awaited += channel.counting.len();
         }
         let positions = self.positions.iter().map(BTreeMap::len).sum::<usize>();
-        assert_eq!(positions, received, "positions in channels");
+        assert_eq!((positions, self.attachments), (received, received), "positions in channels");
         assert_eq!(awaited, counting.len(), "requests that wait for listeners");
         assert_eq!((self.joined.len(), self.work), (0, 0), "what was done was not reported");
     }

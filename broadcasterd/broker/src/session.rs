@@ -129,6 +129,9 @@ impl Broker {
             return Err((RefusedCode::Protocol, format!("the channel {name:?} is open on this connection already")));
         }
         self.check_channels(conn, Some(&name))?;
+        if known.is_none() {
+            self.check_attachments(None, &Selector::Name(name.clone()))?;
+        }
         let id = self.registry.publish(&name);
         self.turn_work += self.registry.take_work();
         let listeners = self.registry.channel(id).map_or(0, Channel::listeners);
@@ -246,7 +249,8 @@ impl Broker {
             false => (&mut self.counts.listeners, subscriptions.listeners()),
         };
         *of_kind -= usize::from(left == 0);
-        let ended = self.registry.unsubscribe(&selector, gone, |selector| subscriptions.get(conn, selector));
+        let patterns = subscriptions.patterns(conn);
+        let ended = self.registry.unsubscribe(&selector, gone, |name| subscriptions.best(conn, name, &patterns));
         self.credits.release(now, &mut connection.backlog); // it may not count any more where a sender waits for it
         let unsubscribed = Unsubscribed { subscription: number, extensions: Vec::new() };
         self.reply(now, conn, &Control::Unsubscribed(unsubscribed), effects);
@@ -338,7 +342,25 @@ impl Broker {
             Selector::Name(name) if !terms.observer => Some(name),
             Selector::Name(_) | Selector::Pattern(_) | Selector::All => None,
         };
-        self.check_channels(conn, creates)
+        self.check_channels(conn, creates)?;
+        self.check_attachments(Some(conn), selector)
+    }
+
+    /// Whether connections may receive as many channels as if the connection subscribed to this, or opened the channel of this name.
+    pub(crate) fn check_attachments(&mut self, conn: Option<ConnId>, selector: &Selector) -> Result<(), Refusal> {
+        let (max, present) = (self.limits.attachments_max, self.registry.attachments());
+        // A subscription adds one for each channel at most, and a channel one for each connection.
+        if present.saturating_add(self.registry.len().max(self.limits.connections_max)) <= max {
+            return Ok(());
+        }
+        let wanted = present + self.registry.attachments_added(conn, selector);
+        self.turn_work += self.registry.take_work();
+        if wanted <= max {
+            return Ok(());
+        }
+        let reason =
+            format!("connections would receive {wanted} channels, counted for each connection; the limit is {max}");
+        Err((RefusedCode::Channels, reason))
     }
 
     /// Whether the connection may have one channel more, and the channel `name` may begin to exist.

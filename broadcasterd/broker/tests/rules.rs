@@ -1176,6 +1176,74 @@ fn patterns_and_their_segments_are_limited() {
 }
 
 #[test]
+fn channels_that_patterns_cover_are_limited_in_total() {
+    let mut limits = Limits::default();
+    limits.attachments_max = 10;
+    let mut bus = Bus::new(limits);
+    let (sender, first, second) = (bus.connect(50), bus.connect(60), bus.connect(61));
+    (0..5).for_each(|number| bus.send(sender, open(&format!("a.{number}"))));
+    bus.send(first, subscribe_pattern(1, "a.*"));
+    bus.send(second, subscribe_all(1));
+    bus.send(first, subscribe_pattern(2, "**"));
+    bus.send(second, subscribe(2, "a.0"));
+    assert!(matches!(bus.answer(first), Control::Subscribed(_)), "it receives these channels already");
+    let third = bus.connect(62);
+    bus.send(third, subscribe_pattern(1, "b.*"));
+    assert!(matches!(bus.answer(third), Control::Subscribed(_)), "it covers none");
+    for (number, request) in [(2, subscribe_pattern(2, "a.*")), (3, subscribe(3, "a.0")), (4, subscribe(4, "b.0"))] {
+        bus.send(third, request);
+        let reason = bus.is_declined(third, kind::SUBSCRIBE, number, RefusedCode::Channels);
+        let wanted = [15, 11, 13][number as usize - 2];
+        let counted = format!("connections would receive {wanted} channels, counted for each connection");
+        assert_eq!(reason, format!("{counted}; the limit is 10"));
+    }
+    bus.send(sender, open("a.5"));
+    bus.is_declined(sender, kind::OPEN, 0, RefusedCode::Channels);
+    bus.send(first, unsubscribe(1));
+    bus.send(sender, open("a.5"));
+    bus.is_declined(sender, kind::OPEN, 0, RefusedCode::Channels);
+    bus.send(first, unsubscribe(2));
+    bus.open(sender, "b.1");
+    bus.send(third, subscribe(2, "a.1"));
+    bus.send(third, subscribe(3, "a.2"));
+    assert!(matches!(bus.answer(third), Control::Named(_)), "9 are left: 6 of the second one, and 3");
+    bus.close(second);
+    bus.open(sender, "a.5");
+    bus.close(sender);
+    bus.send(first, subscribe_pattern(1, "**"));
+    assert!(matches!(bus.answer(first), Control::Subscribed(_)));
+}
+
+/// The invariants bound the work of an event: for each channel, it is compared with the patterns of the connection alone.
+#[test]
+fn end_of_a_pattern_costs_no_search_for_the_patterns_of_others() {
+    let mut limits = Limits::default();
+    (limits.channels_max, limits.channels_per_connection_max, limits.patterns_max) = (500, 20, 100);
+    (limits.connections_max, limits.retained_bytes_max, limits.watches_max) = (100, 0, 0);
+    let mut bus = Bus::new(limits);
+    let listener = bus.connect(60);
+    bus.send(listener, subscribe_pattern(1, "a.**"));
+    bus.send(listener, subscribe_pattern(2, "*.a.**"));
+    let mut last = listener;
+    for number in 0..500 {
+        if number % 20 == 0 {
+            last = bus.connect(50);
+        }
+        bus.send(last, open(&format!("a.a.a.a.a.a.{number}")));
+    }
+    // Each is a branch of every search.
+    for number in 0..64_u32 {
+        if number % 16 == 0 {
+            last = bus.connect(61);
+        }
+        let pattern = (0..6).map(|bit| if number >> bit & 1 == 0 { "a" } else { "*" }).collect::<Vec<_>>().join(".");
+        bus.send(last, subscribe_pattern(number, &format!("{pattern}.x")));
+    }
+    bus.send(listener, unsubscribe(1));
+    assert!(matches!(bus.answer(listener), Control::Unsubscribed(_)));
+}
+
+#[test]
 fn a_client_that_requests_and_never_reads_is_ended() {
     let mut limits = Limits::default();
     limits.replies_bytes_max = 4096;

@@ -96,7 +96,7 @@ macro_rules! key {
 
 /// The keys, in the order of the fields. The smallest values leave a daemon that can serve; the largest are far beyond use, and
 /// bounded.
-pub(crate) const KEYS: [Key; 20] = [
+pub(crate) const KEYS: [Key; 21] = [
     key!(connections_max, Count, CONNECTIONS_MIN as u64, 1_000_000),
     key!(connections_per_process_max, Count, 1, 1_000_000),
     key!(channels_max, Count, 1, 1_000_000),
@@ -109,6 +109,7 @@ pub(crate) const KEYS: [Key; 20] = [
     key!(observers_max, Count, 0, 1024),
     key!(wildcards_max, Count, 0, 1024),
     key!(patterns_max, Count, 0, 1_000_000),
+    key!(attachments_max, Count, 1024, 100_000_000),
     key!(watches_max, Count, 0, 1_000_000),
     key!(retained_bytes_max, Bytes, 0, GIB), // 0: the daemon retains nothing
     key!(retained_channels_max, Count, 0, 1_000_000),
