@@ -741,9 +741,9 @@ fn a_retained_message_uses_credit_and_one_that_is_declared_again_does_not() {
     bus.peers[conn.0].publications.get_mut("log").unwrap().1 = 10;
     let credits = |bus: &mut Bus| bus.got(conn).into_iter().filter(|got| *got == Got::Other(0x30)).count();
     assert_eq!(credits(&mut bus), 1);
-    bus.redeclare(conn, "log", 5, &[1; 200_000]);
+    bus.redeclare(conn, "log", 5, &vec![1; 600_000]);
     assert_eq!(credits(&mut bus), 0);
-    bus.retain(conn, "log", &[1; 200_000], ONCE);
+    bus.retain(conn, "log", &vec![1; 600_000], ONCE);
     assert_eq!(credits(&mut bus), 1, "it is granted anew, because more than half was used");
 }
 
