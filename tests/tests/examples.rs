@@ -7,6 +7,14 @@ use serde_json::Value;
 use std::io::Write;
 use std::process::{Output, Stdio};
 
+/// A bus with a daemon, once the examples are built.
+fn start_bus() -> (Bus, Process) {
+    example("");
+    let bus = Bus::new();
+    let daemon = bus.start();
+    (bus, daemon)
+}
+
 /// Starts an example, and waits for its first line.
 fn start(bus: &Bus, name: &str, arguments: &[&str], first: &str) -> Process {
     let mut process = Process::spawn(&mut bus.command(example(name), arguments));
@@ -30,8 +38,7 @@ fn text(bytes: &[u8]) -> &str {
 fn a_formatter_serves_plugins_and_a_status_line() {
     const TEXT: &str = "fn main() {\nlet x = [\n1,   \n];\n}\n";
     const FORMATTED: &str = "fn main() {\n    let x = [\n        1,\n    ];\n}\n";
-    let bus = Bus::new();
-    let _daemon = bus.start();
+    let (bus, _daemon) = start_bus();
 
     let alone = run(&bus, "formatter", &["format"], TEXT);
     assert_eq!(alone.status.code(), Some(1));
@@ -78,8 +85,7 @@ fn wait_until_a_sender_waits(bus: &Bus, messages: usize) {
 #[test]
 fn logs_reach_readers_without_loss_however_slow_they_are() {
     const LINES: usize = 20_000;
-    let bus = Bus::new();
-    let _daemon = bus.start();
+    let (bus, _daemon) = start_bus();
     let mut all = start(&bus, "log_fanout", &["follow"], "following com.example.log.**");
     let errors = "com.example.log.*.error";
     let mut errors = start(&bus, "log_fanout", &["follow", errors], &format!("following {errors}"));
@@ -110,4 +116,34 @@ fn logs_reach_readers_without_loss_however_slow_they_are() {
     }
     writing.join().expect("it writes");
     assert_eq!(collector.wait(), Some(0));
+}
+
+#[test]
+fn windows_have_the_theme_that_was_set_before_they_opened() {
+    let (bus, _daemon) = start_bus();
+    let set = |theme| assert!(run(&bus, "theme", &["set", theme], "").status.success());
+
+    let mut first = start(&bus, "theme", &["window"], "open");
+    set("dark");
+    assert_eq!(first.line(), "theme dark");
+    // The process that has set it is gone, and the daemon keeps it.
+    let mut second = start(&bus, "theme", &["window"], "open");
+    assert_eq!(second.line(), "theme dark");
+    for window in [&mut first, &mut second] {
+        window.write_line("a");
+        assert_eq!(window.line(), "key a");
+    }
+    set("light");
+    assert_eq!((first.line(), second.line()), ("theme light".into(), "theme light".into()));
+    assert!(run(&bus, "theme", &["clear"], "").status.success());
+    assert_eq!((first.line(), second.line()), ("theme default".into(), "theme default".into()));
+    let mut third = start(&bus, "theme", &["window"], "open");
+    set("dark");
+    assert_eq!(third.line(), "theme dark", "nothing was kept before");
+    for mut window in [first, second, third] {
+        window.end_input();
+        let rest = window.rest();
+        assert!(rest.is_empty() || rest == "theme dark\n", "{rest}");
+        assert_eq!(window.wait(), Some(0));
+    }
 }
