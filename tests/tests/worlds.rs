@@ -165,6 +165,43 @@ fn killed_daemon_is_one_gap() {
     }
 }
 
+/// Each reply states whose request it answers: it reaches that requester alone, once from each listener, or is late and counted.
+#[test]
+fn replies_reach_their_requesters_whatever_fails() {
+    let mut happened = Faults::default();
+    for seed in seeds(40) {
+        let mut rng = Rng::with_seed(seed);
+        let mut world = World::new(seed).short_of_memory(if rng.bool() { 30 } else { 0 });
+        let listeners = [
+            world.listener("com.a", Overflow::DropOldest),
+            world.subscriber(&[(Some("com.*"), Overflow::DropOldest, false)]),
+            world
+                .subscriber(&[(Some("com.b"), Overflow::Latest, false), (Some("com.**"), Overflow::DropOldest, false)]),
+        ];
+        let requesters = ["com.a", "com.a", "com.b"].map(|channel| world.requester(channel, 30));
+        world.sender("com.a", 100, 200);
+        world.observer(None);
+        for _ in 0..rng.u32(2..12) {
+            world.run(rng.u64(..600));
+            match rng.u32(..5) {
+                0 | 1 => world.kill_daemon(),
+                2 => world.cut(listeners[rng.usize(..3)]),
+                3 => world.cut(requesters[rng.usize(..3)]),
+                _ => {
+                    let listener = listeners[rng.usize(..3)];
+                    world.stall(listener, true);
+                    world.run(rng.u64(..600));
+                    world.stall(listener, false);
+                }
+            }
+        }
+        world.run_until_quiet();
+        happened += world.faults();
+    }
+    assert_happened(happened.replies > 1000 && happened.requests_answered > 300, &format!("{happened:?}"));
+    assert_happened(happened.late_replies > 10 && happened.requests_lost > 10, &format!("{happened:?}"));
+}
+
 #[test]
 fn stopped_daemon_delivers_what_it_was_sent() {
     for seed in seeds(20) {

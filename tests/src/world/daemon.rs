@@ -438,6 +438,9 @@ impl Daemon {
     fn handled(&mut self, conn: ConnId, mut messages: u64) -> Result<(), String> {
         let number = self.number();
         let Some(served) = self.served.get(&conn) else { return Ok(()) };
+        if served.channel.is_none() {
+            messages = 0; // replies of a listener, which their requesters check
+        }
         let (tap, accepted) = (&mut *served.tap.borrow_mut(), &mut self.accepted[number]);
         while let Some(input) = tap.unhandled.pop_front() {
             match (input, &served.channel) {

@@ -23,8 +23,8 @@ use std::ops::AddAssign;
 use std::rc::Rc;
 use std::time::Duration;
 use system_broadcaster::machine::{
-    Change, Confirmation, Event, Machine, OWN, Outcome, PendingSend, Publisher, Received, Selector, Step, Subscriber,
-    Subscription, confirm, flush, receive, settle,
+    Change, Confirmation, Event, Machine, OWN, Outcome, PendingSend, Publisher, Received, Replied, Replying, Requested,
+    RequesterGone, Requesting, Selector, Step, Subscriber, Subscription, confirm, flush, next_reply, receive, settle,
 };
 use system_broadcaster::{ChannelName, ChannelPattern};
 
@@ -56,7 +56,22 @@ enum Role {
         gaps: u64,
         gaps_due: u64,
         was_ready: bool,
+        /// Replies to the requests that it has received, oldest first.
+        replies: VecDeque<Replying<'static>>,
     },
+    /// A client that requests, and waits for the replies to one request before the next one.
+    Requester { publisher: Publisher, to_request: u64, current: Option<Asking> },
+}
+
+/// A request of a requester.
+#[derive(Debug)]
+struct Asking {
+    number: u64,
+    /// Until the daemon has delivered it.
+    requesting: Option<Requesting<'static>>,
+    expected: u64,
+    /// The listeners that have replied.
+    repliers: BTreeSet<u64>,
 }
 
 #[derive(Debug)]
@@ -103,6 +118,14 @@ pub struct Faults {
     pub restored: u64,
     /// Replayed messages that have arrived.
     pub replayed: u64,
+    /// Replies that have arrived in time.
+    pub replies: u64,
+    /// Replies to requests that no longer awaited any.
+    pub late_replies: u64,
+    /// Requests that ended with their connection.
+    pub requests_lost: u64,
+    /// Requests to which each listener that took them has replied.
+    pub requests_answered: u64,
 }
 
 impl AddAssign for Faults {
@@ -115,6 +138,10 @@ impl AddAssign for Faults {
         self.declared_again += more.declared_again;
         self.restored += more.restored;
         self.replayed += more.replayed;
+        self.replies += more.replies;
+        self.late_replies += more.late_replies;
+        self.requests_lost += more.requests_lost;
+        self.requests_answered += more.requests_answered;
     }
 }
 
@@ -190,6 +217,13 @@ impl World {
         self.add(Role::Sender { publisher, to_send: frames, payload_max, batch, in_doubt: 0 })
     }
 
+    /// A client that sends so many requests, one after the other. It gives a request up at random.
+    pub fn requester(&mut self, channel: &str, requests: u64) -> Client {
+        let number = self.rng.borrow_mut().u32(..);
+        let publisher = Publisher::new(name(channel), "world", self.next_pid(), number);
+        self.add(Role::Requester { publisher, to_request: requests, current: None })
+    }
+
     /// A client that listens to one channel.
     pub fn listener(&mut self, channel: &str, overflow: Overflow) -> Client {
         self.subscriber(&[(Some(channel), overflow, false)])
@@ -228,6 +262,7 @@ impl World {
             gaps: 0,
             gaps_due: 0,
             was_ready: false,
+            replies: VecDeque::new(),
         })
     }
 
@@ -423,7 +458,7 @@ impl World {
         let mut rng = Rng::with_seed(self.rng.borrow_mut().u64(..));
         let before = participant.connected.clone();
         let channel = match &participant.role {
-            Role::Sender { publisher, .. } => Some(publisher.channel().clone()),
+            Role::Sender { publisher, .. } | Role::Requester { publisher, .. } => Some(publisher.channel().clone()),
             Role::Listener { .. } => None,
         };
         let mut link = WorldLink {
@@ -457,9 +492,26 @@ impl World {
                 let payload_max = *payload_max;
                 if send(publisher, to_send, payload_max, *batch, &mut link) { return true } else { None }
             }
+            Role::Requester { publisher, to_request, current } => {
+                let faults = Rc::clone(&link.daemon.faults);
+                let late = publisher.late_replies();
+                let moved = ask(publisher, to_request, current, &mut link, &mut faults.borrow_mut());
+                faults.borrow_mut().late_replies += publisher.late_replies() - late;
+                return moved;
+            }
             Role::Listener { stalled: true, .. } => return false,
-            Role::Listener { subscriber, change, gaps_due, was_ready, .. } => {
+            Role::Listener { subscriber, change, gaps_due, was_ready, replies, .. } => {
                 let joined = subscriber.selectors().count() as u64;
+                if let Some(reply) = replies.front_mut().filter(|_| link.rng.bool()) {
+                    match reply.poll(subscriber, &mut link) {
+                        Ok(Step::Wait(())) if !reply.has_begun() => {}
+                        Ok(Step::Wait(())) => reply.leave(subscriber), // receives write the rest
+                        Ok(Step::Done(())) | Err(RequesterGone) => link.moved = true,
+                    }
+                    if link.moved {
+                        replies.pop_front();
+                    }
+                }
                 if let Some(requested) = change.filter(|_| link.rng.bool()) {
                     match settle(subscriber, &mut link, requested).unwrap_or_else(|never: Never| match never {}) {
                         Step::Done(Outcome::Done) => (*change, link.moved) = (None, true),
@@ -530,7 +582,7 @@ impl World {
     /// Checks what a listener has received.
     fn check(&mut self, client: Client, event: Event, connected: Option<&Connected>) -> Result<(), String> {
         let participant = &mut self.participants[client.0];
-        let Role::Listener { subscriber, gaps, gaps_due, .. } = &mut participant.role else { return Ok(()) };
+        let Role::Listener { subscriber, gaps, gaps_due, replies, .. } = &mut participant.role else { return Ok(()) };
         let channel = subscriber.channel().cloned();
         let count = match event {
             Event::Lagged(None) => {
@@ -555,6 +607,12 @@ impl World {
         }
         let empty = Channel::default();
         let accepted = self.daemon.accepted(connected.daemon, &name).unwrap_or(&empty);
+        if let Some(address) = frame.metadata.reply_address() {
+            // The requester checks that it is the one to which this goes.
+            let payload = [sender.to_le_bytes(), address.number.to_le_bytes()].concat();
+            let reply = Replying::new(subscriber, (subscriber.origin(), address), &[], payload.leak());
+            replies.push_back(reply.map_err(|error| format!("{error:?}"))?);
+        }
         let (retained, replayed) = (subscriber.is_retained(), subscriber.is_replayed());
         self.daemon.faults.borrow_mut().replayed += u64::from(replayed);
         let received = joined.received(&name, accepted, Mark { sender, sequence }, retained, replayed);
@@ -587,6 +645,11 @@ impl World {
             match (&participant.role, &participant.connected) {
                 (Role::Sender { to_send, .. }, _) => {
                     problems.insert(format!("sender {at} is not done: {to_send} messages left, or not confirmed"));
+                }
+                (Role::Requester { to_request, current, .. }, _) => {
+                    if *to_request > 0 || current.is_some() {
+                        problems.insert(format!("requester {at} is not done: {to_request} requests left, {current:?}"));
+                    }
                 }
                 (Role::Listener { stalled: true, .. }, _) => {}
                 (Role::Listener { gaps, gaps_due, has_changed, .. }, Some(connected)) => {
@@ -626,6 +689,74 @@ impl Drop for World {
             );
         }
     }
+}
+
+/// Lets a requester go on with its request, or begin the next one; whether it could.
+fn ask(
+    publisher: &mut Publisher,
+    to_request: &mut u64,
+    current: &mut Option<Asking>,
+    link: &mut WorldLink<'_>,
+    faults: &mut Faults,
+) -> bool {
+    if current.is_none() && *to_request > 0 {
+        let number = link.rng.u64(..);
+        publisher.begin_request(number);
+        let payload = payload_of(publisher.committed(), link.rng.usize(..100)).leak();
+        let requesting = Some(Requesting::new(OWN, number, &[], payload));
+        *current = Some(Asking { number, requesting, expected: 0, repliers: BTreeSet::new() });
+        *to_request -= 1;
+    }
+    let Some(asking) = current else { return false };
+    let number = asking.number;
+    let lost = publisher.lost_replies(number);
+    let is_over = if let Some(requesting) = &mut asking.requesting {
+        match requesting.poll::<_, SendError>(publisher, link).expect("messages are small") {
+            Step::Wait(()) => {
+                requesting.pass_on(publisher);
+                false
+            }
+            Step::Done(Requested::Taken(listeners)) => {
+                (asking.expected, asking.requesting) = (u64::from(listeners), None);
+                listeners == 0
+            }
+            Step::Done(Requested::Lost) => {
+                faults.requests_lost += 1;
+                true
+            }
+            Step::Done(other) => panic!("{other:?}"),
+        }
+    } else {
+        match next_reply::<_, SendError>(publisher, link, number, lost).expect("the daemon refuses nothing") {
+            Step::Wait(()) => false,
+            Step::Done(Replied::Lagged) => false,
+            Step::Done(Replied::Lost) => {
+                faults.requests_lost += 1;
+                true
+            }
+            Step::Done(Replied::Reply(run)) => {
+                let reply = run.front().expect("a reply is one message");
+                let wanted = [publisher.id().raw().to_le_bytes(), number.to_le_bytes()].concat();
+                assert_eq!(reply.payload, wanted, "a reply to another request, or of another requester");
+                assert!(asking.repliers.insert(reply.sender.raw()), "two replies of {:?}", reply.sender);
+                faults.replies += 1;
+                let replies = asking.repliers.len() as u64;
+                assert!(replies <= asking.expected, "{replies} replies of {} listeners", asking.expected);
+                let is_answered = replies == asking.expected;
+                faults.requests_answered += u64::from(is_answered);
+                is_answered
+            }
+        }
+    };
+    // Listeners may have lost the request, or left. What arrives later is late.
+    if is_over || (!link.moved && link.rng.usize(..200) == 0) {
+        if let Some(requesting) = &mut asking.requesting {
+            requesting.leave(publisher);
+        }
+        publisher.forget_request(number);
+        *current = None;
+    }
+    true
 }
 
 /// Lets a sender that has messages left feed one, send one directly, or write what waits; whether it could.

@@ -41,6 +41,7 @@ impl Tap {
             bytes = later;
             while let Some(item) = self.decoder.next(&mut self.chunk).expect("clients send frames") {
                 match item {
+                    Item::Run(run) if run.is_reply() => {}
                     Item::Run(mut run) => {
                         let sender = run.sender().raw();
                         while let Some(front) = run.front() {
