@@ -134,7 +134,7 @@ fn channel(channel: &ChannelSnapshot) -> Channel {
             retained_bytes: history.bytes as u64,
             sender: history.sender.to_string(),
             sender_pid: history.sender.pid(),
-            accepted_ms: ms(history.age),
+            age_ms: ms(history.age),
             lifetime_ms: history.lifetime.map(ms),
         }),
     }

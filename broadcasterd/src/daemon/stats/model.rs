@@ -120,7 +120,7 @@ pub(crate) struct Retained {
     pub(crate) sender: String,
     pub(crate) sender_pid: u32,
     /// Time since the value was accepted.
-    pub(crate) accepted_ms: u64,
+    pub(crate) age_ms: u64,
     /// Time until its lifetime is over; `None` without a limit.
     pub(crate) lifetime_ms: Option<u64>,
 }

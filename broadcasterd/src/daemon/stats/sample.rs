@@ -66,7 +66,7 @@ pub(crate) fn channel(name: &str, messages: u64) -> Channel {
             retained_bytes: 2100,
             sender: "4321.0000002a".to_owned(),
             sender_pid: 4321,
-            accepted_ms: 1500,
+            age_ms: 1500,
             lifetime_ms: Some(58_500),
         }),
     }

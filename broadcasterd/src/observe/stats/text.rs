@@ -112,7 +112,7 @@ pub(crate) fn retained(channels: &[&Channel]) -> Table {
             count(retained.retained_messages),
             size(retained.retained_bytes),
             if retained.sender_pid == 0 { "-".to_owned() } else { retained.sender_pid.to_string() },
-            time(retained.accepted_ms),
+            time(retained.age_ms),
             retained.lifetime_ms.map_or_else(|| "-".to_owned(), time),
         ]);
     }
