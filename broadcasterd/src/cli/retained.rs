@@ -2,11 +2,11 @@
 
 use super::bus::Bus;
 use super::listen::object;
-use crate::daemon::stats::model::Channel;
+use crate::daemon::stats::model::{self, Channel};
 use crate::exit::{Code, Failure};
 use crate::observe::stats::fetch::Client;
 use crate::observe::stats::text::{lines, retained};
-use crate::output::{escaped, escaped_bytes, escaped_json, write_json};
+use crate::output::{escaped, escaped_bytes, escaped_json, notice, write_json};
 use clap::Args;
 use serde::Serialize;
 use std::io::{self, IsTerminal, Write};
@@ -68,6 +68,10 @@ impl Retained {
         }
         let stats = Client::new(bus.options()?)?.fetch()?;
         let channels: Vec<&Channel> = stats.channels.iter().filter(|channel| channel.retained.is_some()).collect();
+        if stats.channels_omitted > 0 {
+            let omitted = stats.channels_omitted;
+            notice(format_args!("broadcasterd: note: {omitted} channels with fewer messages are not searched"));
+        }
         let mut out = io::stdout().lock();
         let terminal = out.is_terminal();
         let text = match self.json {
@@ -89,7 +93,7 @@ impl Retained {
 struct Entry<'a> {
     channel: &'a str,
     #[serde(flatten)]
-    retained: Option<&'a crate::daemon::stats::model::Retained>,
+    retained: Option<&'a model::Retained>,
 }
 
 impl<'a> Entry<'a> {

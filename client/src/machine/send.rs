@@ -1711,7 +1711,14 @@ mod tests {
         wire.break_off();
         wire.room = usize::MAX;
         assert_eq!(flushed(&mut publisher, &mut wire), DONE);
+        let Some(Item::Control(Control::Open(open))) =
+            wire.read.iter().rfind(|item| matches!(item, Item::Control(Control::Open(_))))
+        else {
+            panic!("it opens the channel")
+        };
+        assert_eq!(open.next_sequence, 2, "what is declared again does not wait for its turn");
         assert_eq!(kinds(&mut wire), [message(Kind::Redeclare, 0, "value"), message(Kind::Publish, 2, "y")]);
+        assert_eq!(publisher.take_doubt(), 2);
     }
 
     #[test]
