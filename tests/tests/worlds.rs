@@ -184,7 +184,8 @@ fn replies_reach_their_requesters_whatever_fails() {
         for _ in 0..rng.u32(2..12) {
             world.run(rng.u64(..600));
             match rng.u32(..5) {
-                0 | 1 => world.kill_daemon(),
+                0 => world.kill_daemon(),
+                1 => world.stop_daemon(),
                 2 => world.cut(listeners[rng.usize(..3)]),
                 3 => world.cut(requesters[rng.usize(..3)]),
                 _ => {

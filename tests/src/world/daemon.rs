@@ -9,7 +9,7 @@ use broadcaster_protocol::control::{Control, Refused, RefusedCode, Selector};
 use broadcaster_server::driver::{Drain, Driver, Input, Output, Request};
 use fastrand::Rng;
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use system_broadcaster::{ChannelName, ChannelPattern};
 
@@ -386,19 +386,24 @@ impl Daemon {
         if !self.draining || self.crowded.is_some_and(|until| self.now < until) {
             return Ok(None);
         }
-        let counts = |daemon: &Self| {
-            let connections = daemon.driver.snapshot(daemon.now).connections.into_iter();
-            connections.map(|connection| (connection.conn, connection.messages)).collect::<BTreeMap<_, _>>()
+        let queued = |daemon: &Self| -> BTreeMap<ConnId, usize> {
+            let senders = daemon.served.iter().filter(|(_, served)| served.channel.is_some());
+            senders.map(|(&conn, served)| (conn, served.tap.borrow().unhandled.len())).collect()
         };
-        let senders: BTreeSet<ConnId> =
-            self.served.iter().filter(|(_, served)| served.channel.is_some()).map(|(&conn, _)| conn).collect();
-        let before = counts(self);
+        let published = |daemon: &Self| {
+            let stats = daemon.broker().stats();
+            stats.messages_accepted - stats.replies_accepted
+        };
+        let (before, published_before) = (queued(self), published(self));
         let drained = self.driver.drain(self.now);
-        let after = counts(self);
-        for conn in senders {
-            let accepted =
-                after.get(&conn).copied().unwrap_or(0).saturating_sub(before.get(&conn).copied().unwrap_or(0));
-            self.handled(conn, accepted)?;
+        let accepted = published(self) - published_before;
+        // It has read from one connection, or gone on with what it had read from one before.
+        let after = queued(self);
+        let read = after.iter().find(|&(conn, queued)| before.get(conn) != Some(queued));
+        let resumed = after.iter().find(|&(_, &queued)| queued as u64 >= accepted);
+        for &conn in after.keys() {
+            let is_it = read.or(resumed).is_some_and(|(&it, _)| it == conn);
+            self.handled(conn, if is_it { accepted } else { 0 })?;
         }
         for conn in self.connections() {
             if self.served[&conn].channel.is_none() {
