@@ -54,12 +54,14 @@ mod window {
                 match event.token() {
                     THEMES => apply_changes(&mut listener)?,
                     _ => {
-                        let mut keys = [0; 64];
+                        let mut keys = [0; 4096];
                         let pressed = keyboard.read(&mut keys)?;
                         if pressed == 0 {
                             return Ok(());
                         }
-                        println!("key {}", String::from_utf8_lossy(&keys[..pressed]).trim_end());
+                        String::from_utf8_lossy(&keys[..pressed])
+                            .split_whitespace()
+                            .for_each(|key| println!("key {key}"));
                     }
                 }
             }
