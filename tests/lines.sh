@@ -37,8 +37,7 @@ json)
     listen --count "$lines" --json >objects &
     send
     wait $!
-    # {"channel":"example.lines","payload":"1",...
-    cut -d '"' -f 8 objects >received
+    sed 's/.*"payload":"\([0-9]*\)".*/\1/' objects >received
     ;;
 read)
     listen --count "$lines" | while read -r line; do echo "$line"; done >received &

@@ -638,7 +638,7 @@ fn reply_does_not_wait_for_a_process_that_a_command_leaves_behind() {
 fn command_that_a_signal_ends_has_replied() {
     let bus = Bus::new();
     let _daemon = bus.start();
-    let script = "trap 'echo asked; exit 1' TERM; sleep 1000 & echo started >&2; wait";
+    let script = "trap 'kill $!; echo asked; exit 1' TERM; sleep 1000 2>/dev/null & echo started >&2; wait";
     for jobs in ["1", "2"] {
         let mut listening = Listening::start(&bus, &["--jobs", jobs, "--exec", "sh", "-c", script], Stdio::null());
         let mut sender = sender(&bus);

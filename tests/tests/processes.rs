@@ -530,8 +530,9 @@ fn error_names_a_program_that_cannot_start_a_daemon() {
     assert!(error.to_string().contains("/nonexistent could not start the daemon"), "{error}");
     // A program that hangs does not hang its caller.
     let hangs = bus.directory().join("hangs");
-    std::fs::write(&hangs, "#!/bin/sh\nexec sleep 30\n").expect("written");
-    std::fs::set_permissions(&hangs, std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("set");
+    // Another process writes it. A file cannot be run while a child of another test holds it open for writing.
+    let write = r#"printf '#!/bin/sh\nexec sleep 30\n' >"$0" && chmod 700 "$0""#;
+    assert!(std::process::Command::new("sh").args(["-c", write]).arg(&hangs).status().expect("it runs").success());
     let error = options.timeout(Duration::from_millis(200)).program(&hangs).sender("news").expect_err("it hangs");
     assert!(matches!(error, ConnectError::TimedOut { .. } | ConnectError::Io { .. }), "{error}");
     assert!(!bus.socket().exists());
