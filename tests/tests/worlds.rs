@@ -593,7 +593,7 @@ fn anything_may_happen() {
         for _ in 0..rng.usize(5..40) {
             let channels = ["news", "sync", "log"];
             let channel = channels[rng.usize(0..3)];
-            match rng.u32(0..16) {
+            match rng.u32(0..22) {
                 0 | 1 => clients.push(world.listener(channel, POLICIES[rng.usize(0..4)])),
                 2..=4 => {
                     let payload_max = if rng.bool() { payload_max } else { rng.usize(0..=payload_max) };
@@ -616,12 +616,21 @@ fn anything_may_happen() {
                 11 if rng.u32(0..3) == 0 => world.kill_daemon(),
                 12 if rng.u32(0..3) == 0 => world.stop_daemon(),
                 13 => world.pass(Duration::from_secs(rng.u64(0..7))),
-                14 if !clients.is_empty() => {
+                14 | 20 if !clients.is_empty() => {
                     let selector = ["news", "sync", "*", "**"][rng.usize(0..4)];
                     world.join(clients[rng.usize(0..clients.len())], selector, POLICIES[rng.usize(0..4)]);
                 }
-                15 if !clients.is_empty() => {
+                15 | 21 if !clients.is_empty() => {
                     world.leave(clients[rng.usize(0..clients.len())], ["news", "sync", "*", "**"][rng.usize(0..4)]);
+                }
+                16 => clients.push(world.requester(channel, rng.u64(1..20))),
+                // Where memory is short, the daemon may decline to retain a message, of which the model knows nothing.
+                17 if seed % 3 != 0 => {
+                    clients.push(world.retaining_sender(channel, rng.u64(1..60), payload_max, rng.u32(1..4)));
+                }
+                18 | 19 => {
+                    let selector = ["news", "sync", "log", "**"][rng.usize(0..4)];
+                    clients.push(world.replaying_listener(selector, POLICIES[rng.usize(0..4)], rng.u32(1..4)));
                 }
                 _ => {}
             }
@@ -641,9 +650,17 @@ fn anything_may_happen() {
         largest_messages,
         channels_left,
         channels_joined_again,
+        replayed,
+        replies,
+        late_replies,
         ..
     } = faults;
     let rough = [lost, half_written, writes_without_memory, clients_turned_away, largest_messages];
+    let served = [replayed, replies, late_replies];
+    assert_happened(
+        !served.contains(&0),
+        &format!("messages were meant to be replayed and requests answered: {served:?}"),
+    );
     let changing = [channels_left, channels_joined_again];
     assert_happened(!changing.contains(&0), &format!("channels were meant to be left and joined again: {changing:?}"));
     assert_happened(!rough.contains(&0), &format!("these worlds were meant to be rough: {rough:?}"));

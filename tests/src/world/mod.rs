@@ -495,8 +495,10 @@ impl World {
             Role::Requester { publisher, to_request, current } => {
                 let faults = Rc::clone(&link.daemon.faults);
                 let late = publisher.late_replies();
-                let moved = ask(publisher, to_request, current, &mut link, &mut faults.borrow_mut());
-                faults.borrow_mut().late_replies += publisher.late_replies() - late;
+                let mut asked = Faults::default();
+                let moved = ask(publisher, to_request, current, &mut link, &mut asked);
+                asked.late_replies += publisher.late_replies() - late;
+                *faults.borrow_mut() += asked;
                 return moved;
             }
             Role::Listener { stalled: true, .. } => return false,
