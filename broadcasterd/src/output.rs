@@ -1,6 +1,6 @@
 //! What all commands share about stdout and stderr: lines for people, the end of a reader, and text that is safe on a terminal.
 
-use chrono::{DateTime, Local};
+use jiff::Zoned;
 use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
@@ -27,8 +27,8 @@ pub(crate) fn reader_gone(written: io::Result<()>) -> io::Result<bool> {
 }
 
 /// The time, in RFC 3339 with microseconds and the zone of the user.
-pub(crate) fn timestamp(now: &DateTime<Local>) -> String {
-    now.format("%Y-%m-%dT%H:%M:%S%.6f%:z").to_string()
+pub(crate) fn timestamp(now: &Zoned) -> String {
+    now.strftime("%Y-%m-%dT%H:%M:%S%.6f%:z").to_string()
 }
 
 /// The bytes in hexadecimal.

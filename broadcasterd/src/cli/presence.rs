@@ -5,8 +5,8 @@ use super::bus::Bus;
 use super::time::timeout;
 use crate::exit::{Code, Failure};
 use crate::output::{escaped_line, notice, timestamp, write_json};
-use chrono::Local;
 use clap::Args;
+use jiff::Zoned;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 use system_broadcaster::{PresenceEvent, RecvError};
@@ -62,7 +62,7 @@ impl Presence {
         };
         if self.json {
             let object = serde_json::json!({
-                "time": timestamp(&Local::now()),
+                "time": timestamp(&Zoned::now()),
                 "channel": self.channel,
                 "event": did,
                 "listener": peer.id().to_string(),

@@ -6,8 +6,8 @@ use super::send::payload;
 use super::time::answer_timeout;
 use crate::exit::{Code, Failure};
 use crate::output::{escaped_bytes, hex, notice, timestamp, write_json};
-use chrono::Local;
 use clap::Args;
+use jiff::Zoned;
 use std::borrow::Cow;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
@@ -92,7 +92,7 @@ impl Request {
             Err(_) => ("payload_hex", hex(reply.payload())),
         };
         let mut object = serde_json::json!({
-            "time": timestamp(&Local::now()),
+            "time": timestamp(&Zoned::now()),
             "channel": self.channel,
             "replier": reply.replier().to_string(),
             "pid": reply.replier_pid(),

@@ -3,7 +3,7 @@
 
 use crate::exit::{Code, Failure};
 use crate::output::{escaped, hex, is_active, notice, reader_gone, timestamp, write_json};
-use chrono::Local;
+use jiff::Zoned;
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 use system_broadcaster::{ChannelName, ConnectError, Message, Monitor, Options, RecvError};
@@ -117,7 +117,7 @@ impl Watch {
     }
 
     fn write(&self, out: &mut impl Write, message: &Message, terminal: bool) -> io::Result<()> {
-        let (now, payload) = (Local::now(), message.payload());
+        let (now, payload) = (Zoned::now(), message.payload());
         if self.json {
             let mut object = serde_json::json!({
                 "time": timestamp(&now),
@@ -137,7 +137,7 @@ impl Watch {
         }
         let pid = message.sender_pid().map_or_else(|| "-".to_owned(), |pid| pid.to_string());
         let (sequence, bytes) = (message.sequence(), payload.len());
-        let (time, channel) = (now.format("%H:%M:%S%.3f%:z"), escaped(message.channel().as_str()));
+        let (time, channel) = (now.strftime("%H:%M:%S%.3f%:z"), escaped(message.channel().as_str()));
         write!(out, "{time}  {pid:>7}  {sequence:>10}  {bytes:>10}  {channel}")?;
         if self.payload {
             write!(out, "  {}", preview(payload))?;

@@ -3,8 +3,8 @@
 use super::loss::Losses;
 use super::template::Template;
 use crate::output::{escaped, escaped_bytes, hex, timestamp, write_json};
-use chrono::Local;
 use clap::Args;
+use jiff::Zoned;
 use std::io::{self, IsTerminal, StdoutLock, Write};
 use system_broadcaster::{ChannelName, Lag, Message, Selector};
 
@@ -137,7 +137,7 @@ pub(in super::super) fn object(message: &Message) -> serde_json::Value {
         Err(_) => ("payload_hex", hex(message.payload())),
     };
     serde_json::json!({
-        "time": timestamp(&Local::now()),
+        "time": timestamp(&Zoned::now()),
         "channel": message.channel().as_str(),
         "sender": message.sender().to_string(),
         "pid": message.sender_pid(),

@@ -2,7 +2,7 @@
 
 use super::output::pid;
 use crate::output::{escaped, escaped_bytes, timestamp};
-use chrono::Local;
+use jiff::Zoned;
 use std::io::{self, Write};
 use std::str::FromStr;
 use system_broadcaster::Message;
@@ -113,7 +113,7 @@ impl Template {
                 Part::Field(Field::Sequence) => write!(out, "{}", message.sequence()),
                 Part::Field(Field::Size) => write!(out, "{}", message.payload().len()),
                 Part::Field(Field::Replayed) => write!(out, "{}", message.is_replayed()),
-                Part::Field(Field::Time) => write!(out, "{}", timestamp(&Local::now())),
+                Part::Field(Field::Time) => write!(out, "{}", timestamp(&Zoned::now())),
             }?;
         }
         Ok(())
