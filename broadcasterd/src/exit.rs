@@ -45,7 +45,10 @@ impl Code {
             "command: a command of listen --exec or --ready-exec failed or could not be started, or a reply to request reports a failure",
         ),
         (Self::Listeners, "listeners: fewer took a message than send --require or request asks for"),
-        (Self::Retained, "retained: nothing is (get), or the daemon does not retain the message (send --retain)"),
+        (
+            Self::Retained,
+            "retained: the channel has no value (get), or the daemon does not retain the message (send --retain)",
+        ),
     ];
 }
 

@@ -184,7 +184,7 @@ impl Options {
     }
 
     /// Lets the daemon retain every message that a sender sends, so that later listeners receive the last `messages` of each channel
-    /// ([`replay`](Self::replay)): 1 to [`HISTORY_MAX`], and other numbers are brought into that range. Off unless set. Only for senders.
+    /// ([`replay`](Self::replay)): at most [`HISTORY_MAX`], and a higher number is that. 0 turns it off, as it is unless set. Only for senders.
     ///
     /// A channel has one history, of all its senders; each message shortens it to the number that its own sender has set. Messages without
     /// a payload, and requests, are sent as usual and not retained. A [lifetime](Sender::retain_for) ends for each message on its own.
@@ -214,7 +214,7 @@ impl Options {
     /// ```
     #[must_use]
     pub fn history(mut self, messages: u32) -> Self {
-        self.history = messages.clamp(1, HISTORY_MAX);
+        self.history = messages.min(HISTORY_MAX);
         self
     }
 

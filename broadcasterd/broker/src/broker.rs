@@ -26,7 +26,7 @@ const SLICES_MAX: usize = 64;
 ///   [`Effect::Write`] waits until the end of the turn at the latest.
 /// - [`Effect::Write`] is issued once, and again after [`outgoing`](Self::outgoing) ran empty. Until then the
 ///   server writes as the connection takes it, and reports each step with [`Event::Written`]. The whole backlog stays here,
-///   where policy and limits see it. While a sender waits for the connection, it is issued now and then although the socket was full.
+///   where policy and limits see it. While a sender waits for the connection, it is issued every 100 ms although the socket was full.
 /// - A turn is a row of events with the same `now`. It ends when [`turn_is_full`](Self::turn_is_full), or earlier: then all its
 ///   writes are tried, and [`Event::Flushed`] is reported. The memory budget is enforced there, so that a connection which takes
 ///   its messages loses none. The effects of that event are applied before the next turn.

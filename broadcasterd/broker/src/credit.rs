@@ -9,7 +9,7 @@
 //! ```
 //!
 //! The system may report a full socket as writable only when most of it is free. So while a sender waits for a listener, the write is tried
-//! again every now and then: a listener that reads slowly is not taken for one that does not read.
+//! again every 100 ms, so that a slow reader is not mistaken for one that has stopped.
 //!
 //! A listener is behind while its socket is full and more than half of its room is used at the end of a turn. So a listener is never
 //! behind because the turn has not written to it yet, and a moment of room within a turn, which helps no sender, does not count. The memory budget is like one more listener of every channel, whose room is the budget.

@@ -418,7 +418,7 @@ impl Broker {
     pub(crate) fn replay(&mut self, now: Moment, conn: ConnId, id: ChannelId, terms: Terms, effects: &mut Effects) {
         let spans = self.retained.newest(id, terms.replay);
         let count = u32::try_from(spans.len()).unwrap_or(u32::MAX);
-        self.reply(now, conn, &Control::Retained(Retained { id: id.0, count, extensions: Vec::new() }), effects);
+        self.notify(conn, &Control::Retained(Retained { id: id.0, count, extensions: Vec::new() }), effects);
         let room = self.room();
         self.change_waiting(now, conn, |connection, _| {
             spans.iter().for_each(|span| connection.outbox.push_credited(span, terms, room));
@@ -441,7 +441,7 @@ impl Broker {
         }
         for (conn, terms, is_named) in wanting {
             if !is_named {
-                self.reply(now, conn, &name, effects);
+                self.notify(conn, &name, effects);
             }
             self.replay(now, conn, id, terms, effects);
         }

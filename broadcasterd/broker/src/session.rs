@@ -210,11 +210,11 @@ impl Broker {
         effects: &mut Effects,
     ) {
         if let Some(id) = begun.named {
-            self.announce(now, conn, id, effects);
+            self.announce(conn, id, effects);
         }
         for &id in &begun.replayed {
             if begun.named.is_none() {
-                self.announce(now, conn, id, effects);
+                self.announce(conn, id, effects);
             }
             self.replay(now, conn, id, terms, effects);
         }
@@ -225,10 +225,10 @@ impl Broker {
     }
 
     /// Gives the connection the name of a channel that it receives.
-    fn announce(&mut self, now: Moment, conn: ConnId, id: ChannelId, effects: &mut Effects) {
+    fn announce(&mut self, conn: ConnId, id: ChannelId, effects: &mut Effects) {
         let Some(name) = self.registry.channel(id).map(|channel| named(id, channel.name())) else { return };
         self.registry.set_named(id, conn);
-        self.reply(now, conn, &name, effects);
+        self.notify(conn, &name, effects);
     }
 
     fn unsubscribe(
@@ -387,6 +387,14 @@ impl Broker {
         connection.request_write(conn, effects);
         if connection.neglects_replies(now, replies_bytes_max) {
             self.refuse_unread(conn);
+        }
+    }
+
+    /// Sends what the connection has not requested just now. It does not count against the connection until that requests something.
+    pub(crate) fn notify(&mut self, conn: ConnId, control: &Control, effects: &mut Effects) {
+        if let Some(connection) = self.connection(conn) {
+            connection.push_control(control);
+            connection.request_write(conn, effects);
         }
     }
 

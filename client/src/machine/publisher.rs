@@ -23,6 +23,9 @@ use std::time::{Duration, Instant};
 /// Channels that one publisher knows: it continues to count on each that it has ever used.
 pub const PUBLICATIONS_MAX: usize = 65_536;
 
+/// How many messages to retain are sent before what the daemon has sent is read. It sends at most one short frame for each.
+const UNREAD_MAX: u32 = 64;
+
 /// A payload is larger than the daemon accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooLarge {
@@ -123,6 +126,8 @@ pub struct Publisher {
     requests: Requests,
     /// The next number of a request.
     request: u32,
+    /// Messages to retain since what the daemon had sent was read last.
+    unread: u32,
     /// Changes whenever something has arrived, or a connection was made or lost.
     generation: u64,
     /// The frame being written, as far as it is copied.
@@ -224,6 +229,7 @@ impl Publisher {
             receipts: Receipts::default(),
             requests: Requests::default(),
             request: 0,
+            unread: 0,
             generation: 0,
             scratch: Vec::new(),
         }
@@ -343,6 +349,7 @@ impl Publisher {
     /// The next message, which the daemon is to retain, is the newest of its channel. It is committed next.
     pub(super) fn keep(&mut self, place: Place, lifetime: Lifetime, metadata: &[u8], payload: &[u8]) {
         let keep = self.history.max(1);
+        self.unread += 1;
         let publication = &mut self.publications[place.0];
         publication.kept.replace(publication.next, lifetime, keep, metadata, payload);
     }
@@ -529,9 +536,7 @@ impl Publisher {
     pub(super) fn is_clear(&self, place: Place) -> bool {
         let publication = &self.publications[place.0];
         let is_open = matches!(publication.state, State::Open(_));
-        is_open
-            && self.frames.is_empty()
-            && (!self.is_paced() || (publication.has_credit() && !publication.balance.is_low()))
+        is_open && self.frames.is_empty() && (!self.is_paced() || publication.has_credit()) && !self.should_look(place)
     }
 
     /// Whether the channel has no credit, or frames that lack it.
@@ -540,14 +545,16 @@ impl Publisher {
         self.is_paced() && !self.publications[place.0].has_credit()
     }
 
-    /// Whether more credit has probably arrived.
+    /// Whether the daemon has probably sent something that should be read: more credit, or which of the retained messages are superseded. It
+    /// disconnects clients that do not read.
     #[inline]
-    pub(super) fn is_low(&self, place: Place) -> bool {
-        self.is_paced() && self.publications[place.0].balance.is_low()
+    pub(super) fn should_look(&self, place: Place) -> bool {
+        self.unread >= UNREAD_MAX || (self.is_paced() && self.publications[place.0].balance.is_low())
     }
 
-    /// No more credit had arrived.
+    /// Everything was read that had arrived.
     pub(super) fn has_looked(&mut self, place: Place) {
+        self.unread = 0;
         self.publications[place.0].balance.has_looked();
     }
 

@@ -32,7 +32,7 @@ impl Lifetime {
     }
 }
 
-/// The entry of the metadata that states a retention; `None` for the one that is meant without an entry.
+/// The entry of the metadata that states a retention; `None` for the default, which needs no entry.
 pub(super) fn entry(retention: Retention) -> Option<[u8; RETENTION_ENTRY_BYTES]> {
     if retention == Retention::default() {
         return None;

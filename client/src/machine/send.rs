@@ -201,7 +201,7 @@ impl<'a> Sending<'a> {
         if self.left.is_some() && !waits {
             return Ok(Prepared::Partly); // it has just been written
         }
-        if !waits && !publisher.is_low(self.place) {
+        if !waits && !publisher.should_look(self.place) {
             return Ok(Prepared::Fully);
         }
         match read::<L, E>(publisher, link)? {
@@ -389,7 +389,7 @@ where
     }
     publisher.report_rejected()?;
     // Credit is taken before there is none left, and what is fed next need not wait aside for it.
-    if publisher.is_ready() && publisher.is_low(OWN) && read::<L, E>(publisher, link)?.is_some() {
+    if publisher.is_ready() && publisher.should_look(OWN) && read::<L, E>(publisher, link)?.is_some() {
         publisher.has_looked(OWN);
     }
     Ok(Step::Done(()))
@@ -1624,6 +1624,24 @@ mod tests {
         wire.answers.push_back(superseded(99, 0));
         assert!(read::<_, Failure>(&mut publisher, &mut wire).expect("lost").is_none());
         assert!(!publisher.is_ready(), "a channel that is not open ends the connection");
+    }
+
+    #[test]
+    fn a_sender_that_only_retains_reads_now_and_then() {
+        let superseded =
+            |sequence| Control::Superseded(control::Superseded { id: 3, sequence, extensions: Vec::new() });
+        let (publisher, mut wire) = (publisher(), Wire::new());
+        let mut publisher = publisher.with_history(10);
+        for sequence in 0..1000 {
+            assert_eq!(send(&mut publisher, &mut wire, OWN, b"x"), DONE);
+            wire.answers.push_back(superseded(sequence));
+            assert!(wire.answers.len() <= 65, "{} answers wait to be read", wire.answers.len());
+        }
+        let (mut publisher, mut wire) = (self::publisher(), Wire::new());
+        assert_eq!(send(&mut publisher, &mut wire, OWN, b"x"), DONE);
+        let reads = wire.reads;
+        (0..1000).for_each(|_| assert_eq!(send(&mut publisher, &mut wire, OWN, b"x"), DONE));
+        assert_eq!(wire.reads, reads, "without backpressure, a message that is not retained costs no read");
     }
 
     #[test]

@@ -581,10 +581,12 @@ impl SocketPath {
     /// What the daemon sent before it closed the connection.
     fn last_words(&mut self, machine: &mut impl Machine) -> Option<Ended> {
         let State::Up(Connection { socket, .. }) = &self.state else { return None };
-        match local::read(socket, &mut machine.target()) {
-            Ok(1..) => machine.received().err(),
-            Ok(0) | Err(_) => None,
+        while let Ok(1..) = local::read(socket, &mut machine.target()) {
+            if let Err(ended) = machine.received() {
+                return Some(ended);
+            }
         }
+        None
     }
 }
 

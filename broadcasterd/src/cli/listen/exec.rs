@@ -24,10 +24,13 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Child;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 /// The largest number of commands that run at the same time.
 pub(super) const JOBS_MAX: i64 = 256;
+
+/// How long the last replies may take after a signal and the end of all commands. The daemon may be stopped.
+const LAST_REPLIES_TIMEOUT: Duration = Duration::from_secs(2);
 
 const CHANNEL_VARIABLE: &str = "BROADCASTER_CHANNEL";
 const SENDER_VARIABLE: &str = "BROADCASTER_SENDER";
@@ -285,9 +288,14 @@ impl Commands {
         self.0.lock().running.iter().for_each(|group| os::kill_group(*group));
     }
 
-    /// Waits until none runs and all replies were sent, after [`pass`](Self::pass).
+    /// Waits until none runs, and then until all replies were sent, but not long: after [`pass`](Self::pass).
     pub(super) async fn ended(&self) {
-        while !self.0.lock().is_idle() {
+        self.idle(|state| state.running.is_empty()).await;
+        let _ = timeout(LAST_REPLIES_TIMEOUT, self.idle(State::is_idle)).await;
+    }
+
+    async fn idle(&self, condition: impl Fn(&State) -> bool) {
+        while !condition(&self.0.lock()) {
             self.0.idle.notified().await;
         }
     }

@@ -69,7 +69,7 @@ pub(super) struct Send {
     #[arg(long, value_name = "TIME", value_parser = lifetime)]
     lifetime: Option<Duration>,
 
-    /// Retain the message and those before it on the channel, this many together. Implies --retain; with --lines, each line takes a round
+    /// Retain the last N messages of the channel, including this one. Implies --retain; with --lines, each line takes a round
     /// trip
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(HISTORY_MAX)))]
     history: Option<u32>,
