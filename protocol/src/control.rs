@@ -541,7 +541,7 @@ pub struct Receipt {
     /// Number of listeners that lag now: their sockets are full, and messages wait in the daemon.
     pub lagging: u32,
     /// The listeners that lag most, in descending order of the bytes that wait; at most
-    /// [`RECEIPT_LAGGING_MAX`](crate::limits::RECEIPT_LAGGING_MAX).
+    /// [`RECEIPT_LAGGING_MAX`].
     #[serde(deserialize_with = "codec::list")]
     pub worst: Vec<Lagging>,
     /// Additions.

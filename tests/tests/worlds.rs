@@ -582,7 +582,7 @@ fn clients_that_are_turned_away_for_lack_of_a_descriptor_come_back() {
 fn anything_may_happen() {
     let (mut lost, mut half_written) = (0, 0);
     let mut faults = Faults::default();
-    for seed in seeds(300) {
+    for seed in seeds(200) {
         let mut rng = Rng::with_seed(seed ^ 0x5eed);
         let (limits, payload_max) = if seed % 3 == 0 { (large_messages(), 12_000) } else { (tight(), 400) };
         let mut shortage = || [0, 0, 5][rng.usize(0..3)];

@@ -7,7 +7,7 @@ use fastrand::Rng;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-const SEEDS: u64 = 100;
+const SEEDS: u64 = 60;
 const STEPS: usize = 250;
 
 /// The first two have senders with backpressure only.

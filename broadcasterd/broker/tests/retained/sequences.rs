@@ -10,7 +10,7 @@ use fastrand::Rng;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-const SEEDS: u64 = 150;
+const SEEDS: u64 = 100;
 const STEPS: usize = 300;
 
 const CHANNELS: [&str; 4] = ["a.x", "a.y", "b.x", "c"];
