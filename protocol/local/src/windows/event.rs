@@ -1,16 +1,17 @@
 //! An event of the system, which is set once, and the two ways to wait for it. It never polls.
 
 use super::text::length;
+use std::collections::BTreeMap;
 use std::io;
 use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use windows_sys::Win32::Foundation::{HANDLE, WAIT_FAILED, WAIT_OBJECT_0, WAIT_TIMEOUT};
 use windows_sys::Win32::System::Threading::{
-    CloseThreadpoolWait, CreateEventW, CreateThreadpoolWait, DisassociateCurrentThreadFromCallback, INFINITE,
-    PTP_CALLBACK_INSTANCE, PTP_WAIT, SetThreadpoolWait, WaitForMultipleObjects, WaitForSingleObject,
-    WaitForThreadpoolWaitCallbacks,
+    CloseThreadpoolWait, CreateEventW, CreateThreadpoolWait, INFINITE, PTP_CALLBACK_INSTANCE, PTP_WAIT,
+    SetThreadpoolWait, WaitForMultipleObjects, WaitForSingleObject,
 };
 
 /// An event that stays set until it is given to the system for the next operation.
@@ -68,6 +69,7 @@ fn milliseconds(timeout: Option<Duration>) -> u32 {
 #[derive(Debug)]
 pub struct Waiter {
     wait: PTP_WAIT,
+    number: usize,
     shared: Arc<Shared>,
 }
 
@@ -83,11 +85,13 @@ struct State {
     waker: Option<Waker>,
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing that can panic happens under the lock.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// The waiters that exist, by number. A callback receives the number instead of an address, because it may begin when its waiter has
+/// been dropped already: Windows can prevent that, and wine 8 cannot. A number is never used again.
+static WAITERS: Mutex<BTreeMap<usize, Arc<Shared>>> = Mutex::new(BTreeMap::new());
+
+/// The lock of `mutex`. Nothing that can panic happens under it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Waiter {
@@ -98,11 +102,17 @@ impl Waiter {
     /// If the system has no memory for it.
     #[allow(unsafe_code)]
     pub fn new() -> io::Result<Self> {
+        static NEXT: AtomicUsize = AtomicUsize::new(1);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the callback uses its context as a number only.
+        let wait =
+            unsafe { CreateThreadpoolWait(Some(called), std::ptr::without_provenance_mut(number), std::ptr::null()) };
+        if wait == 0 {
+            return Err(io::Error::last_os_error());
+        }
         let shared = Arc::<Shared>::default();
-        let context = Arc::as_ptr(&shared).cast_mut().cast();
-        // SAFETY: `shared` lives until the wait object is closed and its last callback has let go of it: see `drop`.
-        let wait = unsafe { CreateThreadpoolWait(Some(called), context, std::ptr::null()) };
-        if wait == 0 { Err(io::Error::last_os_error()) } else { Ok(Self { wait, shared }) }
+        lock(&WAITERS).insert(number, Arc::clone(&shared));
+        Ok(Self { wait, number, shared })
     }
 
     /// Ready when the event is set; otherwise the task is woken when it is.
@@ -111,7 +121,7 @@ impl Waiter {
         if event.wait(Some(Duration::ZERO))? {
             return Poll::Ready(Ok(()));
         }
-        let mut state = self.shared.lock();
+        let mut state = lock(&self.shared.state);
         if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             state.waker = Some(cx.waker().clone());
         }
@@ -128,11 +138,11 @@ impl Waiter {
 impl Drop for Waiter {
     #[allow(unsafe_code)]
     fn drop(&mut self) {
-        // SAFETY: the wait object is open. It is told to wait for nothing, a callback that is still to come is cancelled, and one
-        // that runs either has its own reference to `shared` or is waited for; only then it is closed, once.
+        lock(&WAITERS).remove(&self.number);
+        // SAFETY: the wait object is open, waits for nothing any more, and is closed once. The system frees it when its last callback has
+        // returned.
         unsafe {
             SetThreadpoolWait(self.wait, std::ptr::null_mut(), std::ptr::null());
-            WaitForThreadpoolWaitCallbacks(self.wait, 1);
             CloseThreadpoolWait(self.wait);
         }
     }
@@ -140,23 +150,11 @@ impl Drop for Waiter {
 
 /// The event is set.
 #[allow(unsafe_code)]
-unsafe extern "system" fn called(
-    instance: PTP_CALLBACK_INSTANCE,
-    context: *mut core::ffi::c_void,
-    _: PTP_WAIT,
-    _: u32,
-) {
-    let context: *const Shared = context.cast();
-    // SAFETY: the context is the `Arc` of a `Waiter` whose `drop` waits for this call, at least up to where it is disassociated.
-    let shared = unsafe {
-        Arc::increment_strong_count(context);
-        Arc::from_raw(context)
-    };
-    // From here on, `drop` does not wait for this call any more: a waker may drop the very waiter that called it.
-    // SAFETY: the instance is the one of this call.
-    unsafe { DisassociateCurrentThreadFromCallback(instance) };
+unsafe extern "system" fn called(_: PTP_CALLBACK_INSTANCE, context: *mut core::ffi::c_void, _: PTP_WAIT, _: u32) {
+    // Without the lock: a waker may drop the very waiter that calls it.
+    let Some(shared) = lock(&WAITERS).get(&context.addr()).cloned() else { return };
     let waker = {
-        let mut state = shared.lock();
+        let mut state = lock(&shared.state);
         state.armed = false;
         state.waker.take()
     };

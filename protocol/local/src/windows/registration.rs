@@ -25,8 +25,9 @@ mod sealed {
 /// A pipe that a task can wait for.
 #[derive(Debug)]
 pub struct Registration<S> {
-    socket: S,
+    /// First, so that it ends before the event that it waits for.
     waiter: Waiter,
+    socket: S,
 }
 
 /// The pipe was ready. The next use shows whether it still is, so there is nothing to clear.

@@ -27,9 +27,10 @@ pub struct Server {
 
 #[derive(Debug)]
 struct Instance {
+    /// First, so that it ends before the event that it waits for.
+    waiter: Waiter,
     connect: Operation,
     connected: bool,
-    waiter: Waiter,
     handle: Option<OwnedHandle>,
 }
 
