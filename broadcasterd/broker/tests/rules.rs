@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "common/run.rs"]
+mod run;
+
 use broadcaster_broker::{
     Broker, ConnId, ConnPhase, ConnSnapshot, Effect, Event, Incomplete, Limits, Moment, PATTERN_SEGMENTS, TURN_WORK_MAX,
 };
@@ -12,6 +15,7 @@ use broadcaster_protocol::control::{
 use broadcaster_protocol::limits::PAYLOAD_BYTES_MAX;
 use broadcaster_protocol::{ChannelId, ChannelName, Decoder, Header, Item, Run, SenderId, handshake};
 use bytes::{BufMut, BytesMut};
+use run::run_of;
 use std::error::Error;
 use std::ops::Range;
 use std::time::Duration;
@@ -357,23 +361,6 @@ fn run(channel: ChannelId, sender: SenderId, sequences: Range<u64>, payload: &[u
 fn reply(inbox: ChannelId, sender: SenderId, request: u64, payload: &[u8]) -> Run {
     let header = Header::reply(inbox, sender, request, u32::try_from(payload.len()).unwrap());
     run_of(&[header.as_bytes(), payload].concat())
-}
-
-/// The run that the daemon decodes from these frames.
-fn run_of(frames: &[u8]) -> Run {
-    let (mut decoder, mut chunk) = (Decoder::lender(PAYLOAD_BYTES_MAX), BytesMut::new());
-    let mut rest = frames;
-    loop {
-        let mut target = decoder.target(&mut chunk);
-        let (now, later) = rest.split_at(rest.len().min(target.remaining_mut()));
-        target.put_slice(now);
-        rest = later;
-        match decoder.next(&mut chunk).unwrap() {
-            Some(Item::Run(run)) if rest.is_empty() => return run,
-            None if !rest.is_empty() => {}
-            other => panic!("{other:?}"),
-        }
-    }
 }
 
 fn seconds(seconds: u64) -> Moment {

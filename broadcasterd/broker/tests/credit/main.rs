@@ -3,7 +3,11 @@
 #![allow(clippy::unwrap_used)]
 
 mod bus;
+#[path = "../common/run.rs"]
+mod run;
 mod sequences;
+#[path = "../common/turns.rs"]
+mod turns;
 
 use broadcaster_broker::{ConnId, Event, Incomplete, Limits};
 use broadcaster_protocol::control::{
@@ -11,7 +15,8 @@ use broadcaster_protocol::control::{
 };
 use broadcaster_protocol::limits::{CREDIT_MESSAGE_BYTES, RECEIPT_LAGGING_MAX};
 use broadcaster_protocol::{ChannelId, Header, SenderId};
-use bus::{Bus, Sender, decode, open, subscribe};
+use bus::{Bus, Sender, open, subscribe};
+use run::run_of;
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -367,7 +372,7 @@ fn frames_that_the_daemon_could_not_keep_cost_the_same() {
     let mut bus = bus();
     let listener = bus.listener("news");
     let sender = bus.sender("news", PATIENCE);
-    let id = bus.peers[sender.conn.0].id.unwrap();
+    let id = bus.peers[sender.conn.0].id;
     let header = Header::publish(sender.channel, id, 0, 50_000);
     let credits = |bus: &Bus| -> u64 {
         let credits = bus.peers[sender.conn.0].controls.iter();
@@ -518,7 +523,7 @@ fn a_receipt_counts_the_listeners_that_took_the_last_message() {
     bus.publish(sender, 20, 1000);
     let some = receipt(&mut bus, sender);
     assert_eq!((some.next_sequence, some.listeners, some.took, some.lagging), (23, 2, 1, 2));
-    let id = |conn: ConnId, bus: &Bus| bus.peers[conn.0].id.unwrap().raw();
+    let id = |conn: ConnId, bus: &Bus| bus.peers[conn.0].id.raw();
     let worst: Vec<_> = some.worst.iter().map(|lagging| (lagging.listener, lagging.messages, lagging.bytes)).collect();
     let waits = |conn: ConnId, bus: &Bus| (id(conn, bus), bus.broker.queue(conn).0, bus.broker.queue(conn).0 * 1028);
     assert_eq!(worst.len(), 2);
@@ -535,7 +540,7 @@ fn a_message_that_was_dropped_on_arrival_is_taken_by_no_listener() {
     let mut bus = bus();
     bus.listener("news");
     let sender = bus.sender("news", None);
-    let header = Header::publish(sender.channel, bus.peers[sender.conn.0].id.unwrap(), 0, 10);
+    let header = Header::publish(sender.channel, bus.peers[sender.conn.0].id, 0, 10);
     bus.turn([Event::Holding { conn: sender.conn, bytes: 10, frame: Incomplete::Kept }]);
     bus.turn([Event::Discarded { conn: sender.conn, header }]);
     let receipt = receipt(&mut bus, sender);
@@ -551,7 +556,7 @@ fn a_receipt_names_the_worst_listeners_up_to_its_limit() {
         let listener = bus.listener("news");
         bus.stall(listener);
         bus.publish(sender, 1, 1000);
-        listeners.push(SenderId::raw(bus.peers[listener.0].id.unwrap()));
+        listeners.push(SenderId::raw(bus.peers[listener.0].id));
     }
     let receipt = receipt(&mut bus, sender);
     assert_eq!(receipt.lagging as usize, listeners.len());
@@ -584,8 +589,8 @@ fn a_receipt_may_wait_for_the_next_reply_or_answer_if_a_listener_took_the_messag
     let listener = bus.listener("news");
     request(&mut bus, 2);
     assert_eq!(receipts(&bus), [1], "it waits");
-    let id = bus.peers[listener.0].id.unwrap();
-    let reply = decode(Header::reply(ChannelId(inbox.id), id, 7, 0).as_bytes());
+    let id = bus.peers[listener.0].id;
+    let reply = run_of(Header::reply(ChannelId(inbox.id), id, 7, 0).as_bytes());
     bus.turn([Event::Run { conn: listener, run: reply }]);
     assert_eq!(receipts(&bus), [1, 2]);
     assert_eq!(bus.peers[sender.conn.0].messages.get(&(ChannelId(inbox.id), id)), Some(&1));

@@ -1,6 +1,7 @@
 //! Random sequences: senders that obey credit and others, listeners that read at any speed, join and leave, and time that passes.
 
 use crate::bus::{Bus, Sender, subscribe};
+use crate::turns::Seed;
 use broadcaster_broker::{ConnId, Event, Limits, Moment};
 use broadcaster_protocol::control::{Overflow, Selector, Subscribe};
 use fastrand::Rng;
@@ -42,17 +43,6 @@ struct Source {
     patience: Option<Duration>,
     /// Since when it has no credit.
     dry: Option<Moment>,
-}
-
-/// Prints the seed of a failing sequence.
-struct Seed(u64);
-
-impl Drop for Seed {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("the failing seed is {}", self.0);
-        }
-    }
 }
 
 struct Sequence {

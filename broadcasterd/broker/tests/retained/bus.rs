@@ -1,20 +1,15 @@
-//! A broker whose connections take as many bytes as a test lets them, and everything that each of them receives, in order.
+//! Senders that retain messages, and everything that each connection receives, in order.
 
-use broadcaster_broker::{Broker, ChannelSnapshot, ConnId, Effect, Event, Limits, Moment};
+use crate::run::run_of;
+use crate::turns::{Client, Turns};
+use broadcaster_broker::{ChannelSnapshot, ConnId, Event};
 use broadcaster_protocol::control::{
     Confirm, Control, Extension, Open, Overflow, Receipt, RefusedCode, Selector, Subscribe,
 };
-use broadcaster_protocol::limits::PAYLOAD_BYTES_MAX;
 use broadcaster_protocol::meta::{Metadata, Retention};
-use broadcaster_protocol::{ChannelId, Decoder, Header, Item, Run, SenderId, handshake};
-use bytes::{BufMut, BytesMut};
+use broadcaster_protocol::{ChannelId, Header, Item, SenderId};
 use std::collections::BTreeMap;
 use std::time::Duration;
-
-const UID: u32 = 1000;
-
-/// The process of every client.
-const PID: u32 = 50;
 
 /// The sender number that listeners propose.
 const LISTENER: u32 = 1000;
@@ -43,21 +38,11 @@ pub(crate) enum Got {
     Other(u8),
 }
 
-pub(crate) struct Bus {
-    pub(crate) broker: Broker,
-    pub(crate) now: Moment,
-    pub(crate) peers: Vec<Peer>,
-    to_write: Vec<ConnId>,
-}
+pub(crate) type Bus = Turns<Seen>;
 
-/// The other end of a connection.
-pub(crate) struct Peer {
-    decoder: Decoder,
-    chunk: BytesMut,
-    /// Bytes that its socket still takes.
-    pub(crate) room: usize,
-    pub(crate) ended: bool,
-    pub(crate) id: SenderId,
+/// What a connection has received.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
     /// The ids of the channels that it has opened, and the sequence numbers that are due.
     pub(crate) publications: BTreeMap<String, (ChannelId, u64)>,
     pub(crate) got: Vec<Got>,
@@ -65,125 +50,11 @@ pub(crate) struct Peer {
 }
 
 impl Bus {
-    pub(crate) fn new(limits: Limits) -> Self {
-        let now = Moment::default();
-        let broker = Broker::new(limits, UID, 1, "test", now);
-        Self { broker, now, peers: Vec::new(), to_write: Vec::new() }
-    }
-
-    /// Plays a turn of these events.
-    pub(crate) fn turn(&mut self, events: impl IntoIterator<Item = Event>) {
-        for event in events {
-            self.apply(event);
-        }
-        self.flush();
-        self.apply(Event::Flushed);
-        self.flush();
-        self.broker.invariants();
-    }
-
-    pub(crate) fn apply(&mut self, event: Event) {
-        let mut effects = Vec::new();
-        self.broker.handle(self.now, event, &mut effects);
-        for effect in effects {
-            match effect {
-                Effect::Write(conn) => self.to_write.push(conn),
-                Effect::Close(conn) => self.end(conn),
-                Effect::Discard(_) | Effect::Drain | Effect::Release | Effect::Exit => {}
-            }
-        }
-    }
-
-    fn end(&mut self, conn: ConnId) {
-        if !std::mem::replace(&mut self.peers[conn.0].ended, true) {
-            self.apply(Event::Closed { conn });
-        }
-    }
-
-    fn flush(&mut self) {
-        for conn in std::mem::take(&mut self.to_write) {
-            self.write(conn);
-        }
-    }
-
-    /// The connection takes what it has room for, without a turn's end.
-    fn write(&mut self, conn: ConnId) {
-        while !self.peers[conn.0].ended {
-            let outgoing: Vec<u8> = self.broker.outgoing(conn).flatten().copied().collect();
-            if outgoing.is_empty() {
-                return;
-            }
-            let peer = &mut self.peers[conn.0];
-            let bytes = outgoing.len().min(peer.room);
-            peer.room = peer.room.saturating_sub(bytes);
-            peer.read(&outgoing[..bytes]);
-            let blocked = bytes < outgoing.len();
-            self.apply(Event::Written { conn, bytes, blocked });
-            if blocked {
-                return;
-            }
-        }
-    }
-
-    /// The connection takes `bytes` more, in a turn of its own.
-    pub(crate) fn take(&mut self, conn: ConnId, bytes: usize) {
-        self.peers[conn.0].room = self.peers[conn.0].room.saturating_add(bytes);
-        self.write(conn);
-        self.turn([]);
-    }
-
-    /// The connection takes everything from now on.
-    pub(crate) fn take_all(&mut self, conn: ConnId) {
-        self.take(conn, usize::MAX);
-    }
-
-    /// The connection takes nothing from now on.
-    pub(crate) fn stall(&mut self, conn: ConnId) {
-        self.peers[conn.0].room = 0;
-    }
-
-    /// So much time passes. The broker ticks when it asked for it.
-    pub(crate) fn wait(&mut self, time: Duration) {
-        let end = self.now.after(time);
-        while let Some(deadline) = self.broker.next_deadline().filter(|&deadline| deadline <= end) {
-            self.tick(deadline);
-        }
-        self.now = end;
-    }
-
-    /// What is due at this time happens.
-    pub(crate) fn tick(&mut self, deadline: Moment) {
-        self.now = self.now.max(deadline);
-        self.turn([Event::Tick]);
-        assert!(self.broker.next_deadline().is_none_or(|next| next > self.now), "what is due does not happen");
-    }
-
-    pub(crate) fn close(&mut self, conn: ConnId) {
-        self.end(conn);
-        self.turn([]);
-    }
-
     /// A connection with this sender number, if it is free, which takes everything.
     pub(crate) fn connect(&mut self, number: u32) -> ConnId {
-        let conn = ConnId(self.peers.len());
-        self.peers.push(Peer {
-            decoder: Decoder::consumer(PAYLOAD_BYTES_MAX),
-            chunk: BytesMut::new(),
-            room: usize::MAX,
-            ended: false,
-            id: SenderId::new(0, 0),
-            publications: BTreeMap::new(),
-            got: Vec::new(),
-            receipts: Vec::new(),
-        });
-        self.turn([Event::Opened { conn, pid: PID, uid: UID }]);
-        self.send(conn, handshake::hello("a test", "test", PID, number));
+        let conn = self.join(number, Seen::default());
         self.peers[conn.0].got.clear();
         conn
-    }
-
-    pub(crate) fn send(&mut self, conn: ConnId, control: impl Into<Control>) {
-        self.turn([Event::Control { conn, control: control.into() }]);
     }
 
     /// Opens a channel, whose first message will have this sequence number.
@@ -209,10 +80,11 @@ impl Bus {
     /// The frame that the sender writes next on the channel, which counts as written.
     pub(crate) fn next_frame(&mut self, conn: ConnId, channel: &str, kind: Kind, payload: &[u8]) -> Event {
         let peer = &mut self.peers[conn.0];
+        let sender = peer.id;
         let (id, next) = peer.publications.get_mut(channel).unwrap();
         let sequence = *next;
         *next = next.wrapping_add(1);
-        Event::Run { conn, run: run_of(&frame(kind, *id, peer.id, sequence, payload)) }
+        Event::Run { conn, run: run_of(&frame(kind, *id, sender, sequence, payload)) }
     }
 
     pub(crate) fn publish(&mut self, conn: ConnId, channel: &str, payload: &[u8]) {
@@ -291,19 +163,7 @@ impl Bus {
     }
 }
 
-impl Peer {
-    fn read(&mut self, mut rest: &[u8]) {
-        while !rest.is_empty() {
-            let mut target = self.decoder.target(&mut self.chunk);
-            let (now, later) = rest.split_at(rest.len().min(target.remaining_mut()));
-            target.put_slice(now);
-            rest = later;
-            while let Some(item) = self.decoder.next(&mut self.chunk).unwrap() {
-                self.receive(item);
-            }
-        }
-    }
-
+impl Client for Seen {
     fn receive(&mut self, item: Item) {
         let control = match item {
             Item::Run(run) => {
@@ -323,10 +183,7 @@ impl Peer {
             Item::Control(control) => control,
         };
         self.got.push(match &control {
-            Control::Welcome(welcome) => {
-                self.id = SenderId::from_raw(welcome.sender);
-                return;
-            }
+            Control::Welcome(_) => return,
             Control::Opened(opened) => {
                 self.publications.insert(opened.channel.clone(), (ChannelId(opened.id), 0));
                 return;
@@ -368,23 +225,6 @@ pub(crate) fn frame(kind: Kind, channel: ChannelId, sender: SenderId, sequence: 
     }
     let header: Header = header(channel, sender, sequence, u32::try_from(payload.len()).unwrap());
     [header.with_metadata(metadata.meta_bytes()).as_bytes(), metadata.as_bytes(), payload].concat()
-}
-
-/// The run that the daemon decodes from these frames.
-pub(crate) fn run_of(frames: &[u8]) -> Run {
-    let (mut decoder, mut chunk) = (Decoder::lender(PAYLOAD_BYTES_MAX), BytesMut::new());
-    let mut rest = frames;
-    loop {
-        let mut target = decoder.target(&mut chunk);
-        let (now, later) = rest.split_at(rest.len().min(target.remaining_mut()));
-        target.put_slice(now);
-        rest = later;
-        match decoder.next(&mut chunk).unwrap() {
-            Some(Item::Run(run)) if rest.is_empty() => return run,
-            None if !rest.is_empty() => {}
-            other => panic!("{other:?}"),
-        }
-    }
 }
 
 /// A listener's subscription that requests `replay` messages; without the extension if that is 0.

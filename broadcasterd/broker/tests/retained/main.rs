@@ -3,9 +3,14 @@
 #![allow(clippy::unwrap_used)]
 
 mod bus;
+#[path = "../common/run.rs"]
+mod run;
 mod sequences;
+#[path = "../common/turns.rs"]
+mod turns;
 
-use crate::bus::{Bus, Got, Kind, frame, keep, lifetime, name, run_of, seconds, subscribe};
+use crate::bus::{Bus, Got, Kind, frame, keep, lifetime, name, seconds, subscribe};
+use crate::run::run_of;
 use broadcaster_broker::{Event, Incomplete, Limits, Moment};
 use broadcaster_protocol::control::{
     Control, Extension, Open, Overflow, RefusedCode, Selector, Subscribe, Unsubscribe, extension,

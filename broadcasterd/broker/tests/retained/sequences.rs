@@ -1,7 +1,9 @@
 //! Random sequences, compared with a model: messages that are retained, cleared and declared again, listeners that come, go and read at any
 //! speed, and time that passes. The model has lists of messages and nothing else.
 
-use crate::bus::{Bus, Got, Kind, frame, run_of, subscribe};
+use crate::bus::{Bus, Got, Kind, frame, subscribe};
+use crate::run::run_of;
+use crate::turns::Seed;
 use broadcaster_broker::{ConnId, Event, Limits, Moment};
 use broadcaster_protocol::ChannelId;
 use broadcaster_protocol::control::{Overflow, Selector, Subscribe, Unsubscribe};
@@ -110,17 +112,6 @@ struct Seen {
     superseded: u64,
     lost: u64,
     ended: u64,
-}
-
-/// Prints the seed of a failing sequence.
-struct Seed(u64);
-
-impl Drop for Seed {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("the failing seed is {}", self.0);
-        }
-    }
 }
 
 impl Subscription {
