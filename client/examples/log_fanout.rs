@@ -1,7 +1,7 @@
 //! Logs of many programs, fanned out to any number of readers: types, patterns, and backpressure from the pipe to the slowest reader.
 //!
 //! `program | log_fanout collect PROGRAM` sends each line of its standard input, and nothing is lost: a reader that is slow slows the
-//! program down, until it has read nothing useful for a minute. `log_fanout follow [PATTERN]` prints what the pattern covers, such as
+//! program down, by up to a minute. `log_fanout follow [PATTERN]` prints what the pattern covers, such as
 //! `com.example.log.*.error`. The records are JSON, so `broadcasterd listen 'com.example.log.**'` can read them too.
 
 use serde::{Deserialize, Serialize};

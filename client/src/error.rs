@@ -321,7 +321,6 @@ pub enum SendError {
     },
     /// Only from calls that [retain](crate::Sender::retain) a message: listeners have received it as any other message, and the daemon does not
     /// retain it, because of a limit or because memory is short. It retains nothing of the channel now: an earlier value would be outdated.
-    /// A typed sender returns this too for a value whose encoding is empty, which would clear the channel: then nothing was sent.
     #[error("the daemon does not retain the message on channel {:?}: {reason}", channel.as_str())]
     NotRetained {
         /// The channel.

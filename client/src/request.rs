@@ -207,7 +207,8 @@ impl Sender {
     ///
     /// # Errors
     ///
-    /// As [`request`](Self::request); [`RequestError::NoReply`] if none has arrived within `timeout`, for whatever reason.
+    /// As [`request`](Self::request); [`RequestError::NoReply`] if none has arrived within `timeout`, for whatever reason, such as a daemon
+    /// that does not answer: [`Options::timeout`](crate::Options::timeout) does not apply.
     ///
     /// ```
     /// use std::time::Duration;

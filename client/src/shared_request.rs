@@ -91,7 +91,8 @@ impl SharedSender {
         self.request_bytes(self.0.place_of(channel)?, metadata, payload, timeout)
     }
 
-    /// [`Sender::request_one`](crate::Sender::request_one).
+    /// [`Sender::request_one`](crate::Sender::request_one), in the time of [`request`](Self::request) with one reply: the daemon reports
+    /// first that it has delivered the request, for which [`Options::timeout`](crate::Options::timeout) applies.
     ///
     /// # Errors
     ///

@@ -210,7 +210,8 @@ impl SharedSender {
     ///
     /// # Errors
     ///
-    /// As there.
+    /// As there. If this message is so large that it is written in parts, and another thread sends on the same channel meanwhile, then
+    /// the result is that of the later message.
     pub fn retain(&self, payload: &[u8]) -> Result<Receipt, SendError> {
         self.retain_bytes(OWN, None, &[], payload)
     }

@@ -26,6 +26,12 @@ pub enum ConnPhase {
 /// all of its requests before it reads an answer.
 const REPLIES_BURST_FACTOR: usize = 16;
 
+/// Bytes of control frames that announce replayed messages and do not count as unread: one [`Subscribe`] may ask for the history of
+/// every channel, which is 4096 channels whose names have up to 255 bytes each.
+///
+/// [`Subscribe`]: broadcaster_protocol::control::Subscribe
+const ANNOUNCEMENTS_BYTES_MAX: usize = 2 * 1024 * 1024;
+
 /// A connection that takes no byte for this long does not read.
 const UNREAD_AFTER: Duration = Duration::from_secs(1);
 
@@ -51,6 +57,8 @@ pub(crate) struct Connection {
     /// When it is ended, unless what is awaited from it happens first.
     pub(crate) deadline: Option<Moment>,
     pub(crate) outbox: Outbox,
+    /// Bytes of control frames that announced replayed messages since no control frame waited.
+    pub(crate) announcements_bytes: usize,
     /// An `Effect::Write` was issued and the outbox has not run empty since.
     pub(crate) writing: bool,
     /// A receipt that goes out in front of the next answer or reply, so that the client wakes up once for both.
@@ -217,6 +225,7 @@ impl Connection {
             may_reply: false,
             deadline: None,
             outbox: Outbox::new(ledger),
+            announcements_bytes: 0,
             writing: false,
             deferred: None,
             blocked: None,
@@ -278,6 +287,9 @@ impl Connection {
         if bytes > 0 {
             self.progress = now;
         }
+        if self.outbox.replies_bytes() == 0 {
+            self.announcements_bytes = 0;
+        }
         if self.outbox.is_empty() {
             self.blocked = None;
             self.writing = false;
@@ -331,7 +343,8 @@ impl Connection {
 
     /// Whether more control frames wait for it than for a connection that reads.
     pub(crate) fn neglects_replies(&self, now: Moment, replies_bytes_max: usize) -> bool {
-        let waiting = self.outbox.replies_bytes();
+        let announcements = self.announcements_bytes.min(ANNOUNCEMENTS_BYTES_MAX);
+        let waiting = self.outbox.replies_bytes().saturating_sub(announcements);
         let burst = replies_bytes_max.saturating_mul(REPLIES_BURST_FACTOR);
         waiting > replies_bytes_max
             && self.blocked.is_some()

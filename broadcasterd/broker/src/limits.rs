@@ -62,6 +62,14 @@ pub struct Limits {
     pub idle_exit_after: Option<Duration>,
 }
 
+impl Limits {
+    /// Bytes of memory that retained messages may take: at most a quarter of the memory for messages in transit, because no connection can
+    /// give them up.
+    pub fn retained_bytes_effective(&self) -> usize {
+        self.retained_bytes_max.min(self.held_bytes_max / 4)
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {

@@ -23,9 +23,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
-/// Retained messages take at most one part in this many of the memory for messages in transit: no connection can give them up.
-const HELD_BYTES_PARTS: usize = 4;
-
 /// Upper bound of the bookkeeping for each message beside its span: a slot of a queue that may be half empty, and one in the index of
 /// deadlines, whose nodes may be half empty too.
 const MESSAGE_BYTES: usize = 2 * (size_of::<Message>() + size_of::<(Moment, ChannelId, u64)>());
@@ -156,7 +153,7 @@ impl Histories {
             return Err(format!("the daemon retains messages of {channels}, which is the limit"));
         }
         let bytes = Span::bytes_of(run.bytes().len()) + MESSAGE_BYTES;
-        let bytes_max = limits.retained_bytes_max.min(limits.held_bytes_max / HELD_BYTES_PARTS);
+        let bytes_max = limits.retained_bytes_effective();
         if bytes > bytes_max {
             let len = run.bytes().len();
             return Err(format!("it takes {bytes} bytes of memory with its {len} bytes; the limit is {bytes_max}"));
@@ -247,7 +244,7 @@ impl Histories {
         assert_eq!((self.messages, self.bytes), (messages, bytes), "retained messages and their bytes");
         assert_eq!(self.deadlines, deadlines, "deadlines of retained messages");
         assert_eq!(self.charge.bytes(), self.footprint(), "the bookkeeping of retained messages");
-        let bytes_max = limits.retained_bytes_max.min(limits.held_bytes_max / HELD_BYTES_PARTS);
+        let bytes_max = limits.retained_bytes_effective();
         assert!(bytes <= bytes_max, "{bytes} bytes are retained; the limit is {bytes_max}");
         assert!(self.histories.len() <= limits.retained_channels_max, "{} histories", self.histories.len());
         self.histories.keys().copied().collect()
@@ -418,7 +415,7 @@ impl Broker {
     pub(crate) fn replay(&mut self, now: Moment, conn: ConnId, id: ChannelId, terms: Terms, effects: &mut Effects) {
         let spans = self.retained.newest(id, terms.replay);
         let count = u32::try_from(spans.len()).unwrap_or(u32::MAX);
-        self.notify(conn, &Control::Retained(Retained { id: id.0, count, extensions: Vec::new() }), effects);
+        self.announce(conn, &Control::Retained(Retained { id: id.0, count, extensions: Vec::new() }), effects);
         let room = self.room();
         self.change_waiting(now, conn, |connection, _| {
             spans.iter().for_each(|span| connection.outbox.push_credited(span, terms, room));
@@ -441,7 +438,7 @@ impl Broker {
         }
         for (conn, terms, is_named) in wanting {
             if !is_named {
-                self.notify(conn, &name, effects);
+                self.announce(conn, &name, effects);
             }
             self.replay(now, conn, id, terms, effects);
         }

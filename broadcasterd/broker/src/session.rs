@@ -210,11 +210,11 @@ impl Broker {
         effects: &mut Effects,
     ) {
         if let Some(id) = begun.named {
-            self.announce(conn, id, effects);
+            self.name_channel(conn, id, effects);
         }
         for &id in &begun.replayed {
             if begun.named.is_none() {
-                self.announce(conn, id, effects);
+                self.name_channel(conn, id, effects);
             }
             self.replay(now, conn, id, terms, effects);
         }
@@ -224,11 +224,11 @@ impl Broker {
         }
     }
 
-    /// Gives the connection the name of a channel that it receives.
-    fn announce(&mut self, conn: ConnId, id: ChannelId, effects: &mut Effects) {
+    /// Gives the connection the name of a channel that it receives, which it has just subscribed to.
+    fn name_channel(&mut self, conn: ConnId, id: ChannelId, effects: &mut Effects) {
         let Some(name) = self.registry.channel(id).map(|channel| named(id, channel.name())) else { return };
         self.registry.set_named(id, conn);
-        self.notify(conn, &name, effects);
+        self.announce(conn, &name, effects);
     }
 
     fn unsubscribe(
@@ -390,10 +390,12 @@ impl Broker {
         }
     }
 
-    /// Sends what the connection has not requested just now. It does not count against the connection until that requests something.
-    pub(crate) fn notify(&mut self, conn: ConnId, control: &Control, effects: &mut Effects) {
+    /// Announces a channel whose messages are replayed. One request can lead to thousands of these.
+    pub(crate) fn announce(&mut self, conn: ConnId, control: &Control, effects: &mut Effects) {
         if let Some(connection) = self.connection(conn) {
+            let before = connection.outbox.replies_bytes();
             connection.push_control(control);
+            connection.announcements_bytes += connection.outbox.replies_bytes() - before;
             connection.request_write(conn, effects);
         }
     }

@@ -155,8 +155,8 @@ impl Frames {
         self.batch = None;
     }
 
-    /// The connection is gone: drops what was written completely, all control messages, and what declares a message again. A frame that was written in part waits
-    /// again completely.
+    /// The connection is gone: drops what was written completely, all control messages, and what declares a message again. A frame
+    /// that was written in part waits again completely.
     pub(super) fn rewind(&mut self) {
         self.batch = None;
         let places: Vec<_> = self.data().map(|(at, header)| at..at + header.frame_bytes()).collect();

@@ -110,6 +110,13 @@ pub enum TypedSendError {
         /// What the codec reports.
         source: Cause,
     },
+    /// Only from calls that [retain](crate::Sender::retain) a value: its encoding has no bytes, and an empty message would clear what is
+    /// retained. It was not sent.
+    #[error("a value of {schema} with an empty encoding cannot be retained: an empty message clears the channel")]
+    Empty {
+        /// The mark of the type: `codec:name`.
+        schema: String,
+    },
     /// The metadata and the mark together are too large.
     #[error(transparent)]
     Metadata(#[from] MetadataError),

@@ -3,7 +3,7 @@
 use super::codec::Codec;
 use super::error::TypedSendError;
 use super::schema::{Schema, mark, metadata};
-use crate::{ConnectError, Metadata, Options, Receipt, SendError, Sender};
+use crate::{ConnectError, Metadata, Options, Receipt, Sender};
 use serde::Serialize;
 use std::fmt;
 use std::marker::PhantomData;
@@ -75,8 +75,8 @@ impl<T: Schema + Serialize, C: Codec> TypedSender<T, C> {
     ///
     /// # Errors
     ///
-    /// [`TypedSendError::Encode`] if the codec cannot represent the value; [`TypedSendError::Send`] as for [`Sender::retain`], and with
-    /// [`SendError::NotRetained`] if the encoding is empty, which would clear the channel: then it was not sent either.
+    /// [`TypedSendError::Encode`] if the codec cannot represent the value; [`TypedSendError::Empty`] if its encoding is empty, which would
+    /// clear the channel; [`TypedSendError::Send`] as for [`Sender::retain`].
     ///
     /// ```
     /// # #[cfg(all(feature = "json", feature = "testing"))] {
@@ -146,11 +146,7 @@ impl<T: Schema + Serialize, C: Codec> TypedSender<T, C> {
 
     fn encode_to_retain(&mut self, value: &T) -> Result<(), TypedSendError> {
         self.encode(value)?;
-        if self.payload.is_empty() {
-            let (channel, reason) = (self.sender.channel().clone(), "the encoding of the value is empty".to_owned());
-            return Err(SendError::NotRetained { channel, reason }.into());
-        }
-        Ok(())
+        if self.payload.is_empty() { Err(TypedSendError::Empty { schema: mark::<T, C>() }) } else { Ok(()) }
     }
 
     /// Sends `value` without blocking the thread.

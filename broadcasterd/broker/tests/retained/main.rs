@@ -685,6 +685,30 @@ fn a_loss_among_replayed_messages_is_reported_behind_retained() {
 }
 
 #[test]
+fn a_listener_may_be_slow_to_read_the_values_of_hundreds_of_channels() {
+    let mut limits = limits();
+    limits.channels_per_connection_max = 4096;
+    let mut bus = Bus::new(limits);
+    let names: Vec<_> = (0..400).map(|number| format!("{number}.{}", "x".repeat(200))).collect();
+    let sender = bus.connect(1);
+    for name in &names {
+        bus.open(sender, name, 0);
+        bus.retain(sender, name, b"v", ONCE);
+    }
+    let listener = bus.connect(0);
+    bus.stall(listener);
+    bus.send(listener, all(1, 1));
+    for _ in 0..5 {
+        bus.wait(seconds(3));
+        bus.write(listener);
+        bus.turn([]);
+    }
+    assert!(!bus.peers[listener.0].ended);
+    bus.take_all(listener);
+    assert_eq!(bus.payloads(listener).split(' ').filter(|&payload| payload == "~v").count(), names.len());
+}
+
+#[test]
 fn the_memory_budget_can_drop_replayed_messages_but_not_what_is_retained() {
     let mut limits = limits();
     limits.held_bytes_max = 256 * 1024;

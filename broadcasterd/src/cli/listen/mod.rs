@@ -64,7 +64,7 @@ pub(super) struct Listen {
     format: Format,
 
     /// Run this command for each message instead of printing it; takes the rest of the line. The message is its stdin. If the sender
-    /// requests a reply, its output is the reply
+    /// requests a reply, its output is the reply, of which up to 64 MiB are kept in memory
     #[arg(long, value_names = ["COMMAND", "ARGUMENT"], num_args = 1.., allow_hyphen_values = true, conflicts_with = "Format")]
     exec: Vec<OsString>,
 

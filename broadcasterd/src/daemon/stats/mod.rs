@@ -84,7 +84,7 @@ impl About {
                 retained_messages: snapshot.retained_messages as u64,
                 retained_channels: snapshot.retained_channels as u64,
                 retained_bytes: snapshot.retained_bytes as u64,
-                retained_bytes_max: limits.retained_bytes_max.min(limits.held_bytes_max / 4) as u64,
+                retained_bytes_max: limits.retained_bytes_effective() as u64,
                 queue_bytes_max: limits.outbox_bytes_max as u64,
                 queue_messages_max: limits.outbox_messages_max,
                 connections_max: limits.connections_max as u64,
