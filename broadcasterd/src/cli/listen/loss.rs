@@ -61,6 +61,8 @@ struct Shared {
     consumer: Consumer,
     fail_on_loss: bool,
     state: Mutex<State>,
+    /// Held during a report; true once the total is reported, which is the last one.
+    is_over: Mutex<bool>,
     /// Wakes the reporter up, unless it is awake.
     wake: Notify,
 }
@@ -137,8 +139,8 @@ impl fmt::Display for Account {
 impl Losses {
     /// Nothing is lost yet.
     pub(super) fn new(selectors: Vec<Selector>, options: Options, consumer: Consumer, fail_on_loss: bool) -> Self {
-        let state = Mutex::default();
-        Self(Arc::new(Shared { selectors, options, consumer, fail_on_loss, state, wake: Notify::new() }))
+        let (state, is_over) = (Mutex::default(), Mutex::default());
+        Self(Arc::new(Shared { selectors, options, consumer, fail_on_loss, state, is_over, wake: Notify::new() }))
     }
 
     /// Reports losses, forever.
@@ -175,22 +177,26 @@ impl Losses {
 
     /// Reports the total and returns true if anything was lost. `received`: the number of messages that were requested and have arrived.
     pub(super) fn report_total(&self, received: Option<u64>) -> bool {
+        let mut is_over = lock(&self.0.is_over);
         let (account, channel) = (self.0.lock().account, list(&self.0.selectors));
-        match received {
-            _ if account.is_empty() => return false,
-            Some(received) => notice(format_args!(
-                "broadcasterd: the {received} messages on {channel} are not consecutive: in all, {account}"
-            )),
-            None => notice(format_args!("broadcasterd: on {channel}, in all, {account}")),
+        if account.is_empty() {
+            return false;
+        }
+        if !std::mem::replace(&mut *is_over, true) {
+            match received {
+                Some(received) => notice(format_args!(
+                    "broadcasterd: the {received} messages on {channel} are not consecutive: in all, {account}"
+                )),
+                None => notice(format_args!("broadcasterd: on {channel}, in all, {account}")),
+            }
         }
         true
     }
 }
 
 impl Shared {
-    /// No code panics under the lock.
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn wake(&self, state: &mut State) {
@@ -223,6 +229,10 @@ impl Shared {
     }
 
     fn report_new(&self) {
+        let is_over = lock(&self.is_over);
+        if *is_over {
+            return;
+        }
         let account = {
             let mut state = self.lock();
             let account = state.account;
@@ -272,6 +282,11 @@ impl Shared {
     fn covers(&self, channel: &str) -> bool {
         ChannelName::new(channel).is_ok_and(|channel| self.selectors.iter().any(|selector| selector.covers(&channel)))
     }
+}
+
+/// No code panics under a lock.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What has happened within an interval.
