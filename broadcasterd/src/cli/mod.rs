@@ -18,6 +18,7 @@ mod service;
 mod stats;
 mod status;
 mod time;
+#[cfg(feature = "top")]
 mod top;
 
 use crate::daemon::detach;
@@ -116,6 +117,7 @@ enum Command {
     /// List the connections and their processes
     Peers(stats::Peers),
     /// Watch the bus live, slowest listeners first; never starts a daemon
+    #[cfg(feature = "top")]
     Top(top::Top),
     /// Stop the daemon after it has delivered what was sent
     Stop,
@@ -157,6 +159,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Stats(totals) => totals.run(bus),
         Command::Channels(channels) => channels.run(bus),
         Command::Peers(peers) => peers.run(bus),
+        #[cfg(feature = "top")]
         Command::Top(top) => top.run(bus),
         Command::Stop => status::stop(bus),
         Command::Doctor(doctor) => doctor.run(bus),

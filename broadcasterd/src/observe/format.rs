@@ -1,8 +1,7 @@
 //! Numbers and names in few columns. It never writes anything, and never returns text wider than requested.
 
-use ratatui::buffer::CellWidth;
-use ratatui::style::Style;
-use ratatui::text::Span;
+use unicode_segmentation::UnicodeSegmentation;
+use unicode_width::UnicodeWidthStr;
 
 /// Longer names are cut before they are measured.
 const NAME_CHARS_MAX: usize = 512;
@@ -13,6 +12,7 @@ pub(crate) fn count(count: u64) -> String {
 }
 
 /// Bytes in at most five columns: `1023`, `1.5K`, `256M`.
+#[cfg(any(test, feature = "top"))]
 pub(crate) fn bytes(bytes: u64) -> String {
     if bytes < 1024 { bytes.to_string() } else { scaled(bytes, 1024, ["K", "M", "G", "T", "P", "E"]) }
 }
@@ -41,6 +41,7 @@ pub(crate) fn time(milliseconds: u64) -> String {
 }
 
 /// A bar of `width` columns; any share above 0 fills at least one.
+#[cfg(any(test, feature = "top"))]
 pub(crate) fn bar(permille: u16, width: usize) -> String {
     let full = (usize::from(permille) * width).div_ceil(1000).min(width);
     "█".repeat(full) + &"░".repeat(width - full)
@@ -48,7 +49,7 @@ pub(crate) fn bar(permille: u16, width: usize) -> String {
 
 /// The width of the text on a terminal, in columns.
 pub(crate) fn columns(text: &str) -> usize {
-    Span::raw(text).width()
+    text.width()
 }
 
 /// `name` in at most `width` columns, cut in the middle, since names differ at either end. Characters that could move the cursor or
@@ -56,12 +57,8 @@ pub(crate) fn columns(text: &str) -> usize {
 pub(crate) fn fit(name: &str, width: usize) -> String {
     let safe = |c| if breaks_layout(c) { '\u{fffd}' } else { c };
     let clean: String = name.chars().take(NAME_CHARS_MAX).map(safe).collect();
-    let span = Span::raw(&clean);
-    let symbols: Vec<(&str, usize)> = span
-        .styled_graphemes(Style::new())
-        .map(|grapheme| (grapheme.symbol, usize::from(grapheme.symbol.cell_width())))
-        .filter(|&(_, columns)| columns > 0)
-        .collect();
+    let symbols: Vec<(&str, usize)> =
+        clean.graphemes(true).map(|symbol| (symbol, columns(symbol))).filter(|&(_, columns)| columns > 0).collect();
     if symbols.iter().map(|&(_, columns)| columns).sum::<usize>() <= width {
         return symbols.iter().map(|&(symbol, _)| symbol).collect();
     }

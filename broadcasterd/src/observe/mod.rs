@@ -7,4 +7,5 @@ pub(crate) mod monitor;
 mod screens;
 pub(crate) mod stats;
 mod table;
+#[cfg(feature = "top")]
 pub(crate) mod top;

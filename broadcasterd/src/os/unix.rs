@@ -5,10 +5,9 @@ pub(crate) use super::signals::reset_signals;
 
 use broadcaster_server::AuxiliaryListener;
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{Pid, Signal as SignalNumber, kill_current_process_group, kill_process_group};
+use rustix::process::{Pid, Signal as SignalNumber, kill_process_group};
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
-use std::future::poll_fn;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
@@ -23,6 +22,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 #[cfg(target_os = "macos")]
 #[path = "launchd.rs"]
 mod launchd;
+#[cfg(feature = "top")]
+mod terminal;
+
+#[cfg(feature = "top")]
+pub(crate) use terminal::{TerminalSignal, TerminalSignals, suspend};
 
 /// Variables that a daemon inherits on this system only.
 pub(crate) const INHERITED: [&str; 0] = [];
@@ -211,44 +215,6 @@ impl EndSignals {
         let arrived = caught.find_map(|(number, signal)| signal.poll_recv(cx).is_ready().then_some(*number));
         arrived.map_or(Poll::Pending, Poll::Ready)
     }
-}
-
-/// A signal to a program that controls a terminal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum TerminalSignal {
-    /// It is asked to end.
-    Stop,
-    /// It was stopped and has been continued.
-    Continued,
-}
-
-/// The signals that such a program handles.
-pub(crate) struct TerminalSignals {
-    stop: StopSignals,
-    continued: Signal,
-}
-
-impl TerminalSignals {
-    pub(crate) fn catch() -> io::Result<Self> {
-        let continued = SignalKind::from_raw(SignalNumber::CONT.as_raw());
-        Ok(Self { stop: StopSignals::catch()?, continued: signal(continued)? })
-    }
-
-    /// The next signal.
-    pub(crate) async fn next(&mut self) -> TerminalSignal {
-        poll_fn(|cx| {
-            if self.stop.poll_any(cx).is_ready() {
-                return Poll::Ready(TerminalSignal::Stop);
-            }
-            self.continued.poll_recv(cx).map(|_| TerminalSignal::Continued)
-        })
-        .await
-    }
-}
-
-/// Stops the job, as Ctrl+Z does. The system ignores this if no shell can continue the job.
-pub(crate) fn suspend() -> io::Result<()> {
-    Ok(kill_current_process_group(SignalNumber::TSTP)?)
 }
 
 /// Width of the terminal on stdout, in columns; 0 if it is unknown.

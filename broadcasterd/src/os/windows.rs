@@ -5,7 +5,6 @@ use broadcaster_local::windows::user;
 use broadcaster_server::AuxiliaryListener;
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
-use std::future::poll_fn;
 use std::io::{self, Write};
 use std::os::windows::fs::OpenOptionsExt;
 use std::os::windows::process::{CommandExt, ExitStatusExt};
@@ -18,6 +17,12 @@ use tokio::process::ChildStdout;
 use tokio::signal::windows::{
     CtrlBreak, CtrlC, CtrlClose, CtrlLogoff, CtrlShutdown, ctrl_break, ctrl_c, ctrl_close, ctrl_logoff, ctrl_shutdown,
 };
+
+#[cfg(feature = "top")]
+mod terminal;
+
+#[cfg(feature = "top")]
+pub(crate) use terminal::{TerminalSignal, TerminalSignals, suspend};
 
 /// Variables that a daemon inherits on this system only: those that system libraries require.
 pub(crate) const INHERITED: [&str; 8] =
@@ -177,40 +182,16 @@ impl EndSignals {
     }
 }
 
-/// A signal to a program that controls a terminal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum TerminalSignal {
-    /// It is asked to end.
-    Stop,
-    /// It was stopped and has been continued; never on this system.
-    #[allow(dead_code)]
-    Continued,
-}
-
-/// The console events that such a program handles.
-pub(crate) struct TerminalSignals(StopSignals);
-
-impl TerminalSignals {
-    pub(crate) fn catch() -> io::Result<Self> {
-        StopSignals::catch().map(Self)
-    }
-
-    /// The next signal.
-    pub(crate) async fn next(&mut self) -> TerminalSignal {
-        poll_fn(|cx| self.0.poll_any(cx)).await;
-        TerminalSignal::Stop
-    }
-}
-
-/// Does nothing: shells on this system do not stop jobs.
-#[allow(clippy::unnecessary_wraps)]
-pub(crate) fn suspend() -> io::Result<()> {
-    Ok(())
-}
-
 /// Width of the terminal on stdout, in columns; 0 if it is unknown.
+#[cfg(feature = "top")]
 pub(crate) fn terminal_width() -> u16 {
     ratatui::crossterm::terminal::size().map_or(0, |(columns, _)| columns)
+}
+
+/// Unknown: the library that asks for it is only a part of this program if `top` is.
+#[cfg(not(feature = "top"))]
+pub(crate) fn terminal_width() -> u16 {
+    0
 }
 
 /// A number for the user of this process that [`stats_owner`] returns for no other user.
