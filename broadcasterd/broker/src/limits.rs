@@ -113,7 +113,7 @@ pub const TURN_WORK_MAX: usize = 32 * 1024;
 pub(crate) const WINDOW_BYTES_MIN: u32 = 4 * 1024;
 
 /// The most credit up to which a sender with backpressure is granted more, in bytes.
-pub(crate) const WINDOW_BYTES_MAX: u32 = 256 * 1024;
+pub(crate) const WINDOW_BYTES_MAX: u32 = 1024 * 1024;
 
 /// A number of things, for a reason: `1 connection`, `4 connections`.
 pub(crate) fn counted(number: usize, thing: &str) -> String {

@@ -240,7 +240,7 @@ impl Sequence {
 
     /// What waits beyond the room is what the windows allow, and one frame for each sender.
     fn check_bounds(&self) {
-        let window = (self.room.1 / 4).clamp(4 * 1024, 256 * 1024);
+        let window = (self.room.1 / 4).clamp(4 * 1024, 1024 * 1024);
         let frame = self.payload_max + 28 + 2 * 64;
         for listener in &self.listeners {
             let (_, bytes) = self.bus.broker.queue(listener.conn);
