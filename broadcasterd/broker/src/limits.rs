@@ -24,7 +24,7 @@ pub struct Limits {
     /// Messages that wait for one connection (65 536).
     pub outbox_messages_max: u64,
     /// Bytes of control frames that wait for a connection that does not read (64 KiB). Above it the connection is refused; one
-    /// that reads may have 16 times as many for a moment.
+    /// that reads may have 16 times as many for a moment. Those that announce replayed messages do not count, up to 2 MiB.
     pub replies_bytes_max: usize,
     /// Bytes of memory that messages in transit may hold (256 MiB). Above it observers lose first, then connections that do not read,
     /// then the largest holder.
