@@ -734,6 +734,8 @@ fn the_golden_metadata_has_an_entry_of_every_tag() {
     ]));
 }
 
+/// The path of a Unix socket.
+#[cfg(unix)]
 #[test]
 fn the_document_shows_a_hashed_path() {
     let home = "/home/a-user-whose-home-directory-has-a-name-that-is-longer-than-one-would-think";

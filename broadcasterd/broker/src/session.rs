@@ -209,12 +209,14 @@ impl Broker {
         terms: Terms,
         effects: &mut Effects,
     ) {
-        if let Some(id) = begun.named {
-            self.name_channel(conn, id, effects);
+        if let Some(name) = begun.named.and_then(|id| self.name_for(conn, id)) {
+            self.reply(now, conn, &name, effects);
         }
         for &id in &begun.replayed {
-            if begun.named.is_none() {
-                self.name_channel(conn, id, effects);
+            if begun.named.is_none()
+                && let Some(name) = self.name_for(conn, id)
+            {
+                self.announce(conn, &name, effects);
             }
             self.replay(now, conn, id, terms, effects);
         }
@@ -224,11 +226,11 @@ impl Broker {
         }
     }
 
-    /// Gives the connection the name of a channel that it receives, which it has just subscribed to.
-    fn name_channel(&mut self, conn: ConnId, id: ChannelId, effects: &mut Effects) {
-        let Some(name) = self.registry.channel(id).map(|channel| named(id, channel.name())) else { return };
+    /// The message that gives the connection the name of a channel that it has just subscribed to. It counts as sent.
+    fn name_for(&mut self, conn: ConnId, id: ChannelId) -> Option<Control> {
+        let name = self.registry.channel(id).map(|channel| named(id, channel.name()))?;
         self.registry.set_named(id, conn);
-        self.announce(conn, &name, effects);
+        Some(name)
     }
 
     fn unsubscribe(

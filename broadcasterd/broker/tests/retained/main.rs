@@ -709,6 +709,23 @@ fn a_listener_may_be_slow_to_read_the_values_of_hundreds_of_channels() {
 }
 
 #[test]
+fn the_name_of_a_channel_that_is_not_replayed_counts_as_unread() {
+    let mut limits = limits();
+    limits.replies_bytes_max = 200;
+    let mut bus = Bus::new(limits);
+    let channel = "x".repeat(200);
+    bus.sender(1, &channel);
+    let listener = bus.connect(0);
+    bus.stall(listener);
+    bus.send(listener, subscribe(1, name(&channel), 0));
+    bus.wait(seconds(3));
+    bus.write(listener);
+    bus.turn([]);
+    bus.take_all(listener);
+    bus.is_refused(listener, RefusedCode::Stalled, "more than 200 bytes of control frames");
+}
+
+#[test]
 fn the_memory_budget_can_drop_replayed_messages_but_not_what_is_retained() {
     let mut limits = limits();
     limits.held_bytes_max = 256 * 1024;
