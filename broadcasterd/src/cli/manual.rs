@@ -174,7 +174,7 @@ pub(super) fn page(command: &Command, program: &Command, out: &mut impl Write) -
     if name == program.get_name() {
         pages.clear();
     }
-    for other in related(name).iter().filter(|&&other| other != "top" || cfg!(feature = "top")) {
+    for other in related(name) {
         if !pages.is_empty() {
             pages.push(roman(", "));
         }

@@ -119,6 +119,12 @@ enum Command {
     /// Watch the bus live, slowest listeners first; never starts a daemon
     #[cfg(feature = "top")]
     Top(top::Top),
+    /// Watch the bus live; not a part of this build
+    #[cfg(not(feature = "top"))]
+    Top {
+        #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<std::ffi::OsString>,
+    },
     /// Stop the daemon after it has delivered what was sent
     Stop,
     /// Diagnose problems and suggest fixes; changes nothing and never starts a daemon
@@ -161,6 +167,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Peers(peers) => peers.run(bus),
         #[cfg(feature = "top")]
         Command::Top(top) => top.run(bus),
+        #[cfg(not(feature = "top"))]
+        Command::Top { .. } => Err(Failure::new(
+            crate::exit::Code::Usage,
+            "this build does not contain `top`: build it with the feature `top`, which is on by default; `stats` and `peers` print the numbers",
+        )),
         Command::Stop => status::stop(bus),
         Command::Doctor(doctor) => doctor.run(bus),
         Command::Restart => service::restart(bus),
