@@ -11,7 +11,6 @@ use broadcaster_protocol::control::{
     RefusedCode, Report, Retained, Selector, Stop, Subscribe, Subscribed, Superseded, Unsubscribe, Unsubscribed,
     Unwatch, Unwatched, Watch, Watched, Welcome, extension, kind,
 };
-use broadcaster_protocol::endpoint::{Env, candidates};
 use broadcaster_protocol::limits::{
     BATCH_BYTES_MAX, CHANNEL_NAME_BYTES_MAX, CONTROL_BYTES_MAX, HEADER_BYTES, META_BYTES_MAX, PAYLOAD_BYTES_MAX,
     PURPOSE_BYTES_MAX, REASON_BYTES_MAX, SOCKET_PATH_BYTES_MAX_BSD, SOCKET_PATH_BYTES_MAX_LINUX, VERSION_BYTES_MAX,
@@ -738,6 +737,7 @@ fn the_golden_metadata_has_an_entry_of_every_tag() {
 #[cfg(unix)]
 #[test]
 fn the_document_shows_a_hashed_path() {
+    use broadcaster_protocol::endpoint::{Env, candidates};
     let home = "/home/a-user-whose-home-directory-has-a-name-that-is-longer-than-one-would-think";
     let state = format!("{home}/.local/state/broadcaster");
     let env = Env {
