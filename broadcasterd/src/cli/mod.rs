@@ -121,6 +121,7 @@ enum Command {
     Top(top::Top),
     /// Watch the bus live; not a part of this build
     #[cfg(not(feature = "top"))]
+    #[command(disable_help_flag = true)]
     Top {
         #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<std::ffi::OsString>,
@@ -170,7 +171,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         #[cfg(not(feature = "top"))]
         Command::Top { .. } => Err(Failure::new(
             crate::exit::Code::Usage,
-            "this build does not contain `top`: build it with the feature `top`, which is on by default; `stats` and `peers` print the numbers",
+            "this build does not contain `top`: build it with the feature `top`, which is on by default; `stats` and `peers` \
+             print the numbers",
         )),
         Command::Stop => status::stop(bus),
         Command::Doctor(doctor) => doctor.run(bus),
