@@ -290,6 +290,7 @@ fn what_a_daemon_does_not_support_is_named_with_its_version() {
 fn an_unfinished_message_is_sent_again_when_the_daemon_has_lost_patience() {
     let (directory, options) = absent();
     let (begin, begun) = std::sync::mpsc::channel::<()>();
+    let (end, ended) = std::sync::mpsc::channel::<()>();
     let (report, received) = std::sync::mpsc::channel();
     let mut is_first = true;
     serve(&socket(&directory), move |mut conversation| {
@@ -298,7 +299,8 @@ fn an_unfinished_message_is_sent_again_when_the_daemon_has_lost_patience() {
         if std::mem::take(&mut is_first) {
             begun.recv().unwrap();
             conversation.send(Refused::new(RefusedCode::Stalled, "no further byte of a frame within 30s"));
-            return;
+            drop(conversation);
+            return end.send(()).unwrap();
         }
         while let Some(Item::Run(run)) = conversation.next_item() {
             run.iter().for_each(|(sequence, payload)| report.send((sequence, payload.len())).unwrap());
@@ -307,7 +309,9 @@ fn an_unfinished_message_is_sent_again_when_the_daemon_has_lost_patience() {
     let mut sender = options.sender("news").unwrap();
     let large = vec![7; 1 << 20];
     assert!(matches!(sender.try_send(&large), Err(SendError::Unfinished { .. })));
+    // A socket that was found full gets a larger buffer, so the rest could fit into it until the connection has ended.
     begin.send(()).unwrap();
+    ended.recv().unwrap();
     sender.send(b"small").unwrap();
     assert_eq!([received.recv().unwrap(), received.recv().unwrap()], [(0, large.len()), (1, 5)]);
 }
