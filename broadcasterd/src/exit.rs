@@ -119,7 +119,10 @@ impl From<io::Error> for Failure {
 impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Self {
         let code = match &error {
-            ConnectError::Name(_) | ConnectError::Endpoint(_) | ConnectError::RelativeProgram { .. } => Code::Usage,
+            ConnectError::Name(_)
+            | ConnectError::Endpoint(_)
+            | ConnectError::RelativeProgram { .. }
+            | ConnectError::SharedMemory { .. } => Code::Usage,
             ConnectError::Refused { .. } => Code::Refused,
             ConnectError::Start { .. } => return Self::new(Code::Unreachable, without_prefixes(&with_causes(&error))),
             _ => Code::Unreachable,

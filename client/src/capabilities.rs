@@ -28,6 +28,8 @@ pub struct Capabilities {
     pub lag_counts: bool,
     /// The receipt of messages can be confirmed: see [`Sender::confirm`](crate::Sender::confirm).
     pub confirmation: bool,
+    /// Through how many rings in shared memory a sender sends at present: see [`Options::shared_memory`](crate::Options::shared_memory).
+    pub rings: usize,
     /// The largest payload, in bytes. A daemon may be configured to accept less.
     pub payload_bytes_max: u32,
 }
@@ -41,6 +43,7 @@ impl Capabilities {
         ordering: true,
         lag_counts: true,
         confirmation: true,
+        rings: 0,
         payload_bytes_max: limits::PAYLOAD_BYTES_MAX,
     };
 }

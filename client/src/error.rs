@@ -3,6 +3,7 @@
 
 use crate::machine::{Declined, Rejected, RequesterGone, TooLarge};
 use crate::{ChannelName, ChannelPattern, EndpointError, MetadataError, NameError, RefusalCode};
+use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -50,6 +51,12 @@ pub enum ConnectError {
     RelativeProgram {
         /// Its value.
         path: PathBuf,
+    },
+    /// `BROADCASTER_SHARED_MEMORY` is neither `0` nor `1`.
+    #[error("BROADCASTER_SHARED_MEMORY must be 0 or 1, not {value:?}")]
+    SharedMemory {
+        /// Its value.
+        value: OsString,
     },
     /// The daemon could not be started.
     #[error("{} could not start the daemon", program.display())]

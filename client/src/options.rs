@@ -5,7 +5,7 @@ use crate::daemon::Daemon;
 use crate::error::{ConnectError, RecvError};
 use crate::path::ConnectConfig;
 use crate::path::notifications::{Dialect, service};
-use crate::policy::{Candidate, Fallback, Overflow};
+use crate::policy::{Candidate, Fallback, Overflow, SharedMemory};
 use crate::retained::{ValueReader, is_limit};
 use crate::{Listener, Message, Presence, Selector, Sender};
 use std::path::PathBuf;
@@ -19,6 +19,10 @@ pub const HISTORY_MAX: u32 = 1024;
 
 /// Set to a non-empty value other than `0`, this variable keeps the library from starting or hosting a daemon.
 pub const NO_AUTOSTART_VARIABLE: &str = "BROADCASTER_NO_AUTOSTART";
+
+/// Set to `0`, this variable keeps the library from using shared memory: see [`Options::shared_memory`]. Any other value except `1` and an
+/// empty one is an error of every connection, [`ConnectError::SharedMemory`].
+pub const SHARED_MEMORY_VARIABLE: &str = "BROADCASTER_SHARED_MEMORY";
 
 /// How a [`Sender`], a [`Listener`] or a [`Daemon`] connects. Cloning copies the options.
 ///
@@ -38,6 +42,7 @@ pub struct Options {
     backpressure: Duration,
     history: u32,
     replay: u32,
+    shared_memory: SharedMemory,
 }
 
 impl Default for Options {
@@ -61,7 +66,14 @@ impl Options {
             reconnect: true,
             notifications: None,
         };
-        Self { config, overflow: Overflow::default(), backpressure: Duration::ZERO, history: 0, replay: 1 }
+        Self {
+            config,
+            overflow: Overflow::default(),
+            backpressure: Duration::ZERO,
+            history: 0,
+            replay: 1,
+            shared_memory: SharedMemory::default(),
+        }
     }
 
     /// Uses the bus at this socket and no other: an absolute path of at most 107 bytes (103 on macOS and the BSDs), on Windows a pipe
@@ -243,13 +255,59 @@ impl Options {
         self
     }
 
+    /// Whether a sender may send through memory that it shares with listeners, instead of the daemon's socket: [`SharedMemory::Never`]
+    /// unless set. Only for senders.
+    ///
+    /// A channel then has a ring of 4 MiB. Listeners with [`Overflow::DropOldest`] that subscribe to the channel by its name read the ring
+    /// themselves, without the daemon. The daemon reads it for all other listeners. A send makes no system call, except to wake
+    /// those that sleep. Order, sequence numbers and reports of lost messages are the same as over the socket.
+    ///
+    /// # What differs
+    ///
+    /// - `Ok` means that the message is in the ring. If the daemon is killed, the sender notices that after at most 1024 more messages, and
+    ///   does not know which messages in the ring were delivered: [`Sender::confirm`] counts all that were not confirmed before, and
+    ///   listeners receive a gap.
+    /// - If the daemon stops, what is in the ring is delivered, but `confirm` may count it as well.
+    /// - Messages of one sender on different channels have no common order.
+    /// - A listener that is more than 4 MiB behind loses the oldest messages. Each message takes 16 bytes of the ring besides its own, and a small one
+    ///   that is [fed](Sender::feed) with others 4.
+    ///
+    /// # Limits
+    ///
+    /// - A sender has rings for 4 channels at a time, and each of them at most 64 listeners that read it themselves.
+    /// - Messages with more than 512 KiB of payload and metadata, and messages to [retain](Sender::retain), go through the socket. They end
+    ///   the ring. The next one is offered after 64 more messages at the earliest, and each further one after 8 times as many, up to 262,144.
+    ///   The same holds when the daemon declines a ring, for instance because no listener could read it.
+    /// - It has no effect together with [`backpressure`](Self::backpressure), [`history`](Self::history) or [`fallback`](Self::fallback), with a
+    ///   daemon that is too old, or on systems other than Linux with 64-bit pointers.
+    /// - The variable `BROADCASTER_SHARED_MEMORY=0` turns it off.
+    ///
+    /// ```
+    /// use system_broadcaster::{Options, SharedMemory};
+    ///
+    /// let directory = tempfile::tempdir()?; // a bus of its own, for this example
+    /// let bus = Options::new().socket(directory.path().join("bus.sock")).autostart(false);
+    /// let mut listener = bus.listener("com.example.frames")?;
+    /// let mut sender = bus.shared_memory(SharedMemory::Always).sender("com.example.frames")?;
+    /// for sequence in 0..1000 {
+    ///     sender.send(b"frame")?;
+    ///     assert_eq!(listener.recv()?.sequence(), sequence); // whichever way it took
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn shared_memory(mut self, shared_memory: SharedMemory) -> Self {
+        self.shared_memory = shared_memory;
+        self
+    }
+
     /// A connected sender on `channel`.
     ///
     /// # Errors
     ///
     /// [`ConnectError`] if the name is not allowed, or there is no connection within the timeout.
     pub fn sender(&self, channel: &str) -> Result<Sender, ConnectError> {
-        let mut sender = Sender::new(&ChannelName::new(channel)?, self.config.clone(), self.backpressure, self.history);
+        let mut sender = self.unconnected_sender(channel)?;
         sender.connect()?;
         Ok(sender)
     }
@@ -265,9 +323,14 @@ impl Options {
     /// Outside a tokio runtime with I/O and time enabled.
     #[cfg(feature = "tokio")]
     pub async fn sender_async(&self, channel: &str) -> Result<Sender, ConnectError> {
-        let mut sender = Sender::new(&ChannelName::new(channel)?, self.config.clone(), self.backpressure, self.history);
+        let mut sender = self.unconnected_sender(channel)?;
         sender.connect_async().await?;
         Ok(sender)
+    }
+
+    fn unconnected_sender(&self, channel: &str) -> Result<Sender, ConnectError> {
+        let (channel, config) = (ChannelName::new(channel)?, self.config.clone());
+        Ok(Sender::new(&channel, config, self.backpressure, self.history, self.shared_memory))
     }
 
     /// A connected listener on `channel`: it receives every message that the daemon accepts from now on.

@@ -1,5 +1,6 @@
 //! The choices that a program makes, the daemon's answers to them, and the places where the bus can be, as this crate presents them.
 
+use crate::machine::Rings;
 use broadcaster_protocol::{control, endpoint};
 use std::fmt;
 use std::path::PathBuf;
@@ -27,6 +28,31 @@ impl From<Overflow> for control::Overflow {
             Overflow::DropNewest => Self::DropNewest,
             Overflow::Latest => Self::Latest,
             Overflow::Disconnect => Self::Disconnect,
+        }
+    }
+}
+
+/// When a sender sends the messages of a channel through memory that it shares with listeners: see [`Options::shared_memory`].
+///
+/// [`Options::shared_memory`]: crate::Options::shared_memory
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum SharedMemory {
+    /// When the channel is busy, which is after 512 messages within 250 ms.
+    Auto,
+    /// From the first messages on.
+    Always,
+    /// Never.
+    #[default]
+    Never,
+}
+
+impl From<SharedMemory> for Rings {
+    fn from(shared_memory: SharedMemory) -> Self {
+        match shared_memory {
+            SharedMemory::Auto => Self::WhenBusy,
+            SharedMemory::Always => Self::After(0),
+            SharedMemory::Never => Self::Never,
         }
     }
 }

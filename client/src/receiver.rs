@@ -313,7 +313,7 @@ impl Receiver {
     #[cold]
     fn lagged(&mut self, count: Option<u64>) -> RecvError {
         match count {
-            Some(count) => self.lost += count,
+            Some(count) => self.lost = self.lost.saturating_add(count),
             None => self.gaps += 1,
         }
         let Self { subscriber, .. } = self;

@@ -9,6 +9,7 @@ use crate::machine::{
 use crate::metadata::Metadata;
 use crate::options::Options;
 use crate::path::{Clock, ConnectConfig, Path, Until, Wait, Waited, Waiter};
+use crate::policy::SharedMemory;
 use crate::receipt::Receipt;
 use crate::receiver::HANDSHAKE_ALLOWANCE;
 use crate::shared_sender::SharedSender;
@@ -33,7 +34,8 @@ const BATCH_BYTES: usize = 64 * 1024;
 ///
 /// `Ok` means that the message was handed to the daemon: it is in the daemon's socket, behind this sender's earlier messages. Every
 /// listener that joined before the daemon takes it from there receives it, or receives a report that it lost it. Sending without a
-/// listener is not an error. A sender never waits for a listener, however slow, unless it has [`Options::backpressure`].
+/// listener is not an error. A sender never waits for a listener, however slow, unless it has [`Options::backpressure`]. With
+/// [`Options::shared_memory`], a ring in memory takes the place of the daemon's socket.
 ///
 /// A daemon that is killed loses the messages in its socket; listeners receive a gap. A daemon that stops delivers them.
 /// [`confirm`](Self::confirm) waits until the daemon has accepted them.
@@ -101,11 +103,17 @@ impl Sender {
         Options::new().sender_async(channel).await
     }
 
-    pub(crate) fn new(channel: &ChannelName, config: ConnectConfig, backpressure: Duration, history: u32) -> Self {
+    pub(crate) fn new(
+        channel: &ChannelName,
+        config: ConnectConfig,
+        backpressure: Duration,
+        history: u32,
+        shared_memory: SharedMemory,
+    ) -> Self {
         let number = u32::try_from(crate::random() >> 32).unwrap_or_default();
         let publisher = Publisher::new(channel.clone(), config.purpose_or("sender"), broadcaster_local::pid(), number);
         Self {
-            publisher: publisher.with_backpressure(backpressure).with_history(history),
+            publisher: publisher.with_backpressure(backpressure).with_history(history).with_rings(shared_memory.into()),
             timeout: config.timeout.saturating_add(backpressure),
             path: Path::of_sender(config, channel),
             waiter: Waiter::default(),
@@ -129,9 +137,9 @@ impl Sender {
         Ok(())
     }
 
-    /// What the path can do at present. It changes only for a handle with [`Options::fallback`].
+    /// What the path can do at present. It changes only for a handle with [`Options::fallback`] or [`Options::shared_memory`].
     pub fn capabilities(&self) -> Capabilities {
-        self.path.capabilities()
+        Capabilities { rings: self.publisher.rings(), ..self.path.capabilities() }
     }
 
     /// The name of the channel that the sender was created for.
@@ -1165,7 +1173,11 @@ pub(crate) fn outcome(waited: &Waited<()>, begun: bool, after: Duration) -> Resu
 /// Writes what was fed, or written in part, as far as that is possible without waiting. A forked child leaves that to its parent.
 impl Drop for Sender {
     fn drop(&mut self) {
-        while self.publisher.is_ready() && !self.publisher.is_written() && self.path.is_own() {
+        while self.publisher.is_ready() && self.path.is_own() {
+            self.publisher.publish();
+            if self.publisher.is_written() {
+                break;
+            }
             match self.path.write(self.publisher.outgoing(), &[]) {
                 Transfer::Bytes(bytes @ 1..) => self.publisher.sent(bytes),
                 Transfer::Bytes(_) | Transfer::Wait(_) | Transfer::Broken => return,

@@ -111,6 +111,7 @@ fn channels_are_joined_and_left_while_messages_arrive() {
                 colour.confirm(&mut changing).unwrap();
                 colour.unsubscribe(&mut listener, selector).unwrap();
                 colour.send(&mut changing, b"while it has left").unwrap();
+                colour.confirm(&mut changing).unwrap(); // the daemon has it before the next request
                 loop {
                     match colour.recv(&mut listener) {
                         Ok(message) if message.channel().as_str() == "steady" => {

@@ -230,3 +230,37 @@ fn what_was_sent_through_any_host_of_a_process_outlives_it() {
         assert!(child.succeeds());
     }
 }
+
+#[test]
+#[cfg(all(any(target_os = "linux", target_os = "android"), target_pointer_width = "64"))]
+fn a_forked_child_that_drops_its_copy_of_a_listener_leaves_its_rings_alone() {
+    use common::rings::Daemon;
+    let _alone = alone();
+    let (mut daemon, mut listener) = Daemon::with_listener();
+    let mut ring = daemon.introduce(&mut listener);
+    assert!(matches!(listener.try_recv(), Err(RecvError::Empty)));
+    assert!(Child::running(|| drop_copy(&listener)).succeeds());
+    assert_eq!(ring.sample().received, 0);
+    ring.publish_to_sleeper(b"for the parent");
+    assert_eq!(listener.recv_timeout(WATCHDOG).unwrap().payload(), b"for the parent");
+    let thread = std::thread::spawn(move || ring.publish_to_sleeper(b"woken"));
+    let begun = Instant::now();
+    assert_eq!(listener.recv_timeout(WATCHDOG).unwrap().payload(), b"woken");
+    assert!(begun.elapsed() < WATCHDOG, "nothing has woken it");
+    thread.join().unwrap();
+    daemon.send(0, b"the connection is the parent's, too");
+    assert!(listener.recv_timeout(WATCHDOG).is_ok());
+
+    // A listener that the parent leaves to its child.
+    let (mut daemon, mut listener) = Daemon::with_listener();
+    let mut ring = daemon.introduce(&mut listener);
+    let child = Child::running(|| {
+        // SAFETY: the parent does not use it again before the child has ended.
+        let mut listener = unsafe { std::ptr::read(&raw const listener) };
+        assert_eq!(listener.recv_timeout(WATCHDOG).unwrap().payload(), b"for the child");
+        std::mem::forget(listener);
+    });
+    ring.publish_to_sleeper(b"for the child");
+    assert!(child.succeeds());
+    assert_eq!(ring.sample().received, 1);
+}

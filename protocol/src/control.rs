@@ -9,7 +9,7 @@ use crate::limits::{
 use serde::{Deserialize, Serialize};
 
 /// Kind numbers of control frames. Numbers that are not listed are free for later additions, in these blocks: `0x30` backpressure and
-/// receipts, `0x40` presence, `0x50` retained messages, `0x60` request and reply, `0x70` file descriptors.
+/// receipts, `0x40` presence, `0x50` retained messages, `0x60` request and reply, `0x70` shared memory.
 pub mod kind {
     /// First frame of a client.
     pub const HELLO: u8 = 0x10;
@@ -65,6 +65,34 @@ pub mod kind {
     pub const OPEN_INBOX: u8 = 0x60;
     /// The daemon's answer to OpenInbox.
     pub const INBOX_OPENED: u8 = 0x61;
+    /// Offers a ring: shared memory for the messages of a publication.
+    pub const OFFER_RING: u8 = 0x70;
+    /// The daemon takes the ring.
+    pub const RING_ACCEPTED: u8 = 0x71;
+    /// The messages of the publication are in the ring from here on.
+    pub const BEGIN_RING: u8 = 0x72;
+    /// The messages of the publication are in its stream again.
+    pub const END_RING: u8 = 0x73;
+    /// Requests an EndRing.
+    pub const RECALL: u8 = 0x74;
+    /// Offers a listener to read a ring itself.
+    pub const OFFER_LINK: u8 = 0x75;
+    /// The listener has mapped the ring.
+    pub const LINK_READY: u8 = 0x76;
+    /// Gives a sender the doorbell of a listener that reads its ring.
+    pub const ADD_LINK: u8 = 0x77;
+    /// The sender wakes the listener from here on.
+    pub const LINK_ADDED: u8 = 0x78;
+    /// The messages of the ring are no longer in this stream: the listener reads them itself.
+    pub const FOLLOW: u8 = 0x79;
+    /// Where the listener ends reading the ring; what follows is in this stream.
+    pub const UNFOLLOW: u8 = 0x7a;
+    /// A link has ended, or cannot be used.
+    pub const UNLINK: u8 = 0x7b;
+    /// Announces frames with descriptors.
+    pub const PREPARE: u8 = 0x7c;
+    /// The answer to Prepare: frames with descriptors may follow.
+    pub const PREPARED: u8 = 0x7d;
     /// Requests the daemon's counters.
     pub const INSPECT: u8 = 0x80;
     /// The daemon's counters.
@@ -73,11 +101,13 @@ pub mod kind {
     pub const STOP: u8 = 0x82;
 }
 
-/// Bits that announce what a peer can do beyond the base of its protocol version, in [`Hello`] and [`Welcome`]. None are
-/// defined yet.
+/// Bits that announce what a peer can do beyond the base of its protocol version, in [`Hello`] and [`Welcome`].
 pub mod capability {
     /// No capability.
     pub const NONE: u64 = 0;
+    /// Rings in shared memory, whose descriptors are passed over the socket. Without it on both sides, no frame of the kinds from
+    /// [`OFFER_RING`](super::kind::OFFER_RING) to [`UNLINK`](super::kind::UNLINK) is sent.
+    pub const RINGS: u64 = 1;
 }
 
 /// Ids of extensions. An id has one meaning in all messages.
@@ -699,6 +729,164 @@ pub struct InboxOpened {
     pub extensions: Extensions,
 }
 
+/// Offers a ring for the messages of a publication, with the descriptor of its memory: a memfd that is sealed against writing by others and
+/// against a change of its size.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OfferRing {
+    /// The id of the channel, which is open on this connection.
+    pub id: u32,
+    /// Size of the memory.
+    pub bytes: u64,
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
+}
+
+/// The daemon takes the ring that was offered. The descriptors of its own page and its doorbell come with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RingAccepted {
+    /// The id of the channel.
+    pub id: u32,
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
+}
+
+/// Every message of the publication from here on is in its ring.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BeginRing {
+    /// The id of the channel, which is open on this connection.
+    pub id: u32,
+    /// Sequence number of the first message that is in the ring.
+    pub sequence: u64,
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
+}
+
+/// Every message of the publication from here on is in the stream of its connection again. The ring is closed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndRing {
+    /// The id of the channel, which is open on this connection.
+    pub id: u32,
+    /// Sequence number of the first message that is not in the ring.
+    pub sequence: u64,
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
+}
+
+/// Requests an [`EndRing`] at the next opportunity.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recall {
+    /// The id of the channel.
+    pub id: u32,
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
+}
+
+/// Offers a listener to read a ring itself, with the descriptor of its memory. Until [`Follow`], its messages are in the listener's stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OfferLink {
+    /// The number of the link, which no other link of the daemon has.
+    pub link: u32,
+    /// The id of the channel.
+    pub id: u32,
+    /// The sender id of the messages.
+    pub sender: u64,
+    /// Size of the memory.
+    pub bytes: u64,
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
+}
+
+/// The listener has mapped the ring. The descriptors of its page and its doorbell come with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkReady {
+    /// The number of the link, which the daemon chose.
+    pub link: u32,
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
+}
+
+/// Gives a sender the page and the doorbell of a listener that is going to read its ring.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddLink {
+    /// The id of the channel, which is open on this connection.
+    pub id: u32,
+    /// The number of the link, which the daemon chose.
+    pub link: u32,
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
+}
+
+/// The sender rings the doorbell of the listener from here on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkAdded {
+    /// The number of the link, which the daemon chose.
+    pub link: u32,
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
+}
+
+/// Every message of the ring from here on is read by the listener itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Follow {
+    /// The number of the link, which the daemon chose.
+    pub link: u32,
+    /// Position in the ring where the next message begins.
+    pub position: u64,
+    /// Sequence number of that message.
+    pub sequence: u64,
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
+}
+
+/// The listener reads the ring up to this message; what follows is in its stream again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unfollow {
+    /// The number of the link, which the daemon chose.
+    pub link: u32,
+    /// Sequence number of the first message that it does not read from the ring.
+    pub sequence: u64,
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
+}
+
+/// A link has ended, or the one who sends this cannot use it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unlink {
+    /// The number of the link, which the daemon chose.
+    pub link: u32,
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
+}
+
+/// Announces that frames with descriptors follow, once the other side is [`Prepared`]. Reading descriptors takes longer than reading bytes, so that
+/// it begins no sooner.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Prepare {
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
+}
+
+/// The answer to [`Prepare`]: this side reads descriptors from now on.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Prepared {
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
+}
+
 /// Requests a [`Report`].
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Inspect {
@@ -818,12 +1006,35 @@ control! {
     Superseded = SUPERSEDED,
     OpenInbox = OPEN_INBOX,
     InboxOpened = INBOX_OPENED,
+    OfferRing = OFFER_RING,
+    RingAccepted = RING_ACCEPTED,
+    BeginRing = BEGIN_RING,
+    EndRing = END_RING,
+    Recall = RECALL,
+    OfferLink = OFFER_LINK,
+    LinkReady = LINK_READY,
+    AddLink = ADD_LINK,
+    LinkAdded = LINK_ADDED,
+    Follow = FOLLOW,
+    Unfollow = UNFOLLOW,
+    Unlink = UNLINK,
+    Prepare = PREPARE,
+    Prepared = PREPARED,
     Inspect = INSPECT,
     Report = REPORT,
     Stop = STOP,
 }
 
 impl Control {
+    /// How many descriptors come with the message.
+    pub fn descriptors(&self) -> usize {
+        match self {
+            Self::OfferRing(_) | Self::OfferLink(_) => 1,
+            Self::RingAccepted(_) | Self::LinkReady(_) | Self::AddLink(_) => 2,
+            _ => 0,
+        }
+    }
+
     /// Appends the message to `out` as a whole frame.
     ///
     /// # Errors

@@ -106,6 +106,7 @@ mod at {
 
 impl Header {
     /// The header of a frame that carries one message of `payload_bytes` bytes on `channel`, without metadata.
+    #[inline]
     pub fn publish(channel: ChannelId, sender: SenderId, sequence: u64, payload_bytes: u32) -> Self {
         Self([0; HEADER_BYTES])
             .with(at::BODY_BYTES, payload_bytes.to_le_bytes())
@@ -116,6 +117,7 @@ impl Header {
 
     /// The same frame with `meta_bytes` bytes of metadata before its payload. For a frame without metadata whose payload is at
     /// most [`PAYLOAD_BYTES_MAX`](crate::limits::PAYLOAD_BYTES_MAX).
+    #[inline]
     #[must_use]
     pub fn with_metadata(self, meta_bytes: u16) -> Self {
         let body_bytes = self.body_bytes() + u32::from(meta_bytes);
@@ -145,6 +147,7 @@ impl Header {
     }
 
     /// The same frame with the ids that another daemon assigned.
+    #[inline]
     #[must_use]
     pub fn with_ids(self, channel: ChannelId, sender: SenderId) -> Self {
         self.with(at::CHANNEL, channel.0.to_le_bytes()).with(at::SENDER, sender.0.to_le_bytes())
@@ -162,6 +165,12 @@ impl Header {
     #[inline]
     pub fn peek(bytes: &[u8]) -> Option<Self> {
         bytes.first_chunk().copied().map(Self)
+    }
+
+    /// The bytes of the header.
+    #[inline]
+    pub fn into_bytes(self) -> [u8; HEADER_BYTES] {
+        self.0
     }
 
     /// The bytes of the header.
@@ -294,6 +303,11 @@ impl fmt::Debug for Header {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BadBatch;
 
+/// How many messages the body of a batch has; `None` if its records do not fill it.
+pub fn batched(body: &[u8]) -> Option<u64> {
+    messages_in(body).ok()
+}
+
 /// The messages in the body of a batch.
 pub(crate) fn messages_in(body: &[u8]) -> Result<u64, BadBatch> {
     let (mut rest, mut messages) = (body, 0);
@@ -371,6 +385,16 @@ struct Position {
 }
 
 impl Run {
+    /// A run of `messages` messages in frames of one kind, which are complete and consecutive. They come from memory instead of a stream, and
+    /// `bytes` is a part of an allocation with `pinned_bytes` bytes.
+    ///
+    /// # Panics
+    ///
+    /// If `bytes` is shorter than a header.
+    pub fn of_frames(messages: u64, bytes: Bytes, pinned_bytes: usize) -> Self {
+        Self::from_scanned(messages, bytes, pinned_bytes)
+    }
+
     /// A run whose frames have been checked to be complete and consecutive.
     pub(crate) fn from_scanned(messages: u64, bytes: Bytes, pinned_bytes: usize) -> Self {
         let header = Header::peek(&bytes).expect("a scanned run begins with a header");

@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used)]
 
 use broadcaster_protocol::control::{
-    Control, Extension, Goodbye, Hello, InboxOpened, Inspect, Lagged, MAGIC, Named, Open, OpenInbox, Opened, Overflow,
-    Refused, RefusedCode, Report, Retained, Selector, Stop, Subscribe, Subscribed, Superseded, Welcome,
+    AddLink, BeginRing, Control, EndRing, Extension, Follow, Goodbye, Hello, InboxOpened, Inspect, Lagged, LinkAdded,
+    LinkReady, MAGIC, Named, OfferLink, OfferRing, Open, OpenInbox, Opened, Overflow, Prepare, Prepared, Recall,
+    Refused, RefusedCode, Report, Retained, RingAccepted, Selector, Stop, Subscribe, Subscribed, Superseded, Unfollow,
+    Unlink, Welcome,
 };
 use broadcaster_protocol::decode::{CHUNK_BYTES, CONSUMER_CHUNK_BYTES};
 use broadcaster_protocol::limits::{
@@ -652,6 +654,27 @@ fn report() -> impl Strategy<Value = Report> {
     })
 }
 
+/// What introduces shared memory.
+fn ring() -> impl Strategy<Value = Control> {
+    let fields = (number_32(), number_32(), number(), number(), extensions());
+    (0..14, fields).prop_map(|(kind, (id, link, sequence, bytes, extensions))| match kind {
+        0 => OfferRing { id, bytes, extensions }.into(),
+        1 => RingAccepted { id, extensions }.into(),
+        2 => BeginRing { id, sequence, extensions }.into(),
+        3 => EndRing { id, sequence, extensions }.into(),
+        4 => Recall { id, extensions }.into(),
+        5 => OfferLink { link, id, sender: sequence, bytes, extensions }.into(),
+        6 => LinkReady { link, extensions }.into(),
+        7 => AddLink { id, link, extensions }.into(),
+        8 => LinkAdded { link, extensions }.into(),
+        9 => Follow { link, position: bytes, sequence, extensions }.into(),
+        10 => Unfollow { link, sequence, extensions }.into(),
+        11 => Unlink { link, extensions }.into(),
+        12 => Prepare { extensions }.into(),
+        _ => Prepared { extensions }.into(),
+    })
+}
+
 fn control() -> impl Strategy<Value = Control> {
     let overflow = number_16().prop_map(Overflow::from_number);
     let code = number_16().prop_map(RefusedCode::from_number);
@@ -694,6 +717,7 @@ fn control() -> impl Strategy<Value = Control> {
         }
         .into()),
         (number_32(), extensions()).prop_map(|(id, extensions)| InboxOpened { id, extensions }.into()),
+        ring(),
         extensions().prop_map(|extensions| Inspect { extensions }.into()),
         report().prop_map(Control::from),
         extensions().prop_map(|extensions| Stop { extensions }.into()),
@@ -1313,7 +1337,8 @@ fn a_batch_with_metadata_is_fatal() {
 fn unknown_kinds_are_skipped_if_optional_and_fatal_otherwise() {
     let known = [
         0x01, 0x02, 0x03, 0x04, 0x05, 0x10, 0x11, 0x12, 0x13, 0x20, 0x21, 0x22, 0x23, 0x24, 0x25, 0x26, 0x27, 0x28,
-        0x30, 0x31, 0x32, 0x40, 0x41, 0x42, 0x43, 0x44, 0x45, 0x46, 0x50, 0x51, 0x60, 0x61, 0x80, 0x81, 0x82,
+        0x30, 0x31, 0x32, 0x40, 0x41, 0x42, 0x43, 0x44, 0x45, 0x46, 0x50, 0x51, 0x60, 0x61, 0x70, 0x71, 0x72, 0x73,
+        0x74, 0x75, 0x76, 0x77, 0x78, 0x79, 0x7a, 0x7b, 0x7c, 0x7d, 0x80, 0x81, 0x82,
     ];
     for kind in (0..=u8::MAX).filter(|kind| !known.contains(kind)) {
         for len in [0, 1, 4096] {

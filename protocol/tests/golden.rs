@@ -6,10 +6,11 @@
 #![allow(clippy::unwrap_used)]
 
 use broadcaster_protocol::control::{
-    Confirm, Control, CountListeners, Credit, Declined, Extension, Extensions, Goodbye, Hello, InboxOpened, Inspect,
-    Lagged, Lagging, Listeners, MAGIC, Named, Open, OpenInbox, Opened, Overflow, Presence, Receipt, Refused,
-    RefusedCode, Report, Retained, Selector, Stop, Subscribe, Subscribed, Superseded, Unsubscribe, Unsubscribed,
-    Unwatch, Unwatched, Watch, Watched, Welcome, extension, kind,
+    AddLink, BeginRing, Confirm, Control, CountListeners, Credit, Declined, EndRing, Extension, Extensions, Follow,
+    Goodbye, Hello, InboxOpened, Inspect, Lagged, Lagging, LinkAdded, LinkReady, Listeners, MAGIC, Named, OfferLink,
+    OfferRing, Open, OpenInbox, Opened, Overflow, Prepare, Prepared, Presence, Recall, Receipt, Refused, RefusedCode,
+    Report, Retained, RingAccepted, Selector, Stop, Subscribe, Subscribed, Superseded, Unfollow, Unlink, Unsubscribe,
+    Unsubscribed, Unwatch, Unwatched, Watch, Watched, Welcome, extension, kind,
 };
 use broadcaster_protocol::limits::{
     BATCH_BYTES_MAX, CHANNEL_NAME_BYTES_MAX, CONTROL_BYTES_MAX, HEADER_BYTES, META_BYTES_MAX, PAYLOAD_BYTES_MAX,
@@ -425,9 +426,33 @@ fn requests() -> Vec<(&'static str, Value)> {
     ]
 }
 
+/// What introduces shared memory.
+fn rings() -> Vec<(&'static str, Value)> {
+    let (id, link) = (0x0403_0201, 0x1413_1211);
+    let (sender, bytes, position, sequence) =
+        (0x2827_2625_2423_2221, 0x3837_3635_3433_3231, 0x4847_4645_4443_4241, 0x5857_5655_5453_5251);
+    vec![
+        ("offer_ring_every_field", control(OfferRing { id, bytes, extensions: extensions() })),
+        ("ring_accepted_every_field", control(RingAccepted { id, extensions: extensions() })),
+        ("begin_ring_every_field", control(BeginRing { id, sequence, extensions: extensions() })),
+        ("end_ring_every_field", control(EndRing { id, sequence, extensions: extensions() })),
+        ("recall_every_field", control(Recall { id, extensions: extensions() })),
+        ("offer_link_every_field", control(OfferLink { link, id, sender, bytes, extensions: extensions() })),
+        ("link_ready_every_field", control(LinkReady { link, extensions: extensions() })),
+        ("add_link_every_field", control(AddLink { id, link, extensions: extensions() })),
+        ("link_added_every_field", control(LinkAdded { link, extensions: extensions() })),
+        ("follow_every_field", control(Follow { link, position, sequence, extensions: extensions() })),
+        ("unfollow_every_field", control(Unfollow { link, sequence, extensions: extensions() })),
+        ("unlink_every_field", control(Unlink { link, extensions: extensions() })),
+        ("prepare", control(Prepare::default())),
+        ("prepare_every_field", control(Prepare { extensions: extensions() })),
+        ("prepared_every_field", control(Prepared { extensions: extensions() })),
+    ]
+}
+
 /// Every frame of the file, in order.
 fn vectors() -> Vec<(&'static str, Value)> {
-    [session(), data(), handshake(), channels(), services(), requests(), retained()].concat()
+    [session(), data(), handshake(), channels(), services(), requests(), retained(), rings()].concat()
 }
 
 fn encode(value: &Value) -> Vec<u8> {
@@ -634,6 +659,20 @@ fn the_document_names_every_number() {
         (kind::SUPERSEDED, "Superseded"),
         (kind::OPEN_INBOX, "OpenInbox"),
         (kind::INBOX_OPENED, "InboxOpened"),
+        (kind::OFFER_RING, "OfferRing"),
+        (kind::RING_ACCEPTED, "RingAccepted"),
+        (kind::BEGIN_RING, "BeginRing"),
+        (kind::END_RING, "EndRing"),
+        (kind::RECALL, "Recall"),
+        (kind::OFFER_LINK, "OfferLink"),
+        (kind::LINK_READY, "LinkReady"),
+        (kind::ADD_LINK, "AddLink"),
+        (kind::LINK_ADDED, "LinkAdded"),
+        (kind::FOLLOW, "Follow"),
+        (kind::UNFOLLOW, "Unfollow"),
+        (kind::UNLINK, "Unlink"),
+        (kind::PREPARE, "Prepare"),
+        (kind::PREPARED, "Prepared"),
         (kind::HELLO, "Hello"),
         (kind::WELCOME, "Welcome"),
         (kind::REFUSED, "Refused"),

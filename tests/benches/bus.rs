@@ -18,6 +18,7 @@
 //! - **b** reads as much as is available and forwards all complete frames in one write per listener; its listeners read the
 //!   same way;
 //! - **c** is b with a sender that puts 64 KiB of frames into each write;
+//! - **ring** is the ring of the bus in shared memory, without a daemon, and **polled** the same with listeners that never sleep;
 //! - **wide** is c with socket buffers of 1 MiB. No goal refers to it. It shows what the kernel's default buffers cost.
 //!
 //! Floors block: they lose nothing, and one stalled listener stops all others. The bus is lossy by contract. Its unpaced
@@ -46,6 +47,8 @@ mod ours;
 mod payload;
 #[path = "bus/procfs.rs"]
 mod procfs;
+#[path = "bus/ring.rs"]
+mod ring;
 #[path = "bus/roles.rs"]
 mod roles;
 #[path = "bus/sections.rs"]
@@ -63,7 +66,7 @@ use std::process::ExitCode;
 
 const USAGE: &str = "\
 usage: cargo bench -p broadcaster-tests --bench bus -- [FILTER...] [--runs N] [--quick] [--floors] [--json FILE]
-  FILTER       latency, fanout, payload, fanin, lossless, backpressure, exchange, patterns, idle, cold, stall,
+  FILTER       latency, fanout, payload, fanin, lossless, memory, backpressure, exchange, patterns, idle, cold, stall,
                recovery (default: all)
   --runs N     number of runs; each figure is their median (default 5, with --quick 3)
   --quick      shorter runs, less precise figures

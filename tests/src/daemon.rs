@@ -106,9 +106,13 @@ impl Bus {
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
         command.env("BROADCASTER_SOCKET", self.socket()).env("BROADCASTERD", self::program());
         command.env("XDG_CONFIG_HOME", self.config_home());
-        for variable in
-            ["BROADCASTER_NO_AUTOSTART", "BROADCASTERD_CONFIG", "BROADCASTERD_IDLE_EXIT", "BROADCASTERD_LOG"]
-        {
+        for variable in [
+            "BROADCASTER_NO_AUTOSTART",
+            "BROADCASTER_SHARED_MEMORY",
+            "BROADCASTERD_CONFIG",
+            "BROADCASTERD_IDLE_EXIT",
+            "BROADCASTERD_LOG",
+        ] {
             command.env_remove(variable);
         }
         command
@@ -168,6 +172,15 @@ impl Process {
         stderr.read_line(&mut line).expect("standard error can be read");
         assert!(line.starts_with(prefix), "expected {prefix:?}, got {line:?}");
         std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
+    }
+
+    /// Whether there is output to read, which may take so long to come. At the end there is.
+    #[cfg(unix)]
+    pub fn has_line(&self, patience: Duration) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let timeout = Timespec::try_from(patience).expect("a short time");
+        let mut output = [PollFd::new(self.stdout.get_ref(), PollFlags::IN)];
+        !self.stdout.buffer().is_empty() || poll(&mut output, Some(&timeout)).expect("waited") > 0
     }
 
     /// All remaining output.

@@ -1,6 +1,6 @@
 //! The plain model: a list of what was accepted, and a position in it for each listener. It shares no code with the broker.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// The sender of a message, and its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,6 +16,10 @@ pub struct Mark {
 pub struct Channel {
     accepted: Vec<Mark>,
     places: BTreeMap<Mark, usize>,
+    /// The places of each sender's messages.
+    senders: BTreeMap<u64, Vec<usize>>,
+    /// Messages that were published in rings of which the daemon had accepted everything before.
+    stray: BTreeSet<Mark>,
     /// What is retained of it, oldest first.
     history: Vec<Mark>,
     /// Something has been retained of it, or was to be.
@@ -32,10 +36,22 @@ impl Channel {
         match self.places.insert(mark, self.accepted.len()) {
             Some(place) => Err(format!("{mark:?} was accepted twice, first at place {place}")),
             None => {
+                self.senders.entry(mark.sender).or_default().push(self.accepted.len());
                 self.accepted.push(mark);
                 Ok(())
             }
         }
+    }
+
+    /// A sender that has lost its connection without knowing it has published a message behind the end of its ring. Listeners that do not know
+    /// of the end yet may receive it.
+    pub fn publish_stray(&mut self, mark: Mark) {
+        self.stray.insert(mark);
+    }
+
+    /// How many messages were published behind the end of a ring.
+    pub fn strays(&self) -> usize {
+        self.stray.len()
     }
 
     /// The daemon is to retain a message that it has accepted, and to keep so many with it.
@@ -56,6 +72,11 @@ impl Channel {
     /// The newest of the messages that are retained, oldest first.
     pub fn newest(&self, max: usize) -> &[Mark] {
         &self.history[self.history.len().saturating_sub(max)..]
+    }
+
+    /// How many messages of the sender are in front of the place.
+    fn rank(&self, sender: u64, place: usize) -> usize {
+        self.senders.get(&sender).map_or(0, |places| places.partition_point(|&other| other < place))
     }
 
     /// How many messages were accepted.
@@ -82,12 +103,34 @@ pub struct Cursor {
     left_at: Option<usize>,
     /// What is replayed to it, in order: each message with the place in front of which it comes.
     replays: VecDeque<(usize, Mark)>,
+    /// If messages of different senders may arrive in another order than that of the list.
+    loose: Option<Loose>,
+}
+
+/// Where a listener is that receives the messages of each sender in order, and those of different senders in any.
+#[derive(Debug, Default)]
+struct Loose {
+    /// How many messages were accepted when it joined.
+    joined_at: usize,
+    /// How many messages of each sender it has received or skipped, with those that were accepted before it joined.
+    ranks: BTreeMap<u64, usize>,
+    /// Messages that it has skipped, of all senders.
+    skipped: u64,
+    /// For each sender, the last message that it has received from behind the end of a ring.
+    strays: BTreeMap<u64, u64>,
 }
 
 impl Cursor {
     /// A listener that joins when the channel has accepted so many messages.
     pub fn joined_at(len: usize) -> Self {
-        Self { next: len, reported: 0, received: 0, lost: 0, left_at: None, replays: VecDeque::new() }
+        Self { next: len, reported: 0, received: 0, lost: 0, left_at: None, replays: VecDeque::new(), loose: None }
+    }
+
+    /// Messages of different senders may arrive in another order than that in which they were accepted, as through rings. Nothing is replayed to it.
+    #[must_use]
+    pub fn loosely(mut self) -> Self {
+        self.loose = Some(Loose { joined_at: self.next, ..Loose::default() });
+        self
     }
 
     /// These messages are replayed to it when the channel has accepted so many.
@@ -112,6 +155,9 @@ impl Cursor {
 
     /// Whether everything in front of this place, with the first `replays` of those that are replayed, was reported as lost, or left out.
     fn reaches(&self, place: usize, replays: usize, seen: impl Fn(&Mark) -> bool) -> bool {
+        if let Some(loose) = &self.loose {
+            return (place - loose.joined_at) as u64 == self.received + self.lost;
+        }
         let missing = place.checked_sub(self.next).map(|missing| (missing + replays) as u64);
         let left_out = self.replays.iter().take(replays).filter(|(_, mark)| seen(mark)).count() as u64;
         missing.is_some_and(|missing| (missing - left_out..=missing).contains(&self.reported))
@@ -130,7 +176,32 @@ impl Cursor {
     /// If the message is out of order, a duplicate, from before the listener joined, or the gap before it is not what was
     /// reported.
     pub fn received(&mut self, channel: &Channel, mark: Mark, seen: impl Fn(&Mark) -> bool) -> Result<(), String> {
+        if let Some(loose) = self.loose.as_mut().filter(|_| channel.stray.contains(&mark)) {
+            let last = loose.strays.insert(mark.sender, mark.sequence);
+            let is_next = last.is_none_or(|last| last < mark.sequence);
+            return if is_next { Ok(()) } else { Err(format!("{mark:?} has arrived behind {last:?}")) };
+        }
         let Some(&place) = channel.places.get(&mark) else { return Err(format!("{mark:?} was never accepted")) };
+        if let Some(loose) = &mut self.loose {
+            let in_time = loose.joined_at..self.left_at.unwrap_or(usize::MAX);
+            if !in_time.contains(&place) {
+                return Err(format!("{mark:?} is at place {place}, and the listener had joined for {in_time:?}"));
+            }
+            let rank = channel.rank(mark.sender, place);
+            let next = loose.ranks.entry(mark.sender).or_insert_with(|| channel.rank(mark.sender, in_time.start));
+            let Some(skipped) = rank.checked_sub(*next) else {
+                return Err(format!("{mark:?} has number {rank} of its sender, and number {next} is due"));
+            };
+            (*next, loose.skipped) = (rank + 1, loose.skipped + skipped as u64);
+            if loose.skipped > self.lost {
+                return Err(format!(
+                    "{skipped} messages are missing before {mark:?}, {} in all, and a loss of {} was reported",
+                    loose.skipped, self.lost
+                ));
+            }
+            self.received += 1;
+            return Ok(());
+        }
         let replays = self.replays.iter().take_while(|&&(before, _)| before <= place).count();
         if !self.reaches(place, replays, seen) {
             return Err(format!(
@@ -182,6 +253,21 @@ impl Cursor {
         let due = self.left_at.unwrap_or(channel.len());
         if self.reaches(due, self.replays.len(), seen) {
             return Ok(());
+        }
+        if let Some(loose) = &self.loose {
+            // Its losses may include messages behind the end of a ring, like those that it receives.
+            let excess = (self.received + self.lost).checked_sub((due - loose.joined_at) as u64);
+            if excess.is_some_and(|excess| excess <= channel.strays() as u64) {
+                return Ok(());
+            }
+            return Err(format!(
+                "{} messages were accepted from {} on; {} received and {} lost, {} skipped",
+                due - loose.joined_at,
+                loose.joined_at,
+                self.received,
+                self.lost,
+                loose.skipped
+            ));
         }
         Err(format!(
             "{due} messages were accepted; received up to {}, and a loss of {} was reported; {} are replayed",

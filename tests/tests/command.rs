@@ -83,6 +83,18 @@ fn listen_escapes_on_a_terminal_unless_raw_is_requested() {
 }
 
 #[test]
+fn invalid_variable_is_a_usage_error_of_every_command_that_connects() {
+    let bus = Bus::new();
+    for arguments in [["listen", "news"].as_slice(), &["send", "news", "x"], &["status"]] {
+        let mut command = bus.command(program(), arguments);
+        let output = command.env("BROADCASTER_SHARED_MEMORY", "off").stderr(Stdio::piped()).output().expect("it runs");
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        let wanted = "broadcasterd: BROADCASTER_SHARED_MEMORY must be 0 or 1, not \"off\"\n";
+        assert_eq!(text(&output.stderr), wanted, "{arguments:?}");
+    }
+}
+
+#[test]
 fn listen_prints_exact_bytes_to_a_pipe() {
     let bus = Bus::new();
     let mut command = bus.command(program(), &["listen", "news", "-n", "1", "-t", "60"]);

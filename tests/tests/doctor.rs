@@ -102,6 +102,26 @@ fn text_in_a_pipe_has_no_colours() {
 }
 
 #[test]
+fn shared_memory_is_reported_with_its_variable() {
+    let bus = Bus::new();
+    let _daemon = bus.start();
+    let with = |value: &str| {
+        Report::with(&bus, |command| command.env("PATH", "/nonexistent").env("BROADCASTER_SHARED_MEMORY", value))
+    };
+    match broadcaster_local::shared_memory_problem() {
+        None => Report::of(&bus).assert_finds("memory", "ok", &["can be made"]),
+        Some(problem) => Report::of(&bus).assert_finds("memory", "note", &["cannot be made", &problem]),
+    }
+    let off = with("0");
+    off.assert_finds("memory", "note", &["BROADCASTER_SHARED_MEMORY is 0", "unset"]);
+    assert_eq!(off.code, Some(0), "{:#}", off.json);
+    let invalid = with("off");
+    invalid.assert_fails("memory", &["must be 0 or 1", "unset BROADCASTER_SHARED_MEMORY"]);
+    // The daemon is not at fault.
+    invalid.assert_finds("daemon", "error", &["unset BROADCASTER_SHARED_MEMORY"]);
+}
+
+#[test]
 fn missing_daemon_is_noted_and_none_is_started() {
     let bus = Bus::new();
     let report = Report::of(&bus);

@@ -12,6 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
+use system_broadcaster::{Overflow, SharedMemory};
 
 const PROBE: &str = env!("CARGO_BIN_EXE_bus-probe");
 
@@ -144,6 +145,44 @@ fn statistics_match_what_was_sent_and_received() {
     assert_eq!(row, ["news", "1", "2", "10", "1.2", "KiB", "0"], "{table}");
     assert_eq!(command(&bus, &["peers", "--json"]).lines().count(), 4);
     assert_eq!(command(&bus, &["peers"]).lines().count(), 5);
+}
+
+/// Of three listeners, two read the ring themselves: the third one asks for the newest message.
+#[test]
+fn rings_and_their_readers_are_listed() {
+    if broadcaster_local::shared_memory_problem().is_some() {
+        return;
+    }
+    let bus = Bus::new();
+    let _daemon = bus.start();
+    let options = bus.options();
+    let mut direct = [options.listener("news").expect("joined"), options.listener("news").expect("joined")];
+    let mut latest = options.clone().overflow(Overflow::Latest).listener("news").expect("joined");
+    let mut sender = options.shared_memory(SharedMemory::Always).sender("news").expect("open");
+    let stats = loop {
+        sender.send(b"x").expect("sent");
+        for listener in &mut direct {
+            listener.recv().expect("received");
+        }
+        while latest.try_recv().is_ok() {}
+        let metrics = get(&bus, "/metrics").1;
+        if sample(&metrics, "broadcaster_links") == "2" {
+            assert_eq!(sample(&metrics, "broadcaster_rings"), "1");
+            break json(&bus);
+        }
+    };
+    assert_eq!((&stats["daemon"]["rings"], &stats["daemon"]["links"]), (&1.into(), &2.into()));
+    let connections = stats["connections"].as_array().expect("an array");
+    let of_each = |field: &str| connections.iter().map(|it| it[field].clone()).collect::<Vec<_>>();
+    assert_eq!(of_each("rings"), [0, 0, 0, 1].map(Value::from), "oldest first");
+    assert_eq!(of_each("ring_readers"), [0, 0, 0, 2].map(Value::from));
+    assert_eq!(of_each("ring_listeners"), [0, 0, 0, 3].map(Value::from));
+    assert_eq!(of_each("links"), [1, 1, 0, 0].map(Value::from));
+    let table = command(&bus, &["peers"]);
+    let path = table.lines().next().and_then(|titles| titles.find("PATH")).expect("a column");
+    let paths: Vec<_> = table.lines().skip(1).map(|row| row[path..].split("  ").next().unwrap_or_default()).collect();
+    assert_eq!(paths, ["memory", "memory", "socket", "memory 2/3"], "{table}");
+    assert!(command(&bus, &["stats"]).contains("rings        1 in shared memory, 2 links"));
 }
 
 #[test]

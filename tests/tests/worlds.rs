@@ -665,3 +665,135 @@ fn anything_may_happen() {
     assert_happened(!changing.contains(&0), &format!("channels were meant to be left and joined again: {changing:?}"));
     assert_happened(!rough.contains(&0), &format!("these worlds were meant to be rough: {rough:?}"));
 }
+
+/// Senders publish into a ring, over their connections, and into the next ring, while listeners join and leave, by name and by pattern. Each listener
+/// receives all messages from its subscription on, once and in the order of their sender, or a report of their loss.
+#[test]
+fn senders_enter_and_leave_rings_while_listeners_come_and_go() {
+    let mut faults = Faults::default();
+    let (mut received, mut lost, mut exact) = (0, 0, 0);
+    for seed in seeds(40) {
+        let mut rng = Rng::with_seed(seed ^ 0xe14d);
+        let limits = if rng.bool() { tight() } else { Limits::default() };
+        let mut world = World::with_limits(seed, limits).pipes_of(rng.usize(300..3000));
+        world = world.sharing_memory(64 << rng.usize(0..4)).short_of_shared_memory([0, 0, 8][rng.usize(0..3)]);
+        // Readers of a ring lose the oldest messages: the other policies are those of listeners that need the relay.
+        let policy = |rng: &mut Rng| if rng.u32(0..3) > 0 { Overflow::DropOldest } else { POLICIES[rng.usize(0..4)] };
+        let by_name = world.listener("news", POLICIES[rng.usize(0..3)]);
+        let by_pattern = world.subscriber(&[(Some("*"), POLICIES[rng.usize(0..3)], rng.bool())]);
+        let staying = [by_name, by_pattern];
+        let mut listeners: Vec<_> = (0..3).map(|_| world.listener("news", policy(&mut rng))).collect();
+        listeners.extend(staying);
+        world.run_until_quiet(); // they have joined
+        let senders = [1200, 400].map(|messages| world.roaming_sender("news", messages, 60, rng.usize(50..250)));
+        for _ in 0..rng.usize(30..60) {
+            let (any, sender) = (listeners[rng.usize(0..listeners.len())], senders[rng.usize(0..2)]);
+            let comes_and_goes = listeners[rng.usize(0..3)];
+            let selector = ["news", "news", "*"][rng.usize(0..3)];
+            match rng.u32(0..20) {
+                0..=4 => world.join(comes_and_goes, selector, policy(&mut rng)),
+                5..=8 => world.leave(comes_and_goes, selector),
+                9..=11 => world.stall(any, rng.bool()),
+                12 => world.cut(comes_and_goes),
+                13 => world.cut(sender),
+                14 | 15 => {
+                    senders.iter().for_each(|&sender| world.pause(sender, true));
+                    world.run_until_quiet(); // whatever is due happens
+                    senders.iter().for_each(|&sender| world.pause(sender, false));
+                }
+                16 | 17 => world.pass(Duration::from_secs(rng.u64(0..15))),
+                18 => world.pause(sender, true),
+                _ => world.pause(sender, false),
+            }
+            world.run(rng.u64(0..800));
+        }
+        listeners.iter().for_each(|&listener| world.stall(listener, false));
+        senders.iter().for_each(|&sender| world.pause(sender, false));
+        world.run_until_quiet();
+        for listener in staying {
+            let tally = world.tally(listener);
+            let (accepted, strays) = (world.accepted("news"), world.strays("news"));
+            let is_complete = (accepted..=accepted + strays).contains(&(tally.received + tally.lost));
+            assert!(is_complete && tally.gaps == 0, "seed {seed}: {tally:?} of {accepted}, and {strays} strays");
+            exact += u64::from(strays == 0);
+        }
+        received += listeners.iter().map(|&listener| world.tally(listener).received).sum::<u64>();
+        lost += listeners.iter().map(|&listener| world.tally(listener).lost).sum::<u64>();
+        faults += world.faults();
+    }
+    let Faults { rings_begun, rings_begun_again, rings_ended, followed, lapped, relayed, .. } = faults;
+    let Faults { rings_left_to_retain, rings_left_for_size, rings_recalled, .. } = faults;
+    let Faults { channels_left, channels_joined_again, .. } = faults;
+    let turns = [rings_begun, rings_begun_again, rings_ended, followed, relayed];
+    assert_happened(turns.iter().all(|&count| count > 20), &format!("rings were meant to begin and end: {turns:?}"));
+    assert_happened(lapped > 0, "a reader was meant to be lapped");
+    let reasons = [rings_left_to_retain, rings_left_for_size, rings_recalled];
+    assert_happened(reasons.iter().all(|&count| count > 10), &format!("rings were meant to end for it: {reasons:?}"));
+    let changes = [channels_left, channels_joined_again, received, lost];
+    assert_happened(exact > 20, &format!("most worlds were meant to have no strays: {exact}"));
+    assert_happened(changes.iter().all(|&count| count > 40), &format!("much was meant to happen: {changes:?}"));
+}
+
+/// Clients that share memory join, leave, stall, are killed, and stop; messages change between sockets and rings. The model checks the order of each
+/// sender's messages, that none arrives twice, and that each listener receives the rest or a report of its loss.
+#[test]
+fn anything_may_happen_with_rings() {
+    let mut faults = Faults::default();
+    let mut lost = 0;
+    for seed in seeds(40) {
+        let mut rng = Rng::with_seed(seed ^ 0x2176);
+        let limits = if rng.bool() { tight() } else { Limits::default() };
+        let mut world = World::with_limits(seed, limits).pipes_of(rng.usize(300..3000));
+        world = world.sharing_memory(64 << rng.usize(0..6)).short_of_shared_memory([0, 0, 8][rng.usize(0..3)]);
+        world = world.short_of_memory([0, 0, 10][rng.usize(0..3)]);
+        let mut clients = vec![world.listener("news", Overflow::DropOldest), world.sender("news", 600, 50)];
+        for _ in 0..rng.usize(10..30) {
+            let channel = ["news", "sync"][rng.usize(0..2)];
+            let client = clients[rng.usize(0..clients.len())];
+            match rng.u32(0..26) {
+                0..=3 => clients.push(world.listener(channel, Overflow::DropOldest)),
+                4 => clients.push(world.listener(channel, POLICIES[rng.usize(0..4)])),
+                5..=7 => clients.push(world.sender(channel, rng.u64(1..500), [10, 50, 100][rng.usize(0..3)])),
+                8 => clients.push(world.sender(channel, rng.u64(1..40), 2000)),
+                9 => clients.push(world.observer([None, Some(channel)][rng.usize(0..2)])),
+                10 => clients.push(world.subscriber(&[(Some("*"), POLICIES[rng.usize(0..4)], rng.bool())])),
+                11 | 12 => world.stall(client, rng.bool()),
+                13 => world.kill(client),
+                14 => world.kill_within_a_write(client),
+                15 => world.cut(client),
+                16 if rng.u32(0..3) == 0 => world.kill_daemon(),
+                17 if rng.u32(0..3) == 0 => world.stop_daemon(),
+                18 => world.pass(Duration::from_secs(rng.u64(0..12))),
+                19 | 20 => world.join(client, ["news", "sync", "*"][rng.usize(0..3)], POLICIES[rng.usize(0..4)]),
+                21 => world.leave(client, ["news", "sync", "*"][rng.usize(0..3)]),
+                22 => clients.push(world.retaining_sender(channel, rng.u64(1..30), 100, 3)),
+                23 => clients.push(world.paced_sender(channel, rng.u64(1..60), 100, Duration::from_millis(5))),
+                24 => clients.push(world.roaming_sender(channel, rng.u64(100..500), 60, rng.usize(10..100))),
+                25 => world.pause(client, rng.bool()),
+                _ => {}
+            }
+            world.run(rng.u64(0..1500));
+        }
+        clients.iter().for_each(|&client| {
+            world.stall(client, false);
+            world.pause(client, false);
+        });
+        world.run_until_quiet();
+        lost += clients.iter().map(|&client| world.tally(client).lost).sum::<u64>();
+        faults += world.faults();
+    }
+    let Faults { rings_begun, followed, lapped, relayed, links_refused, joined_during_introduction, .. } = faults;
+    let Faults { rings_begun_again, rings_ended, .. } = faults;
+    let rings = [
+        rings_begun,
+        rings_begun_again,
+        rings_ended,
+        followed,
+        lapped,
+        relayed,
+        links_refused,
+        joined_during_introduction,
+        lost,
+    ];
+    assert_happened(rings.iter().all(|&count| count > 0), &format!("rings were meant to be used: {rings:?}"));
+}

@@ -8,6 +8,7 @@ use crate::limits::{Limits, TURN_WORK_MAX};
 use crate::memory::Ledger;
 use crate::registry::Registry;
 use crate::retained::Histories;
+use crate::ring::Rings;
 use broadcaster_protocol::SenderId;
 use broadcaster_protocol::control::{RefusedCode, version_text};
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,6 +58,14 @@ const SLICES_MAX: usize = 64;
 /// has run empty. So nothing waits for ever, and what exceeds the room is at most the sum of the windows, with one frame for each sender.
 /// The daemon reads every connection all the time, and other publications notice nothing.
 ///
+/// # Rings
+///
+/// After [`support_rings`](Self::support_rings), a sender may publish into shared memory, and listeners read it themselves; the server reads it for
+/// all others. The broker never sees the memory: it introduces both ends to each other, states in each stream where the messages of the ring
+/// begin and end, and counts what the server reports of the ring's words. Before an event about which a ring's newest message decides
+/// ([`rings_before`](Self::rings_before)), the server reports what the ring holds. [`Effect::EndRing`] and [`Effect::EndLink`] are applied before the
+/// next event, and answered at once.
+///
 /// # Memory
 ///
 /// Every byte in transit is charged to a ledger, which the limit [`held_bytes_max`](Limits::held_bytes_max) bounds at the end of
@@ -73,6 +82,8 @@ const SLICES_MAX: usize = 64;
 ///
 /// [`Effect::Close`]: crate::Effect::Close
 /// [`Effect::Discard`]: crate::Effect::Discard
+/// [`Effect::EndLink`]: crate::Effect::EndLink
+/// [`Effect::EndRing`]: crate::Effect::EndRing
 /// [`Effect::Write`]: crate::Effect::Write
 #[derive(Debug)]
 pub struct Broker {
@@ -92,6 +103,7 @@ pub struct Broker {
     pub(crate) deadlines: BTreeSet<(Moment, ConnId)>,
     pub(crate) credits: Credits,
     pub(crate) retained: Histories,
+    pub(crate) rings: Rings,
     pub(crate) ledger: Ledger,
     pub(crate) stats: Stats,
     pub(crate) phase: Phase,
@@ -111,6 +123,11 @@ pub(crate) enum Phase {
     /// Without a connection since then.
     Idle(Moment),
     Serving,
+    /// Waiting for senders to end their rings: until the first moment at the latest. At the second one, the broker looks whether they go on.
+    Recalling {
+        until: Moment,
+        check: Moment,
+    },
     /// Waiting for what clients have sent up to now.
     Draining,
     /// Waiting until every connection has read what waits for it. No channel exists any more.
@@ -137,6 +154,8 @@ pub struct Stats {
     /// Messages lost by listeners, each counted once per listener, and replies lost by requesters. What was waiting when a listener left is
     /// neither delivered nor lost.
     pub messages_lost: u64,
+    /// Messages accepted in rings.
+    pub ring_messages_accepted: u64,
     /// Replies accepted.
     pub replies_accepted: u64,
     /// Those of them whose requester had gone: there was no such inbox.
@@ -183,6 +202,7 @@ impl Broker {
             deadlines: BTreeSet::new(),
             credits: Credits::default(),
             retained: Histories::new(&ledger),
+            rings: Rings::default(),
             ledger,
             stats: Stats::default(),
             phase: Phase::Idle(now),
@@ -209,7 +229,26 @@ impl Broker {
             Event::Opened { conn, pid, uid } => self.opened(now, conn, pid, uid, effects),
             Event::Closed { conn } => self.closed(now, conn, effects),
             Event::Tick => self.tick(now, effects),
-            Event::Stop => self.stop(effects),
+            Event::Stop => self.stop(now, effects),
+            Event::RingOffered { conn, channel, bytes } => self.ring_offered(now, conn, channel, bytes, effects),
+            Event::LinkReady { conn, link, is_usable } => self.link_ready(now, conn, link, is_usable, effects),
+            Event::DescriptorsMissing { conn } => {
+                let reason = "a frame has come without its descriptors";
+                self.refuse(now, conn, RefusedCode::Protocol, reason, effects);
+            }
+            Event::Relayed { ring, head, at, lost, run } => self.relayed(now, ring, head, (at, lost, run), effects),
+            Event::RingSampled { ring, head } => {
+                self.turn_work += 1;
+                self.note_head(now, ring, head, effects);
+            }
+            Event::RingCorrupt { ring, problem } => self.ring_corrupt(now, ring, &problem, effects),
+            Event::RingEnded { ring, head } => self.ring_ended(now, ring, head, effects),
+            Event::LinkSampled { link, sample } => {
+                self.turn_work += 1;
+                self.link_sampled(now, link, sample, effects);
+            }
+            Event::LinkEnded { link, sample } => self.link_ended(link, sample),
+            Event::Withdrawn { conn } => self.withdrawn(now, conn, effects),
             Event::Drained => self.drained(now, effects),
         }
         while let Some((conn, code, reason)) = self.to_refuse.pop() {
@@ -221,7 +260,9 @@ impl Broker {
     /// When the next [`Event::Tick`] is due; `None`: not before something else happens.
     pub fn next_deadline(&self) -> Option<Moment> {
         let first = self.deadlines.first().map(|&(deadline, _)| deadline);
-        let others = [self.idle_exit(), self.credits.next_deadline(), self.retained.next_deadline()];
+        let check = if let Phase::Recalling { check, .. } = self.phase { Some(check) } else { None };
+        let rings = self.rings.next_deadline();
+        let others = [self.idle_exit(), self.credits.next_deadline(), self.retained.next_deadline(), rings, check];
         others.into_iter().flatten().chain(first).min()
     }
 

@@ -1,14 +1,15 @@
 //! The state of one connection. It never looks at another connection.
 
 use crate::credit::{Backlog, Pace};
-use crate::effect::{Effect, Effects};
-use crate::event::{ConnId, Incomplete, Moment};
+use crate::effect::{Attachment, Effect, Effects};
+use crate::event::{ConnId, Incomplete, LinkId, Moment};
 use crate::memory::{Charge, Ledger};
 use crate::outbox::{Delivered, Outbox, Room, Terms};
 use crate::registry::{Selector, Subscriber};
+use crate::ring::{Passing, Upload};
 use broadcaster_protocol::control::Control;
 use broadcaster_protocol::{ChannelId, ChannelName, ChannelPattern, SenderId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// The life of a connection.
@@ -49,6 +50,14 @@ pub(crate) struct Connection {
     pub(crate) subscriptions: Subscriptions,
     /// The names that it watches, by its numbers for that.
     pub(crate) watches: BTreeMap<u32, ChannelName>,
+    /// Both ends can share memory.
+    pub(crate) shares_memory: bool,
+    /// Its frames may come with descriptors.
+    pub(crate) expects_descriptors: bool,
+    /// Whether frames with descriptors may be written to it.
+    pub(crate) passing: Passing,
+    /// The rings that it reads itself, is about to read, or reads the rest of.
+    pub(crate) links: BTreeSet<LinkId>,
     /// The id to which replies for it are addressed, once it has requested one.
     pub(crate) inbox: Option<ChannelId>,
     /// Whether it has had a publication, or a subscription that is not an observer. It may reply from then on, even after the end of
@@ -84,6 +93,8 @@ pub(crate) struct Publication {
     pub(crate) reach: Reach,
     /// Its backpressure, if it has.
     pub(crate) pace: Option<Pace>,
+    /// Where its messages are.
+    pub(crate) upload: Upload,
     /// Why its last message is not retained, if it was to be.
     pub(crate) not_retained: Option<String>,
 }
@@ -146,6 +157,11 @@ impl Subscriptions {
 
     pub(crate) fn has_number(&self, number: u32) -> bool {
         self.numbers.contains_key(&number)
+    }
+
+    /// The selector of the subscription with this number.
+    pub(crate) fn selector(&self, number: u32) -> Option<&Selector> {
+        self.numbers.get(&number)
     }
 
     pub(crate) fn covers(&self, selector: &Selector) -> bool {
@@ -221,6 +237,10 @@ impl Connection {
             counting: BTreeMap::new(),
             subscriptions: Subscriptions::default(),
             watches: BTreeMap::new(),
+            shares_memory: false,
+            expects_descriptors: false,
+            passing: Passing::Unasked,
+            links: BTreeSet::new(),
             inbox: None,
             may_reply: false,
             deadline: None,
@@ -258,9 +278,14 @@ impl Connection {
     }
 
     pub(crate) fn push_control(&mut self, control: &Control) {
+        self.push_control_with(control, None);
+    }
+
+    /// Queues a control frame, and what is written with its first byte.
+    pub(crate) fn push_control_with(&mut self, control: &Control, attachment: Option<Attachment>) {
         let mut frame = Vec::new();
         control.encode(&mut frame).expect("every text in an answer is shorter than the limit");
-        self.outbox.push_control(frame);
+        self.outbox.push_control(frame, attachment);
     }
 
     /// The receipt that waits for an answer or a reply is in front of it.

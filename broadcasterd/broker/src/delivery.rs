@@ -10,6 +10,7 @@ use broadcaster_protocol::control::{Control, Named, RefusedCode};
 use broadcaster_protocol::frame::{KIND_REDECLARE, KIND_REPLY, KIND_RETAIN};
 use broadcaster_protocol::{ChannelId, ChannelName, Header, Run, SenderId};
 use std::cell::LazyCell;
+use std::collections::BTreeSet;
 
 /// Consecutive messages that a sender has published.
 #[derive(Debug, Clone, Copy)]
@@ -22,12 +23,14 @@ pub(crate) struct Published {
     pub(crate) bytes: u64,
 }
 
-/// How messages are queued at listeners that senders with backpressure wait for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Admission {
+/// How messages are queued.
+#[derive(Debug, Clone, Copy)]
+enum Admission<'a> {
     /// As the policy of each listener decides.
     Uncredited,
-    /// Without a loss, whatever waits for the listener: their sender was granted credit for them.
+    /// The same, but these listeners read them from a ring.
+    Relayed(&'a BTreeSet<ConnId>),
+    /// Without a loss, whatever waits for the listener, if senders with backpressure wait for it: their sender was granted credit for them.
     Credited,
 }
 
@@ -77,7 +80,7 @@ impl Broker {
         if self.accept(now, conn, published, &[], effects).is_some() {
             let is_retained = header.kind() == KIND_RETAIN;
             let not_retained = if is_retained { self.retain_discarded(now, header, effects) } else { None };
-            let reach = self.lose(now, published.channel, 1, effects);
+            let reach = self.lose(now, published.channel, 1, None, effects);
             self.set_reach(conn, published.channel, reach, not_retained);
         }
     }
@@ -85,15 +88,15 @@ impl Broker {
     /// Messages that the broker never received count as accepted, and are lost by each subscriber.
     pub(crate) fn lost(&mut self, now: Moment, channel: &ChannelName, messages: u64, effects: &mut Effects) {
         let Some(id) = self.registry.id_of(channel).filter(|_| messages > 0) else { return };
-        self.stats.messages_accepted += messages;
+        self.stats.messages_accepted = self.stats.messages_accepted.saturating_add(messages);
         if let Some(channel) = self.registry.channel_mut(id) {
-            channel.messages_accepted += messages;
+            channel.messages_accepted = channel.messages_accepted.saturating_add(messages);
         }
-        self.lose(now, id, messages, effects);
+        self.lose(now, id, messages, None, effects);
     }
 
     /// What became of the last message of the publication.
-    fn set_reach(&mut self, conn: ConnId, channel: ChannelId, reach: Reach, not_retained: Option<String>) {
+    pub(crate) fn set_reach(&mut self, conn: ConnId, channel: ChannelId, reach: Reach, not_retained: Option<String>) {
         let connection = self.connection(conn);
         if let Some(publication) = connection.and_then(|connection| connection.publications.get_mut(&channel)) {
             (publication.reach, publication.not_retained) = (reach, not_retained);
@@ -122,6 +125,9 @@ impl Broker {
             (Some(_), Some(Publication { next, .. })) if *next != first => {
                 format!("a frame carries the sequence number {first}, where {next} was due")
             }
+            (Some(_), Some(Publication { upload, .. })) if upload.is_ring() => {
+                format!("a frame was published on channel {}, whose messages are in a ring", channel.0)
+            }
             (Some(_), Some(Publication { next, pace, .. })) => {
                 *next = next.wrapping_add(messages);
                 let mut covered = (0, 0);
@@ -129,13 +135,13 @@ impl Broker {
                     covered = pace.covered(frames, messages);
                     self.credits.spend(now, &self.limits, conn, &published, pace);
                 }
-                connection.tally.messages += messages;
-                connection.tally.bytes += bytes;
-                self.stats.messages_accepted += messages;
-                self.stats.bytes_accepted += bytes;
+                connection.tally.messages = connection.tally.messages.saturating_add(messages);
+                connection.tally.bytes = connection.tally.bytes.saturating_add(bytes);
+                self.stats.messages_accepted = self.stats.messages_accepted.saturating_add(messages);
+                self.stats.bytes_accepted = self.stats.bytes_accepted.saturating_add(bytes);
                 if let Some(channel) = self.registry.channel_mut(channel) {
-                    channel.messages_accepted += messages;
-                    channel.bytes_accepted += bytes;
+                    channel.messages_accepted = channel.messages_accepted.saturating_add(messages);
+                    channel.bytes_accepted = channel.bytes_accepted.saturating_add(bytes);
                 }
                 return Some(covered);
             }
@@ -144,16 +150,31 @@ impl Broker {
         None
     }
 
-    fn fan_out(&mut self, now: Moment, run: Run, admission: Admission, effects: &mut Effects) -> Reach {
+    /// Queues messages from a ring for every subscriber but the `followers`, which read them themselves.
+    pub(crate) fn fan_out_relayed(
+        &mut self,
+        now: Moment,
+        run: Run,
+        followers: &BTreeSet<ConnId>,
+        effects: &mut Effects,
+    ) -> Reach {
+        self.fan_out(now, run, Admission::Relayed(followers), effects)
+    }
+
+    fn fan_out(&mut self, now: Moment, run: Run, admission: Admission<'_>, effects: &mut Effects) -> Reach {
         let room = self.room();
         let (channel, ledger) = (run.channel(), self.ledger.clone());
         let span = LazyCell::new(|| Span::new(run, &ledger));
         let mut too_slow = Vec::new();
         let reach = self.each_subscriber(now, channel, effects, |connection, subscriber, losses| {
             let terms = subscriber.terms;
-            if admission == Admission::Credited && terms.slows_senders() && !connection.backlog.left_behind {
-                connection.outbox.push_credited(&span, terms, room);
-                return Pushed::Queued;
+            match admission {
+                Admission::Credited if terms.slows_senders() && !connection.backlog.left_behind => {
+                    connection.outbox.push_credited(&span, terms, room);
+                    return Pushed::Queued;
+                }
+                Admission::Relayed(followers) if followers.contains(&subscriber.conn) => return Pushed::Queued,
+                Admission::Credited | Admission::Relayed(_) | Admission::Uncredited => {}
             }
             let pushed = connection.outbox.push_span(&span, terms, room, losses);
             if pushed == Pushed::TooSlow {
@@ -172,9 +193,19 @@ impl Broker {
         reach
     }
 
-    /// Every subscriber of the channel loses messages.
-    fn lose(&mut self, now: Moment, channel: ChannelId, messages: u64, effects: &mut Effects) -> Reach {
+    /// Every subscriber of the channel loses messages, except for the `followers` that read them from a ring.
+    pub(crate) fn lose(
+        &mut self,
+        now: Moment,
+        channel: ChannelId,
+        messages: u64,
+        followers: Option<&BTreeSet<ConnId>>,
+        effects: &mut Effects,
+    ) -> Reach {
         self.each_subscriber(now, channel, effects, |connection, subscriber, losses| {
+            if followers.is_some_and(|followers| followers.contains(&subscriber.conn)) {
+                return Pushed::Queued;
+            }
             connection.outbox.push_loss(channel, messages, subscriber.terms, losses);
             Pushed::Lost
         })
@@ -202,12 +233,12 @@ impl Broker {
             if !std::mem::replace(&mut subscriber.named, true) {
                 connection.push_control(&named(id, name));
             }
-            let before = losses.total() + losses.observed();
+            let before = losses.sum();
             let pushed = queue(connection, *subscriber, &mut losses);
             reach.took += u32::from(pushed == Pushed::Queued && !subscriber.terms.observer);
-            let lost = losses.total() + losses.observed() - before;
+            let lost = losses.sum() - before;
             if lost > 0 {
-                connection.tally.lost += lost;
+                connection.tally.lost = connection.tally.lost.saturating_add(lost);
                 self.stats.messages_delivered += connection.parted().bus.messages;
             }
             connection.request_write(conn, effects);
@@ -221,10 +252,10 @@ impl Broker {
 
     /// Counts what the bus has lost, in total and for each channel. The caller counts it for the connection.
     pub(crate) fn count_losses(&mut self, losses: &Losses) {
-        self.stats.messages_lost += losses.total();
+        self.stats.messages_lost = self.stats.messages_lost.saturating_add(losses.total());
         for &(channel, lost) in losses.by_channel() {
             if let Some(channel) = self.registry.channel_mut(channel) {
-                channel.messages_lost += lost;
+                channel.messages_lost = channel.messages_lost.saturating_add(lost);
             }
         }
     }
@@ -240,13 +271,21 @@ impl Broker {
         let Some(connection) = self.connections.get_mut(conn.0).and_then(Option::as_mut) else { return };
         let mut losses = Losses::default();
         change(connection, &mut losses);
-        connection.tally.lost += losses.total() + losses.observed();
+        connection.tally.lost = connection.tally.lost.saturating_add(losses.sum());
         let delivered = connection.parted();
         self.stats.messages_delivered += delivered.bus.messages;
         if connection.note_backlog(now, room) {
             self.credits.recovering.insert(conn);
         }
         self.count_losses(&losses);
+    }
+
+    /// The first frame that waits for the connection cannot be written.
+    pub(crate) fn withdrawn(&mut self, now: Moment, conn: ConnId, effects: &mut Effects) {
+        if let Some(connection) = self.connection(conn) {
+            connection.outbox.withdraw();
+        }
+        self.written(now, conn, 0, false, effects);
     }
 
     pub(crate) fn written(&mut self, now: Moment, conn: ConnId, bytes: usize, blocked: bool, effects: &mut Effects) {

@@ -1,11 +1,29 @@
 //! What can happen to the broker, in the past tense, and when. Nothing else ever reaches it.
 
-use broadcaster_protocol::{ChannelName, Control, DecodeError, Header, Run};
+use broadcaster_protocol::{ChannelId, ChannelName, Control, DecodeError, Header, Run};
+use broadcaster_ring::{Cursor, Sample};
 use std::time::Duration;
 
 /// A connection, as the server numbers it. A number may be used again only after [`Event::Closed`] was handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnId(pub usize);
+
+/// A ring, as the broker numbers it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RingId(pub u32);
+
+/// A ring that one listener reads, as the broker and the protocol number it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId(pub u32);
+
+/// How far the sender has come in a ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// Where the newest message ends, and the sequence number of the next one.
+    pub newest: Cursor,
+    /// Bytes of the frames of all messages so far.
+    pub frame_bytes: u64,
+}
 
 /// A point in time: the duration since a start that the server chose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -94,6 +112,83 @@ pub enum Event {
         bytes: usize,
         /// The frame that the input ends with.
         frame: Incomplete,
+    },
+    /// An OfferRing was read, and the memory that came with it was verified.
+    RingOffered {
+        /// The connection that it came from.
+        conn: ConnId,
+        /// The channel of the publication.
+        channel: ChannelId,
+        /// Bytes of the memory; or why it cannot be used.
+        bytes: Result<u64, String>,
+    },
+    /// A LinkReady was read.
+    LinkReady {
+        /// The connection that it came from.
+        conn: ConnId,
+        /// The link that it names.
+        link: LinkId,
+        /// Whether the page that came with it is mapped.
+        is_usable: bool,
+    },
+    /// A frame was read to which descriptors belong, and they have not come with it.
+    DescriptorsMissing {
+        /// The connection that it came from.
+        conn: ConnId,
+    },
+    /// Messages of a ring were read, or were overwritten before. Only after [`Effect::Relay`](crate::Effect::Relay).
+    Relayed {
+        /// The ring.
+        ring: RingId,
+        /// How far its sender had come.
+        head: Head,
+        /// Where the reader stands now.
+        at: Cursor,
+        /// Messages that were overwritten, in front of the run.
+        lost: u64,
+        /// Messages.
+        run: Option<Run>,
+    },
+    /// The head of a ring was looked at.
+    RingSampled {
+        /// The ring.
+        ring: RingId,
+        /// How far its sender had come.
+        head: Head,
+    },
+    /// The words of a ring are not those of a correct one.
+    RingCorrupt {
+        /// The ring.
+        ring: RingId,
+        /// What is wrong with them.
+        problem: String,
+    },
+    /// The ring was forgotten, after [`Effect::EndRing`](crate::Effect::EndRing) or before [`Event::Drained`]. The last event with this
+    /// number.
+    RingEnded {
+        /// The ring.
+        ring: RingId,
+        /// How far its sender had come; `None` if its words are not those of a ring.
+        head: Option<Head>,
+    },
+    /// The page of a listener was looked at.
+    LinkSampled {
+        /// The link.
+        link: LinkId,
+        /// What it has read.
+        sample: Sample,
+    },
+    /// The link was forgotten, after [`Effect::EndLink`](crate::Effect::EndLink). The last event with this number.
+    LinkEnded {
+        /// The link.
+        link: LinkId,
+        /// What its listener has read; `None` if its page was never mapped.
+        sample: Option<Sample>,
+    },
+    /// The frame with the [attachment](crate::Broker::attachment) cannot be written: what was attached has ended.
+    Withdrawn {
+        /// The connection.
+        conn: ConnId,
     },
     /// The connection took bytes of what [`Broker::outgoing`](crate::Broker::outgoing) offers.
     Written {

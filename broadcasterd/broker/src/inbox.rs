@@ -53,10 +53,10 @@ impl Broker {
                 "a reply was written on a connection that has neither published nor listened".to_owned()
             }
             Some(_) => {
-                connection.tally.messages += 1;
-                connection.tally.bytes += bytes;
-                self.stats.messages_accepted += 1;
-                self.stats.bytes_accepted += bytes;
+                connection.tally.messages = connection.tally.messages.saturating_add(1);
+                connection.tally.bytes = connection.tally.bytes.saturating_add(bytes);
+                self.stats.messages_accepted = self.stats.messages_accepted.saturating_add(1);
+                self.stats.bytes_accepted = self.stats.bytes_accepted.saturating_add(bytes);
                 self.stats.replies_accepted += 1;
                 return true;
             }

@@ -22,6 +22,7 @@ impl Broker {
         self.check_registry();
         self.check_memory();
         self.check_credit();
+        self.check_rings();
         self.check_work();
         assert!(self.to_refuse.is_empty(), "connections wait to be refused");
     }
@@ -80,7 +81,7 @@ impl Broker {
         match self.phase {
             Phase::Idle(_) | Phase::Over => assert_eq!(self.counts.open, 0, "connections while {:?}", self.phase),
             Phase::Serving => assert!(self.counts.open > 0, "serving without a connection"),
-            Phase::Draining | Phase::Leaving => {}
+            Phase::Recalling { .. } | Phase::Draining | Phase::Leaving => {}
         }
     }
 

@@ -12,6 +12,7 @@
 //! | `presence` | watches of names, and the listeners that each watched name has |
 //! | `delivery` | from an accepted run to the outboxes, and from there to the counters |
 //! | `credit` | how much senders with backpressure may send, and which listener they wait for |
+//! | `ring` | rings in shared memory, and the listeners that read them themselves |
 //! | `receipt` | how many listeners took a message, and which of them lag |
 //! | `retained` | retained messages: what is kept of each channel, and its replay |
 //! | `inbox` | inboxes, and the replies that are addressed to them |
@@ -43,13 +44,14 @@ mod presence;
 mod receipt;
 mod registry;
 mod retained;
+mod ring;
 mod session;
 mod snapshot;
 
 pub use broker::{Broker, Stats};
 pub use connection::ConnPhase;
-pub use effect::{Effect, Effects};
-pub use event::{ConnId, Event, Incomplete, Moment};
+pub use effect::{Attachment, Effect, Effects};
+pub use event::{ConnId, Event, Head, Incomplete, LinkId, Moment, RingId};
 pub use limits::{Limits, PATTERN_SEGMENTS, TURN_WORK_MAX};
 pub use retained::HistorySnapshot;
 pub use snapshot::{ChannelSnapshot, ConnSnapshot, Snapshot};

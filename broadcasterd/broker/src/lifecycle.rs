@@ -91,6 +91,8 @@ impl Broker {
             effects.push(Effect::Discard(conn));
         }
         self.credits.release(now, &mut connection.backlog);
+        self.leave_rings(now, conn, effects);
+        let Some(connection) = self.connections.get_mut(conn.0).and_then(Option::as_mut) else { return };
         let publications = std::mem::take(&mut connection.publications);
         let counting = std::mem::take(&mut connection.counting);
         let watches = std::mem::take(&mut connection.watches);
@@ -123,6 +125,7 @@ impl Broker {
             }
             ended.extend(self.registry.unpublish(id));
         }
+        self.review_rings(effects);
         self.report_changes(now, effects);
         for channel in ended {
             self.announce_end(now, &channel, effects);
@@ -165,13 +168,14 @@ impl Broker {
         match self.phase {
             Phase::Idle(_) | Phase::Serving if self.counts.open == 0 => self.phase = Phase::Idle(now),
             Phase::Leaving => self.release_or_exit(now, effects),
-            Phase::Idle(_) | Phase::Serving | Phase::Draining | Phase::Over => {}
+            Phase::Idle(_) | Phase::Serving | Phase::Recalling { .. } | Phase::Draining | Phase::Over => {}
         }
     }
 
     pub(crate) fn tick(&mut self, now: Moment, effects: &mut Effects) {
         self.credits.expire(now, effects);
         self.expire_retained(now, effects);
+        self.tick_rings(now, effects);
         while let Some(&(_, conn)) = self.deadlines.first().filter(|&&(deadline, _)| deadline <= now) {
             self.set_deadline(conn, None);
             match self.connection(conn).map(|connection| connection.phase) {
@@ -188,15 +192,22 @@ impl Broker {
             }
         }
         if self.idle_exit().is_some_and(|exit| exit <= now) {
-            self.stop(effects);
+            self.stop(now, effects);
         }
     }
 
-    pub(crate) fn stop(&mut self, effects: &mut Effects) {
-        if matches!(self.phase, Phase::Idle(_) | Phase::Serving) {
-            self.phase = Phase::Draining;
-            effects.push(Effect::Drain);
+    pub(crate) fn stop(&mut self, now: Moment, effects: &mut Effects) {
+        match self.phase {
+            Phase::Idle(_) | Phase::Serving if self.rings.len() > 0 => self.recall_all(now, effects),
+            Phase::Idle(_) | Phase::Serving => self.drain(effects),
+            Phase::Recalling { .. } | Phase::Draining | Phase::Leaving | Phase::Over => {}
         }
+    }
+
+    /// What clients have sent up to now is read, and then nothing more.
+    pub(crate) fn drain(&mut self, effects: &mut Effects) {
+        self.phase = Phase::Draining;
+        effects.push(Effect::Drain);
     }
 
     pub(crate) fn drained(&mut self, now: Moment, effects: &mut Effects) {

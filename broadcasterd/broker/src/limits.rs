@@ -105,7 +105,8 @@ pub const PATTERN_SEGMENTS: usize = 8;
 
 /// Work after which a turn ends: one unit for each message run, or loss, and connection that it is queued for, for each channel
 /// that a subscription to a pattern or to all channels meets, for each step of a search for patterns, for each listener that is
-/// reported to a watch, and for each message that is retained, replayed or expires. What is left of the input waits for the next turn.
+/// reported to a watch, for each message that is retained, replayed or expires, and for each ring or page that is looked at. What is left
+/// of the input waits for the next turn.
 pub const TURN_WORK_MAX: usize = 32 * 1024;
 
 /// The least credit up to which a sender with backpressure is granted more, in bytes, however many share a listener's room or the memory
@@ -114,6 +115,27 @@ pub(crate) const WINDOW_BYTES_MIN: u32 = 4 * 1024;
 
 /// The most credit up to which a sender with backpressure is granted more, in bytes.
 pub(crate) const WINDOW_BYTES_MAX: u32 = 1024 * 1024;
+
+/// Rings of one connection. A sender of more busy channels uses its socket for the others.
+pub(crate) const RINGS_PER_CONNECTION_MAX: usize = 4;
+
+/// Links of one ring. The sender looks at each of them whenever it publishes.
+pub(crate) const LINKS_PER_RING_MAX: usize = 64;
+
+/// Links of one listener, with those that it reads to their ends still. The client library maps as many rings.
+pub(crate) const LINKS_PER_LISTENER_MAX: usize = 32;
+
+/// Links of all rings. Each takes 4 KiB of the daemon's addresses.
+pub(crate) const LINKS_MAX: usize = 4096;
+
+/// How long each end may take to answer in the introduction of a listener to a sender.
+pub(crate) const INTRODUCTION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a ring may have no listener that reads it itself: until then it saves nothing.
+pub(crate) const ALONE_MAX: Duration = Duration::from_secs(10);
+
+/// How often the broker looks whether senders still publish into their rings, after it has requested them to end these.
+pub(crate) const RECALL_STEP: Duration = Duration::from_millis(20);
 
 /// A number of things, for a reason: `1 connection`, `4 connections`.
 pub(crate) fn counted(number: usize, thing: &str) -> String {

@@ -24,7 +24,7 @@ impl Broker {
         };
         let (next_sequence, reach) = (publication.next, publication.reach);
         let not_retained = publication.not_retained.as_ref().map(Extension::not_retained);
-        let mut worst = self.lagging(id);
+        let mut worst = self.lagging(conn, id);
         let lagging = u32::try_from(worst.len()).unwrap_or(u32::MAX);
         worst.sort_unstable_by_key(|lagging| (Reverse(lagging.bytes), lagging.listener));
         worst.truncate(RECEIPT_LAGGING_MAX);
@@ -50,8 +50,8 @@ impl Broker {
         Ok(())
     }
 
-    /// The listeners of the channel whose sockets are full while messages wait.
-    fn lagging(&mut self, id: ChannelId) -> Vec<Lagging> {
+    /// The listeners of the channel whose sockets are full while messages wait, or which have not read half of the sender's ring.
+    fn lagging(&mut self, sender: ConnId, id: ChannelId) -> Vec<Lagging> {
         let Some(channel) = self.registry.channel(id) else { return Vec::new() };
         self.turn_work += channel.subscribers().len();
         let listeners = channel.subscribers().iter().filter(|subscriber| !subscriber.terms.observer);
@@ -60,7 +60,13 @@ impl Broker {
             let (messages, _) = connection.outbox.queue();
             let bytes = connection.outbox.frames_bytes() as u64;
             let listener = connection.sender?.raw();
-            (connection.blocked.is_some() && messages > 0).then_some(Lagging { listener, messages, bytes })
+            let behind = (connection.blocked.is_some() && messages > 0).then_some((messages, bytes));
+            let unread = self.far_behind_in_ring(sender, id, subscriber.conn);
+            let (messages, bytes) = match (behind, unread) {
+                (Some(behind), Some(unread)) => (behind.0 + unread.0, behind.1 + unread.1),
+                (behind, unread) => behind.or(unread)?,
+            };
+            Some(Lagging { listener, messages, bytes })
         });
         lagging.collect()
     }

@@ -308,6 +308,12 @@ impl Registry {
         self.end_if_unused(id)
     }
 
+    /// The connection as a subscriber of the channel, if it is one.
+    pub(crate) fn subscriber(&self, id: ChannelId, conn: ConnId) -> Option<&Subscriber> {
+        let position = *self.positions.get(conn.0)?.get(&id)?;
+        self.channels.get(&id)?.subscribers.get(position)
+    }
+
     /// Notes that the connection knows the name of a channel that it receives.
     pub(crate) fn set_named(&mut self, id: ChannelId, conn: ConnId) {
         let position = self.positions.get(conn.0).and_then(|positions| positions.get(&id));

@@ -4,12 +4,13 @@ use crate::broker::Broker;
 use crate::connection::{ConnPhase, Publication, Reach};
 use crate::credit::{self, Pace};
 use crate::delivery::named;
-use crate::effect::Effects;
-use crate::event::{ConnId, Incomplete, Moment};
+use crate::effect::{Attachment, Effects};
+use crate::event::{ConnId, Incomplete, LinkId, Moment};
 use crate::limits::{PATTERN_SEGMENTS, counted};
 use crate::outbox::Terms;
 use crate::registry::{Begun, Channel, Counted, Selector};
 use crate::retained::replay_of;
+use crate::ring::Upload;
 use broadcaster_protocol::control::{
     self, Control, CountListeners, Declined, Hello, Listeners, Open, Opened, Overflow, RefusedCode, Retained,
     Subscribe, Subscribed, Unsubscribe, Unsubscribed, Welcome, capability, purpose_text,
@@ -59,11 +60,17 @@ impl Broker {
             }
             Control::Unsubscribe(unsubscribe) => self.unsubscribe(now, conn, &unsubscribe, effects)?,
             Control::CountListeners(count) => self.count_listeners(now, conn, &count, effects)?,
-            Control::Stop(_) => self.stop(effects),
+            Control::Stop(_) => self.stop(now, effects),
             Control::Confirm(confirm) => self.confirm(now, conn, &confirm, effects)?,
             Control::Watch(watch) => self.watch(now, conn, &watch, effects)?,
             Control::Unwatch(unwatch) => self.unwatch(now, conn, &unwatch, effects)?,
             Control::OpenInbox(_) => self.open_inbox(now, conn, effects),
+            Control::Prepare(_) => self.prepare(now, conn, effects)?,
+            Control::Prepared(_) => self.prepared(now, conn, effects)?,
+            Control::BeginRing(begin) => self.begin_ring(conn, &begin, effects)?,
+            Control::EndRing(end) => self.end_ring(conn, &end, effects)?,
+            Control::LinkAdded(added) => self.link_added(now, conn, LinkId(added.link), effects)?,
+            Control::Unlink(unlink) => self.unlink(now, conn, LinkId(unlink.link), effects)?,
             Control::Hello(_)
             | Control::Welcome(_)
             | Control::Refused(_)
@@ -83,6 +90,14 @@ impl Broker {
             | Control::Retained(_)
             | Control::Superseded(_)
             | Control::InboxOpened(_)
+            | Control::OfferRing(_)
+            | Control::RingAccepted(_)
+            | Control::Recall(_)
+            | Control::OfferLink(_)
+            | Control::LinkReady(_)
+            | Control::AddLink(_)
+            | Control::Follow(_)
+            | Control::Unfollow(_)
             | Control::Report(_) => {
                 let reason = format!("a frame of kind {:#04x} is not a request", control.kind());
                 return Err((RefusedCode::Protocol, reason));
@@ -108,9 +123,11 @@ impl Broker {
         connection.incomplete = Incomplete::None; // it was the Hello
         connection.purpose = purpose_text(&hello.purpose);
         connection.sender = Some(sender);
+        let capabilities = if self.rings.is_supported() { capability::RINGS } else { capability::NONE };
+        connection.shares_memory = capabilities & hello.capabilities & capability::RINGS != 0;
         let welcome = Welcome {
             protocol,
-            capabilities: capability::NONE,
+            capabilities,
             sender: sender.raw(),
             payload_bytes_max: self.limits.payload_bytes_max,
             pid: self.pid,
@@ -140,7 +157,8 @@ impl Broker {
         let pace = patience.map(|patience| Pace::new(patience, now));
         connection.may_reply = true;
         let next = open.next_sequence;
-        connection.publications.insert(id, Publication { next, reach: Reach::default(), pace, not_retained: None });
+        let (reach, upload) = (Reach::default(), Upload::default());
+        connection.publications.insert(id, Publication { next, reach, pace, upload, not_retained: None });
         let opened = Opened {
             channel: open.channel.clone(),
             id: id.0,
@@ -166,14 +184,7 @@ impl Broker {
         if let Overflow::Other(number) = overflow {
             return Err((RefusedCode::Unsupported, format!("overflow policy {number}")));
         }
-        let selector = match selector {
-            control::Selector::Name(name) => Selector::Name(channel_name(&name)?),
-            control::Selector::All => Selector::All,
-            control::Selector::Pattern(pattern) => Selector::Pattern(channel_pattern(&pattern)?),
-            control::Selector::Other { kind, .. } => {
-                return Err((RefusedCode::Unsupported, format!("selector kind {kind}")));
-            }
-        };
+        let selector = selector_of(&selector)?;
         let terms = Terms { overflow, observer, replay };
         self.check_subscription(conn, number, &selector, terms)?;
         self.expire_retained(now, effects);
@@ -185,6 +196,7 @@ impl Broker {
         connection.may_reply |= !observer;
         let subscriber = connection.subscriptions.add(conn, number, selector.clone(), terms);
         let begun = self.registry.subscribe(&selector, subscriber);
+        self.review_rings(effects);
         let subscribed = Subscribed { subscription: number, extensions: Vec::new() };
         self.reply(now, conn, &Control::Subscribed(subscribed), effects);
         self.begin_delivery(now, conn, &selector, &begun, terms, effects);
@@ -254,6 +266,8 @@ impl Broker {
         let patterns = subscriptions.patterns(conn);
         let ended = self.registry.unsubscribe(&selector, gone, |name| subscriptions.best(conn, name, &patterns));
         self.credits.release(now, &mut connection.backlog); // it may not count any more where a sender waits for it
+        self.end_unfounded_links(now, conn, effects);
+        self.review_rings(effects);
         let unsubscribed = Unsubscribed { subscription: number, extensions: Vec::new() };
         self.reply(now, conn, &Control::Unsubscribed(unsubscribed), effects);
         self.report_changes(now, effects);
@@ -382,10 +396,22 @@ impl Broker {
     }
 
     pub(crate) fn reply(&mut self, now: Moment, conn: ConnId, control: &Control, effects: &mut Effects) {
+        self.reply_with(now, conn, control, None, effects);
+    }
+
+    /// Queues a control frame, and what is written with its first byte.
+    pub(crate) fn reply_with(
+        &mut self,
+        now: Moment,
+        conn: ConnId,
+        control: &Control,
+        attachment: Option<Attachment>,
+        effects: &mut Effects,
+    ) {
         let replies_bytes_max = self.limits.replies_bytes_max;
         let Some(connection) = self.connection(conn) else { return };
         connection.push_deferred();
-        connection.push_control(control);
+        connection.push_control_with(control, attachment);
         connection.request_write(conn, effects);
         if connection.neglects_replies(now, replies_bytes_max) {
             self.refuse_unread(conn);
@@ -434,6 +460,18 @@ impl Broker {
 
 pub(crate) fn channel_name(name: &str) -> Result<ChannelName, Refusal> {
     ChannelName::new(name).map_err(|error| (RefusedCode::Protocol, error.to_string()))
+}
+
+/// The channels that a subscription covers, as the client has stated.
+pub(crate) fn selector_of(selector: &control::Selector) -> Result<Selector, Refusal> {
+    Ok(match selector {
+        control::Selector::Name(name) => Selector::Name(channel_name(name)?),
+        control::Selector::All => Selector::All,
+        control::Selector::Pattern(pattern) => Selector::Pattern(channel_pattern(pattern)?),
+        control::Selector::Other { kind, .. } => {
+            return Err((RefusedCode::Unsupported, format!("selector kind {kind}")));
+        }
+    })
 }
 
 fn channel_pattern(pattern: &str) -> Result<ChannelPattern, Refusal> {

@@ -28,6 +28,10 @@ pub struct Snapshot {
     pub retained_messages: usize,
     /// Bytes of memory that they take; a part of `held_bytes`.
     pub retained_bytes: usize,
+    /// Rings in shared memory.
+    pub rings: usize,
+    /// Listeners that read a ring themselves, counted for each ring.
+    pub links: usize,
     /// Every channel, in the order of their names.
     pub channels: Vec<ChannelSnapshot>,
     /// Every connection, in the order of their numbers.
@@ -106,6 +110,15 @@ pub struct ConnSnapshot {
     pub delays: u64,
     /// For how long, added over channels.
     pub delayed: Duration,
+    /// Publications whose messages are in a ring in shared memory.
+    pub rings: usize,
+    /// Listeners that read these rings themselves, counted for each ring. The daemon reads them for all others.
+    pub readers: usize,
+    /// All listeners of the channels of these rings, counted for each ring.
+    pub ring_listeners: usize,
+    /// Rings that it reads itself. What it has read of them counts as written to it, with an average number of bytes, and what it has not
+    /// read counts as waiting.
+    pub links: usize,
     /// Whether it is left behind: it has delayed a sender for as long as that allows, and delays none until it has caught up.
     pub left_behind: bool,
 }
@@ -133,6 +146,8 @@ impl Broker {
             retained_channels,
             retained_messages,
             retained_bytes,
+            rings: self.rings.len(),
+            links: self.rings.followers(),
             channels: channels.collect(),
             connections: connections.map(|(conn, connection)| self.conn_snapshot(now, conn, connection)).collect(),
         }
@@ -151,7 +166,13 @@ impl Broker {
                 channels.push(name.clone());
             }
         }
-        let (queue_messages, queue_bytes) = connection.outbox.queue();
+        let (mut queue_messages, mut queue_bytes) = connection.outbox.queue();
+        let mut links = 0;
+        for (messages, bytes) in self.rings.followed(&connection.links) {
+            links += 1;
+            queue_messages += messages;
+            queue_bytes += bytes;
+        }
         let paced =
             connection.publications.iter().filter_map(|(&id, publication)| Some((id, publication.pace.as_ref()?)));
         let without_credit = paced.clone().filter(|(_, pace)| pace.is_empty());
@@ -180,8 +201,18 @@ impl Broker {
             delaying: delays.clone().count(),
             delays: backlog.delayed.0 + delays.clone().count() as u64,
             delayed: delays.map(|(_, since)| now.since(since)).fold(backlog.delayed.1, Duration::saturating_add),
+            rings: connection.rings(),
+            readers: if connection.rings() > 0 { self.rings.readers(conn) } else { 0 },
+            ring_listeners: self.ring_listeners(connection),
+            links,
             left_behind: backlog.left_behind,
         }
+    }
+
+    /// The listeners of the channels whose messages the connection puts into rings.
+    fn ring_listeners(&self, connection: &Connection) -> usize {
+        let in_rings = connection.publications.iter().filter(|(_, publication)| publication.upload.is_ring());
+        in_rings.filter_map(|(&id, _)| self.registry.channel(id)).map(Channel::listeners).sum()
     }
 
     /// The totals, as a client receives them.

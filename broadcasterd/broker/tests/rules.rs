@@ -65,6 +65,7 @@ impl Bus {
                 Effect::Write(conn) => self.read(conn),
                 Effect::Close(conn) => self.end(conn),
                 Effect::Discard(_) | Effect::Drain | Effect::Release | Effect::Exit => {}
+                other => panic!("rings are not supported here: {other:?}"),
             }
         }
     }

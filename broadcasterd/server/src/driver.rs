@@ -1,14 +1,20 @@
 //! What the server does in a turn: read, decode, let the [`Broker`] handle it, write. It knows neither a clock nor a runtime, and
 //! the simulation in `tests` runs it over pipes in memory.
 
-use broadcaster_broker::{Broker, ConnId, Effect, Effects, Event, Incomplete, Limits, Moment, Snapshot};
+mod rings;
+
+use broadcaster_broker::{Broker, ConnId, Effect, Effects, Event, Incomplete, Limits, Moment, RingId, Snapshot};
 use broadcaster_protocol::control::Report;
 use broadcaster_protocol::{ChannelName, Decoder, Item};
+use broadcaster_ring::{Words, WordsMut};
 use bytes::buf::Limit;
 use bytes::{BufMut, BytesMut};
+use rings::Shared;
 use slab::Slab;
 use std::collections::VecDeque;
+use std::fmt::Debug;
 use std::io::{self, IoSlice};
+use std::ops::RangeInclusive;
 
 /// The most slices of one write; the broker offers no more.
 const SLICES_MAX: usize = 64;
@@ -26,10 +32,21 @@ const RUN_BYTES: usize = 64;
 /// How often a connection is read at an orderly stop: several times what a socket holds.
 const READS_AT_STOP_MAX: usize = 64;
 
-/// A connected stream socket. No call waits.
-pub trait Socket {
+/// A connected stream socket, and what its system has for sharing memory over it. No call waits.
+///
+/// A system that shares no memory needs none of the methods that have a default.
+pub trait Socket: Sized {
     /// Whether bytes that were sent before [`stop_reading`](Self::stop_reading) can be read after it.
     const KEEPS_BYTES_WHEN_STOPPED: bool;
+
+    /// What travels over the socket to share memory, or to wake its reader.
+    type Descriptor: Debug;
+
+    /// Memory of a client, as this process reads it.
+    type Memory: Words + Debug;
+
+    /// Memory of this process, which clients read.
+    type Page: WordsMut + Debug;
 
     /// Reads what has arrived into `target`; 0 is the end of the stream.
     ///
@@ -46,6 +63,61 @@ pub trait Socket {
     /// is short of memory for it, which may pass; any other error ends the connection.
     fn write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
 
+    /// How many rings this process can read while it has up to so many connections. If it is 0, nothing of the following is called.
+    fn rings_max(_connections_max: usize) -> usize {
+        0
+    }
+
+    /// Reads as [`read`](Self::read) does, and appends the descriptors that have come to `received`: those of one frame at most, which begins in
+    /// what was read.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`read`](Self::read). [`InvalidData`](io::ErrorKind::InvalidData), and the end of the connection, if more than 4 would wait.
+    fn read_with_descriptors(
+        &self,
+        target: &mut Limit<&mut BytesMut>,
+        _received: &mut VecDeque<Self::Descriptor>,
+    ) -> io::Result<usize> {
+        self.read(target)
+    }
+
+    /// Writes as [`write`](Self::write) does, with descriptors on the first byte.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`write`](Self::write). Nothing was written then, and no descriptor.
+    fn write_with_descriptors(&self, frame: &[u8], _descriptors: &[&Self::Descriptor]) -> io::Result<usize> {
+        self.write(&[IoSlice::new(frame)])
+    }
+
+    /// Maps the memory of a client, after checking that its size is one of `bytes` and that nothing can change it.
+    ///
+    /// # Errors
+    ///
+    /// If it is anything else, or this process is out of memory for it.
+    fn open_memory(_descriptor: &Self::Descriptor, _bytes: RangeInclusive<usize>) -> io::Result<Self::Memory> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Makes memory of [`PAGE_BYTES`](broadcaster_ring::PAGE_BYTES) zeros.
+    ///
+    /// # Errors
+    ///
+    /// If this process is out of descriptors or memory for it.
+    fn make_page() -> io::Result<(Self::Descriptor, Self::Page)> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Makes what a client rings to wake this process.
+    ///
+    /// # Errors
+    ///
+    /// If this process is out of descriptors for it.
+    fn make_doorbell() -> io::Result<Self::Descriptor> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Ends the direction towards this process: the other end can write no more.
     fn stop_reading(&self);
 
@@ -59,6 +131,11 @@ pub enum Request {
     /// The connection's socket is full: call [`Driver::write`] whenever it takes bytes again, until that returns
     /// [`Output::Done`].
     ContinueWriting(ConnId),
+    /// Call [`Driver::relay`] for the ring until it returns [`Input::Empty`], and again whenever its [`Driver::doorbell`] was rung, or this is requested once
+    /// more.
+    WatchRing(RingId),
+    /// The ring has ended. It may never have been watched.
+    UnwatchRing(RingId),
     /// Accept no more connections, then call [`Driver::drain`] until it returns [`Drain::Done`].
     Drain,
     /// Let the next daemon begin, then call [`Driver::released`]. Nothing is written before.
@@ -106,7 +183,7 @@ pub enum Drain {
 /// its memory budget. A turn decodes no more than one read, and ends early when the broker has done enough; the rest of the read waits
 /// in its connection. After each method, the owner carries out what [`next_request`](Self::next_request) returns.
 #[derive(Debug)]
-pub struct Driver<S> {
+pub struct Driver<S: Socket> {
     broker: Broker,
     connections: Slab<Connection<S>>,
     /// What every connection is read into. It is shared because frames leave it before the next read.
@@ -120,11 +197,14 @@ pub struct Driver<S> {
     stopping: Stopping,
     /// [`Request::Release`] was issued and is not answered.
     releasing: bool,
+    /// Waiting connections are being written to.
+    flushing: bool,
     requests: VecDeque<Request>,
+    shared: Shared<S>,
 }
 
 #[derive(Debug)]
-struct Connection<S> {
+struct Connection<S: Socket> {
     socket: S,
     decoder: Decoder,
     /// A part of a read waits to be decoded.
@@ -133,6 +213,10 @@ struct Connection<S> {
     holding: bool,
     /// [`Request::ContinueWriting`] was issued and is not answered with [`Output::Done`].
     full: bool,
+    /// Descriptors whose frames were not handled yet.
+    received: VecDeque<S::Descriptor>,
+    /// Its rings.
+    rings: Vec<RingId>,
 }
 
 /// The most that this turn has queued for any connection since everything was written.
@@ -176,7 +260,9 @@ enum Read {
 
 impl<S: Socket> Driver<S> {
     /// A driver of `broker`, without connections.
-    pub fn new(broker: Broker) -> Self {
+    pub fn new(mut broker: Broker) -> Self {
+        let rings_max = S::rings_max(broker.limits().connections_max);
+        broker.support_rings(rings_max);
         Self {
             broker,
             connections: Slab::new(),
@@ -187,7 +273,9 @@ impl<S: Socket> Driver<S> {
             parked: 0,
             stopping: Stopping::No,
             releasing: false,
+            flushing: false,
             requests: VecDeque::new(),
+            shared: Shared::new(),
         }
     }
 
@@ -203,7 +291,15 @@ impl<S: Socket> Driver<S> {
 
     /// Takes an accepted connection, with process and user at the other end; `pid` is 0 where the kernel does not report it.
     pub fn accept(&mut self, now: Moment, socket: S, pid: u32, uid: u32) -> ConnId {
-        let connection = Connection { socket, decoder: Decoder::lender(0), parked: false, holding: false, full: false };
+        let connection = Connection {
+            socket,
+            decoder: Decoder::lender(0),
+            parked: false,
+            holding: false,
+            full: false,
+            received: VecDeque::new(),
+            rings: Vec::new(),
+        };
         let conn = ConnId(self.connections.insert(connection));
         tracing::debug!(conn = conn.0, pid, uid, "opened");
         self.apply(now, Event::Opened { conn, pid, uid });
@@ -249,6 +345,9 @@ impl<S: Socket> Driver<S> {
     /// Reports to the broker that its deadline has come, if it has.
     pub fn tick(&mut self, now: Moment) {
         if self.broker.next_deadline().is_some_and(|deadline| deadline <= now) {
+            if self.broker.is_recalling() {
+                self.sample_all(now);
+            }
             self.apply(now, Event::Tick);
             self.finish_turn(now);
         }
@@ -256,6 +355,7 @@ impl<S: Socket> Driver<S> {
 
     /// Begins an orderly stop.
     pub fn stop(&mut self, now: Moment) {
+        self.sample_all(now);
         self.apply(now, Event::Stop);
         self.finish_turn(now);
     }
@@ -284,6 +384,7 @@ impl<S: Socket> Driver<S> {
         };
         let Some((conn, reads)) = next else {
             self.stopping = Stopping::Drained;
+            self.end_all_rings(now);
             self.apply(now, Event::Drained);
             self.finish_turn(now);
             return Drain::Done;
@@ -316,14 +417,23 @@ impl<S: Socket> Driver<S> {
         self.finish_turn(now);
     }
 
-    /// Everything that the broker knows.
-    pub fn snapshot(&self, now: Moment) -> Snapshot {
+    /// Everything that the broker knows, after a look at all rings.
+    pub fn snapshot(&mut self, now: Moment) -> Snapshot {
+        self.look(now);
         self.broker.snapshot(now)
     }
 
-    /// The totals.
-    pub fn report(&self, now: Moment) -> Report {
+    /// The totals, after a look at all rings.
+    pub fn report(&mut self, now: Moment) -> Report {
+        self.look(now);
         self.broker.report(now)
+    }
+
+    fn look(&mut self, now: Moment) {
+        if !self.shared.is_empty() {
+            self.sample_all(now);
+            self.finish_turn(now);
+        }
     }
 
     /// The broker.
@@ -348,6 +458,7 @@ impl<S: Socket> Driver<S> {
     /// With a description, if anything is inconsistent.
     pub fn invariants(&self) {
         self.broker.invariants();
+        self.check_shared();
         assert!(self.chunk.is_empty(), "{} bytes are left in the shared chunk", self.chunk.len());
         assert!(self.releasing || self.to_write.is_empty(), "writes were not tried at the end of the turn");
         let parked = self.connections.iter().filter(|(_, connection)| connection.parked).count();
@@ -377,10 +488,15 @@ impl<S: Socket> Driver<S> {
             connection.decoder.set_payload_bytes_max(self.broker.payload_bytes_max(conn));
             let mut target = connection.decoder.target(&mut self.chunk);
             let room = target.remaining_mut();
-            read = match connection.socket.read(&mut target) {
+            let waiting = connection.received.len();
+            let result = match self.broker.expects_descriptors(conn) {
+                true => connection.socket.read_with_descriptors(&mut target, &mut connection.received),
+                false => connection.socket.read(&mut target),
+            };
+            read = match result {
                 Ok(0) => Read::End,
-                Ok(bytes) if bytes < room => Read::Some,
-                Ok(_) => Read::Full,
+                Ok(bytes) if bytes < room && connection.received.len() == waiting => Read::Some,
+                Ok(_) => Read::Full, // a read ends behind descriptors, too
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => Read::Nothing,
                 Err(_) => Read::End,
             };
@@ -409,13 +525,21 @@ impl<S: Socket> Driver<S> {
                     Event::Run { conn, run }
                 }
                 Ok(Some(Item::Discarded(header))) => Event::Discarded { conn, header },
-                Ok(Some(Item::Control(control))) => Event::Control { conn, control },
+                Ok(Some(Item::Control(control))) if control.descriptors() > 0 => self.take_descriptors(conn, control),
+                Ok(Some(Item::Control(control))) => {
+                    let event = Event::Control { conn, control };
+                    if !self.shared.is_empty() {
+                        self.look_before(now, &event);
+                    }
+                    event
+                }
                 Err(error) => {
                     tracing::debug!(conn = conn.0, %error, "malformed");
                     Event::Malformed { conn, error }
                 }
             };
             self.apply(now, event);
+            self.shared.arriving = None; // the broker has not kept it
             if self.unflushed.is_full(self.broker.limits()) {
                 self.flush(now);
             }
@@ -423,6 +547,7 @@ impl<S: Socket> Driver<S> {
                 && let Some(connection) = self.connections.get_mut(conn.0)
             {
                 connection.decoder.close(); // its input has no effect any more, and nothing is kept of it
+                connection.received.clear();
             }
         }
         self.chunk.clear();
@@ -450,12 +575,22 @@ impl<S: Socket> Driver<S> {
     fn write_waiting(&mut self, now: Moment, conn: ConnId) -> Output {
         let output = loop {
             let Some(connection) = self.connections.get(conn.0) else { return Output::Done };
-            let (offered, wrote) = offer(&connection.socket, self.broker.outgoing(conn));
+            let (offered, wrote) = match self.broker.attachment(conn) {
+                None => offer(&connection.socket, self.broker.outgoing(conn)),
+                Some(attachment) => match self.offer_attached(conn, attachment) {
+                    Some(result) => result,
+                    None => {
+                        self.apply(now, Event::Withdrawn { conn });
+                        continue;
+                    }
+                },
+            };
             if offered == 0 {
                 break Output::Done;
             }
             match wrote {
                 Ok(bytes) => {
+                    self.call_to_socket(conn);
                     let blocked = bytes < offered;
                     self.apply(now, Event::Written { conn, bytes, blocked });
                     if blocked {
@@ -492,6 +627,9 @@ impl<S: Socket> Driver<S> {
 
     /// Tries every write that is due.
     fn flush(&mut self, now: Moment) {
+        if std::mem::replace(&mut self.flushing, true) {
+            return; // the one that began writes everything
+        }
         self.unflushed = Unflushed::default();
         let mut tried = 0;
         while let Some(&conn) = self.to_write.get(tried) {
@@ -499,6 +637,16 @@ impl<S: Socket> Driver<S> {
             self.write_waiting(now, conn);
         }
         self.to_write.clear();
+        self.flushing = false;
+    }
+
+    /// A sender that is busy with its rings looks at its socket only when it is called.
+    fn call_to_socket(&mut self, conn: ConnId) {
+        if let Some(connection) = self.connections.get(conn.0)
+            && !connection.rings.is_empty()
+        {
+            self.shared.call(&connection.rings);
+        }
     }
 
     /// Ends a turn. The lock is released before anything more is written.
@@ -528,6 +676,10 @@ impl<S: Socket> Driver<S> {
 
     /// Closes the connection, if it is open.
     fn close(&mut self, now: Moment, conn: ConnId) {
+        // What it has published in its rings is complete now.
+        for ring in self.connections.get(conn.0).map(|connection| connection.rings.clone()).unwrap_or_default() {
+            self.sync(now, ring);
+        }
         if let Some(connection) = self.connections.try_remove(conn.0) {
             connection.socket.shut_down();
             self.parked -= usize::from(connection.parked);
@@ -555,6 +707,14 @@ impl<S: Socket> Driver<S> {
                     self.requests.push_back(Request::Release);
                 }
                 Effect::Exit => self.requests.push_back(Request::Exit),
+                Effect::KeepRing(ring) => self.keep_ring(ring),
+                Effect::BeginRing { ring, channel, sender, first } => {
+                    self.begin_ring(now, ring, (channel, sender, first));
+                }
+                Effect::Relay { ring, from } => self.set_relayed(ring, from),
+                Effect::EndRing(ring) => self.end_ring(now, ring),
+                Effect::KeepLink { link, ring } => self.keep_link(link, ring),
+                Effect::EndLink(link) => self.end_link(now, link),
             }
         }
         self.effects = effects;

@@ -4,17 +4,21 @@
 use crate::driver::{Drain, Driver, Input, Output, Request, Socket};
 use crate::lock::Bound;
 use crate::peak::Peak;
-use broadcaster_broker::{Broker, ConnId, Limits, Moment, Snapshot};
+use broadcaster_broker::{Broker, ConnId, Limits, Moment, RingId, Snapshot};
 use broadcaster_local::{self as local, Acceptor, Peer, Registration};
 use broadcaster_protocol::ChannelName;
 use broadcaster_protocol::control::{Control, Refused, RefusedCode, Report};
+use broadcaster_ring::PAGE_BYTES;
 use bytes::BytesMut;
 use bytes::buf::Limit;
 use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
+use std::ops::RangeInclusive;
 use std::pin::pin;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 use tokio::io::Interest;
@@ -22,6 +26,9 @@ use tokio::runtime::LocalOptions;
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, spawn_local, yield_now};
 use tokio::time::{Instant, sleep, timeout_at};
+
+/// The variable that turns shared memory off, in the daemon as in clients.
+const SHARED_MEMORY_VARIABLE: &str = "BROADCASTER_SHARED_MEMORY";
 
 /// How long to pause when the process or the system is out of descriptors or of memory for sockets.
 const RESOURCE_PAUSE: Duration = Duration::from_millis(50);
@@ -37,6 +44,8 @@ struct Server {
     armed: Option<Moment>,
     peak: Peak,
     signals: Rc<Signals>,
+    /// The tasks that read rings, and what wakes them besides doorbells.
+    relays: BTreeMap<RingId, (JoinHandle<()>, Rc<Notify>)>,
 }
 
 /// What tasks wait for.
@@ -68,6 +77,10 @@ struct Conn {
 impl Socket for Conn {
     const KEEPS_BYTES_WHEN_STOPPED: bool = local::STOPPED_SOCKET_KEEPS_BYTES;
 
+    type Descriptor = local::Descriptor;
+    type Memory = local::ReadOnlyMemory;
+    type Page = local::WritableMemory;
+
     fn read(&self, target: &mut Limit<&mut BytesMut>) -> io::Result<usize> {
         local::read(&self.socket, target)
     }
@@ -77,6 +90,36 @@ impl Socket for Conn {
             [slice] => local::write(&self.socket, slice),
             slices => local::write_vectored(&self.socket, slices),
         }
+    }
+
+    fn rings_max(connections_max: usize) -> usize {
+        let is_off = std::env::var_os(SHARED_MEMORY_VARIABLE).is_some_and(|value| value == "0");
+        let can_make = !is_off && local::shared_memory_problem().is_none();
+        if can_make { local::rings_within(connections_max) } else { 0 }
+    }
+
+    fn read_with_descriptors(
+        &self,
+        target: &mut Limit<&mut BytesMut>,
+        received: &mut VecDeque<local::Descriptor>,
+    ) -> io::Result<usize> {
+        local::read_with_descriptors(&self.socket, target, received)
+    }
+
+    fn write_with_descriptors(&self, frame: &[u8], descriptors: &[&local::Descriptor]) -> io::Result<usize> {
+        local::write_with_descriptors(&self.socket, frame, descriptors)
+    }
+
+    fn open_memory(descriptor: &local::Descriptor, bytes: RangeInclusive<usize>) -> io::Result<local::ReadOnlyMemory> {
+        local::open_memory(descriptor, bytes)
+    }
+
+    fn make_page() -> io::Result<(local::Descriptor, local::WritableMemory)> {
+        local::make_memory("broadcaster-page", PAGE_BYTES)
+    }
+
+    fn make_doorbell() -> io::Result<local::Descriptor> {
+        local::make_doorbell()
     }
 
     fn stop_reading(&self) {
@@ -99,12 +142,12 @@ impl ServerHandle {
     /// The current state of every connection and channel; `None` if the server has ended. It takes a few hundred nanoseconds for each of
     /// them.
     pub fn snapshot(&self) -> Option<Snapshot> {
-        self.read(|server| server.driver.snapshot(server.now()))
+        Some(self.server.upgrade()?.borrow_mut().turn(Driver::snapshot))
     }
 
     /// The current totals alone; `None` if the server has ended.
     pub fn report(&self) -> Option<Report> {
-        self.read(|server| server.driver.report(server.now()))
+        Some(self.server.upgrade()?.borrow_mut().turn(Driver::report))
     }
 
     /// Waits until the server has begun to stop, for whatever reason. One task may wait at a time.
@@ -134,7 +177,7 @@ impl ServerHandle {
         let Some(server) = self.server.upgrade() else { return 0 };
         let mut server = server.borrow_mut();
         server.turn(|driver, now| driver.lose(now, channel.clone(), messages.into()));
-        let channels = server.driver.snapshot(server.now()).channels;
+        let channels = server.turn(Driver::snapshot).channels;
         channels.iter().find(|present| present.name == *channel).map_or(0, |present| present.listeners)
     }
 
@@ -183,6 +226,7 @@ async fn serve_until_exit<F: Future<Output = ()> + 'static>(
             armed: None,
             peak: Peak::default(),
             signals: Rc::clone(&signals),
+            relays: BTreeMap::new(),
         })
     });
     let accepting = spawn_local(accept_all(Rc::clone(&server), acceptor));
@@ -321,6 +365,49 @@ async fn read_all(server: Rc<RefCell<Server>>, id: ConnId, conn: Conn, readable:
     }
 }
 
+/// Reads a ring for those that do not read it themselves, whenever its doorbell is rung, or `wake` is notified.
+async fn relay_all(server: Rc<RefCell<Server>>, ring: RingId, socket: Arc<local::Socket>, wake: Rc<Notify>) {
+    let mut failing = false;
+    let mut doorbell = None;
+    loop {
+        if doorbell.is_none() {
+            doorbell = match local::register(Arc::clone(&socket), Interest::READABLE) {
+                Ok(doorbell) => Some(doorbell),
+                Err(error) => {
+                    // Only the first failure is logged.
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::warn!(ring = ring.0, %error, "cannot wait for a doorbell; reading every {RESOURCE_PAUSE:?}");
+                    }
+                    None
+                }
+            };
+        }
+        loop {
+            let input = server.borrow_mut().turn(|driver, now| driver.relay(now, ring));
+            match input {
+                Input::More => yield_now().await, // connections get their turn
+                Input::Empty => break,
+                Input::Ended => return,
+            }
+        }
+        let mut woken = pin!(wake.notified());
+        let Some(doorbell) = &doorbell else {
+            sleep(RESOURCE_PAUSE).await;
+            continue;
+        };
+        poll_fn(|cx| match (woken.as_mut().poll(cx), doorbell.poll_read_ready(cx)) {
+            // Nothing reads the doorbell: it stays readable, but each ring is a change. This one is over before the ring is read.
+            (_, Poll::Ready(Ok(mut ready))) => {
+                ready.clear_ready();
+                Poll::Ready(())
+            }
+            (Poll::Ready(()), _) | (_, Poll::Ready(Err(_))) => Poll::Ready(()),
+            (Poll::Pending, Poll::Pending) => Poll::Pending,
+        })
+        .await;
+    }
+}
+
 /// Writes to a connection whose socket is full, until nothing is left.
 async fn write_all(server: Rc<RefCell<Server>>, id: ConnId, conn: Conn) {
     let mut failing = false;
@@ -375,6 +462,12 @@ impl Server {
         while let Some(request) = self.driver.next_request() {
             match request {
                 Request::ContinueWriting(conn) => self.continue_writing(conn),
+                Request::WatchRing(ring) => self.watch_ring(ring),
+                Request::UnwatchRing(ring) => {
+                    if let Some((task, _)) = self.relays.remove(&ring) {
+                        task.abort();
+                    }
+                }
                 Request::Drain => {
                     self.signals.drain.notify_one();
                     self.signals.stopping.notify_one();
@@ -405,6 +498,17 @@ impl Server {
         let id = self.turn(|driver, now| driver.accept(now, conn.clone(), peer.pid, peer.uid));
         spawn_local(read_all(myself, id, conn, readable));
         Ok(())
+    }
+
+    fn watch_ring(&mut self, ring: RingId) {
+        if let Some((_, wake)) = self.relays.get(&ring) {
+            return wake.notify_one();
+        }
+        if let (Some(myself), Some(doorbell)) = (self.myself.upgrade(), self.driver.doorbell(ring)) {
+            let wake = Rc::new(Notify::new());
+            let task = spawn_local(relay_all(myself, ring, doorbell.readable(), Rc::clone(&wake)));
+            self.relays.insert(ring, (task, wake));
+        }
     }
 
     fn continue_writing(&self, id: ConnId) {

@@ -14,6 +14,8 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IoSlice};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 /// Both directions of one connection.
@@ -38,6 +40,10 @@ struct End(Rc<RefCell<Pipe>>);
 
 impl Socket for End {
     const KEEPS_BYTES_WHEN_STOPPED: bool = true;
+
+    type Descriptor = ();
+    type Memory = Arc<[AtomicU64]>;
+    type Page = Arc<[AtomicU64]>;
 
     fn read(&self, target: &mut Limit<&mut BytesMut>) -> io::Result<usize> {
         let pipe = &mut self.0.borrow_mut();

@@ -19,6 +19,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 /// What a connection may keep that holds no message: the slots of an empty queue, a name that it was given, its share of a table.
@@ -72,6 +74,10 @@ struct End(Rc<RefCell<Pipe>>);
 
 impl Socket for End {
     const KEEPS_BYTES_WHEN_STOPPED: bool = true;
+
+    type Descriptor = ();
+    type Memory = Arc<[AtomicU64]>;
+    type Page = Arc<[AtomicU64]>;
 
     fn read(&self, target: &mut Limit<&mut BytesMut>) -> io::Result<usize> {
         let pipe = &mut *self.0.borrow_mut();

@@ -112,8 +112,9 @@ fn examples(name: &str) -> &'static [Example] {
 }
 
 /// Variables of every command.
-const VARIABLES: [Example; 4] = [
+const VARIABLES: [Example; 5] = [
     ("BROADCASTER_SOCKET", "The socket of the bus, instead of the user's own"),
+    ("BROADCASTER_SHARED_MEMORY", "If set to 0, messages go through sockets only"),
     ("XDG_RUNTIME_DIR", "Base directory of a socket, after /run/user/UID"),
     ("XDG_STATE_HOME, HOME", "Base directories of a socket, after the runtime directories"),
     ("NO_COLOR", "If set to a non-empty value, output has no colors"),

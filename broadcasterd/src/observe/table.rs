@@ -3,7 +3,7 @@
 use crate::observe::format::{columns, fit};
 
 /// Minimum width of a column that may be cut.
-const FLEXIBLE_WIDTH_MIN: usize = 5;
+const FLEXIBLE_WIDTH_MIN: usize = 4;
 
 /// A column of a [`Table`] with its title.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,6 +107,6 @@ com.example.a-rather-long-name  sender    12.3k
             assert!(text.contains("12.3k") && text.contains("listener"), "{text}");
         }
         let least = sample().render(Some(5));
-        assert!(least.contains("co…me") && least.contains("12.3k"), "numbers are never cut:\n{least}");
+        assert!(least.contains("c…me ") && least.contains("12.3k"), "numbers are never cut:\n{least}");
     }
 }

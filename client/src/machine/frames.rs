@@ -28,6 +28,15 @@ struct Batch {
     channel: ChannelId,
 }
 
+/// What is in a frame that waits.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Body<'a> {
+    /// A Publish frame.
+    Message { metadata: &'a [u8], payload: &'a [u8] },
+    /// A batch.
+    Batch { messages: u16, body: &'a [u8] },
+}
+
 /// A message that waits.
 #[derive(Debug)]
 pub(super) struct Waiting {
@@ -198,6 +207,38 @@ impl Frames {
             self.bytes[at..at + HEADER_BYTES].copy_from_slice(header.as_bytes());
         }
         self.batch = None;
+    }
+
+    /// Passes each frame to `takes`, in order, until that returns false. Returns how many messages those frames have for which it returned true.
+    /// Nothing but complete Publish frames and batches waits.
+    pub(super) fn take_while(&self, mut takes: impl FnMut(Body<'_>) -> bool) -> usize {
+        let (mut rest, mut taken) = (self.outgoing(), 0);
+        while let Some(header) = Header::peek(rest) {
+            let (bytes, messages) = extent(rest);
+            let (frame, others) = rest.split_at(bytes);
+            let (metadata, body) = frame[HEADER_BYTES..].split_at(usize::from(header.meta_bytes()));
+            let messages = u16::try_from(messages).expect("a batch has a few kilobytes");
+            let frame = match header.kind() {
+                KIND_BATCH => Body::Batch { messages, body },
+                _ => Body::Message { metadata, payload: body },
+            };
+            if !takes(frame) {
+                break;
+            }
+            taken += usize::from(messages);
+            rest = others;
+        }
+        taken
+    }
+
+    /// Drops the first `count` messages. No part of them was written, and nothing but messages waits.
+    pub(super) fn drop_messages(&mut self, ids: (ChannelId, SenderId), count: usize) {
+        let mut messages = Vec::new();
+        self.take_messages(&mut messages);
+        for Waiting { kind, sequence, metadata, payload, .. } in messages.drain(count..) {
+            let len = u32::try_from(payload.len()).expect("it was committed");
+            self.append(ids, kind, sequence, &metadata, &payload, len);
+        }
     }
 
     /// Takes the messages that are not written completely, in order.

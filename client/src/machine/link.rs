@@ -1,7 +1,10 @@
 //! What the loops need of a connection, whatever carries it. It never decides when to send or to receive.
 
+use super::ring::{Bell, RingInput, RingOutput};
 use super::{Ended, Machine, Posted, Publisher, Subscriber, TooLarge};
 use broadcaster_protocol::Frame;
+use broadcaster_protocol::control::OfferLink;
+use std::time::Instant;
 
 /// The result of a step that never waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,5 +102,43 @@ pub trait Link {
     /// Whether a frame that the daemon sent is new to this listener.
     fn is_new(&mut self, _frame: Frame<'_>) -> bool {
         true
+    }
+
+    /// The time, if this link has a clock.
+    fn time(&self) -> Option<Instant> {
+        None
+    }
+
+    /// The other side has announced frames with descriptors: what is read from now on may have some.
+    fn expect_descriptors(&mut self) {}
+
+    /// Makes a ring, whose descriptor goes with the next frame that [`write_with_descriptors`](Self::write_with_descriptors) writes. `None` if
+    /// there is no shared memory on this link, or none is left.
+    fn make_ring(&mut self) -> Option<Box<dyn RingOutput>> {
+        None
+    }
+
+    /// Takes the page and the doorbell that came with a [`RingAccepted`](broadcaster_protocol::control::RingAccepted) or an
+    /// [`AddLink`](broadcaster_protocol::control::AddLink). To be called for each of these, in the order in which they came. `None` if
+    /// they cannot be used.
+    fn take_bell(&mut self) -> Option<Box<dyn Bell>> {
+        None
+    }
+
+    /// Maps the ring that came with `offer`, and makes a page and a doorbell, whose descriptors go with the next frame that
+    /// [`write_with_descriptors`](Self::write_with_descriptors) writes. To be called for each offer, in the order in which they came. `None` if
+    /// it cannot be used.
+    fn open_ring(&mut self, _offer: &OfferLink) -> Option<Box<dyn RingInput>> {
+        None
+    }
+
+    /// Drops the ring that came with an offer, instead of opening it.
+    fn decline_ring(&mut self) {}
+
+    /// Writes a frame, once, with the descriptors that go with it. They go with its first bytes: what is not taken is
+    /// written without. If the result is [`Transfer::Wait`], they wait for the next attempt; if it is [`Transfer::Broken`], they are
+    /// dropped. The connection itself may be usable then: this user may have too many descriptors in flight.
+    fn write_with_descriptors(&mut self, frame: &[u8]) -> Transfer<Self::Wait> {
+        self.write(frame, &[])
     }
 }

@@ -1,6 +1,11 @@
 //! The publications of one connection: numbers messages, keeps those that are not written yet, and carries them over a lost connection.
 //! It never waits for a listener; it only knows how much the daemon lets it send.
 
+mod upload;
+
+pub use upload::Rings;
+pub(super) use upload::{NextStep, Notice};
+
 use super::counting::{Answer, Counting, Receipts, Ticket};
 use super::credit::Balance;
 use super::frames::{Frames, Waiting};
@@ -13,12 +18,13 @@ use broadcaster_protocol::control::{
     Receipt, RefusedCode, Superseded, extension, kind,
 };
 use broadcaster_protocol::frame::{KIND_PUBLISH, KIND_RETAIN};
-use broadcaster_protocol::limits::PAYLOAD_BYTES_MAX;
+use broadcaster_protocol::limits::{META_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use broadcaster_protocol::{ChannelId, Header, Item, SenderId};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::time::{Duration, Instant};
+use upload::{Upload, Uploads};
 
 /// Channels that one publisher knows: it continues to count on each that it has ever used.
 pub const PUBLICATIONS_MAX: usize = 65_536;
@@ -87,7 +93,8 @@ pub const OWN: Place = Place(0);
 /// completely after a lost connection, or its handle is dropped. At most one connection gets a complete copy of it.
 ///
 /// Frames go out in the order in which they were committed. With [backpressure](Self::with_backpressure), each channel has a credit of its
-/// own: frames of a channel without credit wait aside, and those of other channels pass them.
+/// own: frames of a channel without credit wait aside, and those of other channels pass them. With [rings](Self::with_rings), frames that were
+/// fed on a channel with a ring wait aside until they are put into it.
 #[derive(Debug)]
 pub struct Publisher {
     session: Session,
@@ -109,8 +116,9 @@ pub struct Publisher {
     opening: VecDeque<Place>,
     /// Committed frames that may be written, and control messages, in this order.
     frames: Frames,
-    /// Bytes of frames that lack credit, in all publications.
+    /// Bytes of frames that wait aside, in all publications.
     aside_bytes: usize,
+    uploads: Uploads,
     /// How many messages were committed in all.
     commits: u64,
     /// How many when the daemon was asked for a confirmation, until it answers.
@@ -152,8 +160,9 @@ struct Publication {
     /// The next sequence number when the daemon was asked for a confirmation.
     asked: u64,
     balance: Balance,
-    /// Committed frames that lack credit.
+    /// Committed frames that lack credit, or that are to be put into the ring.
     aside: Frames,
+    upload: Upload,
     /// Why the daemon did not open it, until that is reported.
     declined: Option<Box<Declined>>,
     /// What the next daemon is to retain.
@@ -180,6 +189,7 @@ impl Publication {
             asked: 0,
             balance: Balance::default(),
             aside: Frames::default(),
+            upload: Upload::default(),
             declined: None,
             kept: Kept::default(),
         }
@@ -220,6 +230,7 @@ impl Publisher {
             opening: VecDeque::new(),
             frames: Frames::default(),
             aside_bytes: 0,
+            uploads: Uploads::default(),
             commits: 0,
             asked: None,
             confirmed: 0,
@@ -354,6 +365,16 @@ impl Publisher {
         publication.kept.replace(publication.next, lifetime, keep, metadata, payload);
     }
 
+    /// Whether a message of this size may be sent.
+    #[inline]
+    pub(super) fn check(&self, metadata_bytes: usize, payload_bytes: usize) -> Result<(), Rejected> {
+        self.payload_bytes(payload_bytes)?;
+        match u16::try_from(metadata_bytes) {
+            Ok(..=META_BYTES_MAX) => Ok(()),
+            _ => Err(Rejected::MetadataTooLarge(metadata_bytes)),
+        }
+    }
+
     /// The size of a payload of `len` bytes, as a frame states it.
     #[inline]
     fn payload_bytes(&self, len: usize) -> Result<u32, TooLarge> {
@@ -367,6 +388,7 @@ impl Publisher {
         let publication = &mut self.publications[place.0];
         publication.next += 1;
         publication.commits += 1;
+        publication.upload.count();
         self.commits += 1;
     }
 
@@ -422,6 +444,9 @@ impl Publisher {
             return self.append_paced(place, kind, metadata, payload, len);
         }
         let publication = &self.publications[place.0];
+        if publication.upload.is_active() {
+            return self.stage(place, kind, metadata, payload, len);
+        }
         self.frames.append((publication.label, self.id), kind, publication.next, metadata, payload, len);
         self.commit(place);
     }
@@ -462,7 +487,7 @@ impl Publisher {
         self.frames.waiting_bytes() + self.aside_bytes
     }
 
-    /// Whether everything that may be written was written. Frames may still lack credit.
+    /// Whether everything that may be written was written. Frames may still wait aside.
     #[inline]
     pub fn is_written(&self) -> bool {
         self.frames.is_empty()
@@ -531,12 +556,13 @@ impl Publisher {
         Open { channel: publication.name.as_str().to_owned(), next_sequence, extensions }
     }
 
-    /// Whether a message can be written at once: nothing waits, and the channel is open and has plenty of credit.
+    /// Whether a message can be written at once: nothing waits, and the channel is open, has plenty of credit and no ring.
     #[inline]
     pub(super) fn is_clear(&self, place: Place) -> bool {
         let publication = &self.publications[place.0];
         let is_open = matches!(publication.state, State::Open(_));
-        is_open && self.frames.is_empty() && (!self.is_paced() || publication.has_credit()) && !self.should_look(place)
+        let is_clear = is_open && self.frames.is_empty() && publication.upload.is_quiet();
+        is_clear && (!self.is_paced() || publication.has_credit()) && !self.should_look(place)
     }
 
     /// Whether the channel has no credit, or frames that lack it.
@@ -888,6 +914,8 @@ impl Publisher {
             return Err(unexpected());
         }
         publication.state = State::Open(id);
+        self.begin_upload(place);
+        let publication = &mut self.publications[place.0];
         if self.session.phase == Phase::Ready {
             publication.label = id;
             // Nothing on this channel waits.
@@ -973,6 +1001,11 @@ impl Publisher {
         Ok(())
     }
 
+    /// The channel with this id, if rings can be offered.
+    fn place_of_ring(&self, id: u32) -> Option<Place> {
+        self.open.get(&ChannelId(id)).copied().filter(|_| self.session.has_rings())
+    }
+
     /// An answer to something other than Open.
     fn answered(&mut self, item: Item) -> Result<(), Ended> {
         match item {
@@ -995,6 +1028,27 @@ impl Publisher {
                 self.requests.lagged(lagged.count);
             }
             Item::Control(Control::InboxOpened(opened)) if self.requests.opened(ChannelId(opened.id)) => {}
+            Item::Control(Control::Prepare(_)) if self.session.has_rings() => self.noticed(Notice::Announced),
+            Item::Control(Control::Prepared(_)) if self.prepared() => {}
+            Item::Control(Control::RingAccepted(accepted)) => {
+                let place = self.place_of_ring(accepted.id).filter(|&place| self.awaits_ring(place));
+                self.noticed(Notice::Accepted(place.ok_or(Ended::Unexpected(kind::RING_ACCEPTED))?));
+            }
+            Item::Control(Control::Declined(declined)) if declined.request == kind::OFFER_RING => {
+                let place = self.place_of_ring(declined.number).filter(|&place| self.awaits_ring(place));
+                self.noticed(Notice::Declined(place.ok_or(Ended::Unexpected(kind::DECLINED))?));
+            }
+            Item::Control(Control::Recall(recall)) => {
+                let place = self.place_of_ring(recall.id).ok_or(Ended::Unexpected(kind::RECALL))?;
+                self.noticed(Notice::Recalled(place));
+            }
+            Item::Control(Control::AddLink(added)) => {
+                let place = self.place_of_ring(added.id).ok_or(Ended::Unexpected(kind::ADD_LINK))?;
+                self.noticed(Notice::Linked(place, added.link));
+            }
+            Item::Control(Control::Unlink(unlink)) if self.session.has_rings() => {
+                self.noticed(Notice::Unlinked(unlink.link));
+            }
             Item::Control(Control::Declined(declined))
                 if declined.request == kind::OPEN_INBOX && self.requests.is_requested() =>
             {
@@ -1049,9 +1103,16 @@ impl Machine for Publisher {
             let label = publication.label;
             publication.aside.assign_ids(self.id, |_| label);
             publication.balance = Balance::default();
+            publication.upload = Upload::default();
         }
+        self.uploads.disconnected();
         if self.is_paced() {
             self.set_aside();
+        } else if self.aside_bytes > 0 {
+            self.aside_bytes = 0;
+            for publication in &mut self.publications {
+                self.frames.take_from(&mut publication.aside, |_, _| true);
+            }
         }
         self.asked = None;
         self.counting.disconnected();
@@ -1064,11 +1125,21 @@ impl Machine for Publisher {
     }
 
     fn sent(&mut self, bytes: usize) {
-        if self.is_ready() { self.frames.sent(bytes) } else { self.session.sent(bytes) }
+        if !self.is_ready() {
+            return self.session.sent(bytes);
+        }
+        self.frames.sent(bytes);
+        if self.frames.is_empty() {
+            self.uploads.written(&mut self.publications);
+        }
     }
 
+    /// A ring was accepted as a whole if the connection took what ends it. Otherwise it is not known how far the daemon has read it.
     fn accepted(&mut self) {
-        let firsts = self.firsts_waiting();
+        let mut firsts = self.firsts_waiting();
+        for (place, first) in self.uploads.unread(&self.publications) {
+            firsts[place.0] = firsts[place.0].min(first);
+        }
         for (publication, first) in self.publications.iter_mut().zip(firsts) {
             publication.settled = publication.settled.max(first);
         }
@@ -1076,6 +1147,10 @@ impl Machine for Publisher {
 
     fn is_opening(&self) -> bool {
         self.session.phase == Phase::Joining
+    }
+
+    fn wants_rings(&self) -> bool {
+        self.uploads.rings != Rings::Never && !self.is_paced() && self.history == 0
     }
 
     fn set_time(&mut self, now: Instant) {

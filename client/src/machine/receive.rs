@@ -44,8 +44,10 @@ pub fn receive<L: Link>(
             continue; // frames may have arrived together with the end of the handshake
         }
         write_requests(subscriber, link);
-        let patient = patient && subscriber.outgoing().is_empty();
-        if let Step::Wait(wait) = link.read(subscriber, patient)? {
+        let patient = patient && !subscriber.writes();
+        if let Step::Wait(wait) = link.read(subscriber, patient)?
+            && subscriber.arm()
+        {
             return Ok(Step::Wait(wait));
         }
     }
@@ -135,7 +137,14 @@ pub fn value<L: Link>(subscriber: &mut Subscriber, link: &mut L) -> Result<Step<
 /// Writes the requests that wait, as far as that is possible without waiting. The daemon answers each request that the connection has taken, so
 /// that there is room for the rest when there is something to read.
 fn write_requests<L: Link>(subscriber: &mut Subscriber, link: &mut L) {
-    while !subscriber.outgoing().is_empty() {
+    subscriber.expect_descriptors(link);
+    while subscriber.writes() {
+        if subscriber.outgoing().is_empty() {
+            subscriber.answer_offers(link);
+            if subscriber.outgoing().is_empty() {
+                return;
+            }
+        }
         match link.write(subscriber.outgoing(), &[]) {
             Transfer::Bytes(bytes) => subscriber.sent(bytes),
             Transfer::Wait(_) => return,

@@ -2,6 +2,7 @@
 //! never waits for a listener, unless the publisher has backpressure.
 
 use super::counting::{Answer, Ticket};
+use super::publisher::{NextStep, Notice};
 use super::requests::Reception;
 use super::retained::{Lifetime, RETENTION_ENTRY_BYTES};
 use super::{
@@ -129,6 +130,12 @@ impl<'a> Sending<'a> {
                 None if publisher.is_clear(self.place) && self.left.is_none() && self.has_address(publisher) => {
                     self.begin(publisher)?
                 }
+                None if publisher.is_in_ring(self.place) && self.left.is_none() && self.has_address(publisher) => {
+                    if self.put::<L, E>(publisher, link)? {
+                        return Ok(Step::Done(()));
+                    }
+                    continue;
+                }
                 None => match self.prepare::<L, E>(publisher, link)? {
                     Prepared::Wait(wait) => return Ok(Step::Wait(wait)),
                     Prepared::Sent => return Ok(Step::Done(())),
@@ -201,6 +208,13 @@ impl<'a> Sending<'a> {
         if self.left.is_some() && !waits {
             return Ok(Prepared::Partly); // it has just been written
         }
+        if !waits && publisher.is_step_due(self.place) {
+            step_to_ring::<L, E>(publisher, link, self.place)?;
+            return Ok(Prepared::Partly);
+        }
+        if !waits && publisher.is_in_ring(self.place) {
+            return Ok(Prepared::Partly);
+        }
         if !waits && !publisher.should_look(self.place) {
             return Ok(Prepared::Fully);
         }
@@ -212,6 +226,45 @@ impl<'a> Sending<'a> {
             }
             None => Ok(Prepared::Partly),
         }
+    }
+
+    /// Puts the message into the ring of its channel, which is all that is to be done. False: something has changed.
+    #[inline]
+    fn put<L: Link, E>(&mut self, publisher: &mut Publisher, link: &mut L) -> Result<bool, E>
+    where
+        E: From<Rejected> + From<L::Error>,
+    {
+        if publisher.must_look(self.place) {
+            look::<L, E>(publisher, link)?;
+            return Ok(false);
+        }
+        let is_in = match self.purpose {
+            Purpose::Retain(_) => {
+                publisher.end_ring(self.place);
+                false
+            }
+            Purpose::Publish => self.put_with(publisher, self.metadata)?,
+            Purpose::Request(number) => {
+                let mut metadata = std::mem::take(&mut publisher.scratch);
+                metadata.clear();
+                metadata.extend(publisher.inbox().map(|inbox| address(inbox, number)).iter().flatten());
+                metadata.extend_from_slice(self.metadata);
+                let is_in = self.put_with(publisher, &metadata);
+                publisher.scratch = metadata;
+                is_in?
+            }
+        };
+        if is_in && publisher.must_look(self.place) {
+            glance(publisher, link);
+        }
+        Ok(is_in)
+    }
+
+    #[inline]
+    fn put_with(&self, publisher: &mut Publisher, metadata: &[u8]) -> Result<bool, Rejected> {
+        publisher.report_rejected()?;
+        publisher.check(metadata.len(), self.payload.len())?;
+        Ok(publisher.put(self.place, metadata, self.payload))
     }
 
     /// Lays the frame out for the present connection.
@@ -388,6 +441,10 @@ where
         }
     }
     publisher.report_rejected()?;
+    while publisher.is_ready() && publisher.is_written() && publisher.is_step_due(OWN) {
+        step_to_ring::<L, E>(publisher, link, OWN)?;
+        write_some(publisher, link);
+    }
     // Credit is taken before there is none left, and what is fed next need not wait aside for it.
     if publisher.is_ready() && publisher.should_look(OWN) && read::<L, E>(publisher, link)?.is_some() {
         publisher.has_looked(OWN);
@@ -844,9 +901,18 @@ enum Written<W> {
     Lost,
 }
 
-/// Writes the frames that may be written.
+/// Writes the frames that may be written, and publishes what belongs into rings.
 fn write_out<L: Link, E: From<L::Error>>(publisher: &mut Publisher, link: &mut L) -> Result<Written<L::Wait>, E> {
-    while !publisher.is_written() {
+    loop {
+        if publisher.has_unpublished() {
+            publish::<L, E>(publisher, link)?;
+            if !publisher.is_ready() {
+                return Ok(Written::Lost);
+            }
+        }
+        if publisher.is_written() {
+            return Ok(Written::All);
+        }
         match link.write(publisher.outgoing(), &[]) {
             Transfer::Bytes(bytes) => publisher.sent(bytes),
             Transfer::Wait(wait) => return Ok(Written::Wait(wait)),
@@ -856,21 +922,120 @@ fn write_out<L: Link, E: From<L::Error>>(publisher: &mut Publisher, link: &mut L
             }
         }
     }
-    Ok(Written::All)
+}
+
+/// Shows the readers of rings what was fed.
+fn publish<L: Link, E: From<L::Error>>(publisher: &mut Publisher, link: &mut L) -> Result<(), E> {
+    for at in 0.. {
+        let Some(place) = publisher.ring_place(at) else { break };
+        if publisher.must_look(place) {
+            look::<L, E>(publisher, link)?;
+        }
+    }
+    publisher.publish();
+    for at in 0.. {
+        let Some(place) = publisher.ring_place(at) else { break };
+        if publisher.must_look(place) {
+            glance(publisher, link);
+        }
+    }
+    Ok(())
+}
+
+/// Goes one step towards a ring for the channel, which is open. Everything was written.
+#[cold]
+fn step_to_ring<L: Link, E: From<L::Error>>(publisher: &mut Publisher, link: &mut L, place: Place) -> Result<(), E> {
+    match publisher.next_step(place, || link.time()) {
+        NextStep::Nothing => {}
+        NextStep::Look => look::<L, E>(publisher, link)?,
+        NextStep::Write => write_offer(publisher, link, place),
+        NextStep::Make => match link.make_ring() {
+            Some(ring) => {
+                publisher.offer(place, ring);
+                write_offer(publisher, link, place);
+            }
+            None => publisher.give_up_ring(place),
+        },
+    }
+    Ok(())
+}
+
+/// Writes the offer of a ring, or a part of it. It can wait: messages do not wait for it.
+fn write_offer<L: Link>(publisher: &mut Publisher, link: &mut L, place: Place) {
+    let Some(frame) = publisher.offer_frame(place) else { return };
+    match link.write_with_descriptors(&frame) {
+        Transfer::Bytes(written) => publisher.offered(place, &frame, written),
+        Transfer::Wait(_) => {}
+        Transfer::Broken => publisher.give_up_ring(place),
+    }
 }
 
 /// Reads once; returns what to wait for if nothing had arrived.
 fn read<L: Link, E: From<L::Error>>(publisher: &mut Publisher, link: &mut L) -> Result<Option<L::Wait>, E> {
+    if let Some(loss) = publisher.take_loss() {
+        lose::<L, E>(publisher, link, loss)?;
+        return Ok(None);
+    }
     match link.read_answer(publisher) {
-        Transfer::Bytes(_) => {
-            if let Err(ended) = publisher.received() {
-                lose::<L, E>(publisher, link, Loss::Ended(ended))?;
-            }
-        }
+        Transfer::Bytes(_) => match publisher.received() {
+            Ok(()) => heed(publisher, link),
+            Err(ended) => lose::<L, E>(publisher, link, Loss::Ended(ended))?,
+        },
         Transfer::Wait(wait) => return Ok(Some(wait)),
         Transfer::Broken => lose::<L, E>(publisher, link, Loss::Closed)?,
     }
     Ok(None)
+}
+
+/// Reads everything that has arrived, without waiting.
+#[cold]
+pub(super) fn look<L: Link, E: From<L::Error>>(publisher: &mut Publisher, link: &mut L) -> Result<(), E> {
+    while publisher.is_ready() && read::<L, E>(publisher, link)?.is_none() {}
+    Ok(())
+}
+
+/// The same after a message was published, and writes what it can. That the connection has ended does not concern the message: the next call
+/// deals with it.
+#[cold]
+fn glance<L: Link>(publisher: &mut Publisher, link: &mut L) {
+    loop {
+        match link.read_answer(publisher) {
+            Transfer::Bytes(_) => match publisher.received() {
+                Ok(()) => heed(publisher, link),
+                Err(ended) => return publisher.set_loss(Loss::Ended(ended)),
+            },
+            Transfer::Wait(_) => break,
+            Transfer::Broken => return publisher.set_loss(Loss::Closed),
+        }
+    }
+    write_some(publisher, link);
+}
+
+/// Writes what the connection takes now. The next call waits for room, or deals with the end of the connection.
+fn write_some<L: Link>(publisher: &mut Publisher, link: &mut L) {
+    while !publisher.is_written() {
+        match link.write(publisher.outgoing(), &[]) {
+            Transfer::Bytes(bytes) => publisher.sent(bytes),
+            Transfer::Wait(_) | Transfer::Broken => return,
+        }
+    }
+}
+
+/// Does what the daemon has sent about rings, in order.
+fn heed<L: Link>(publisher: &mut Publisher, link: &mut L) {
+    while let Some(notice) = publisher.next_notice() {
+        match notice {
+            Notice::Announced => {
+                link.expect_descriptors();
+                publisher.answer_announcement();
+            }
+            Notice::Accepted(place) => publisher.begin_ring(place, link.take_bell()),
+            Notice::Declined(place) => publisher.give_up_ring(place),
+            Notice::Recalled(place) => publisher.end_ring(place),
+            Notice::Linked(place, number) => publisher.add_link(place, number, link.take_bell()),
+            Notice::Unlinked(number) => publisher.remove_link(number),
+        }
+    }
 }
 
 fn lose<L: Link, E: From<L::Error>>(publisher: &mut Publisher, link: &mut L, loss: Loss) -> Result<(), E> {

@@ -1,7 +1,7 @@
 //! What every connection has, whatever it is for: the Hello, outgoing control messages, and the bytes that arrive. It never
 //! interprets a data frame.
 
-use broadcaster_protocol::control::{Control, Declined, Refused, RefusedCode, Welcome};
+use broadcaster_protocol::control::{Control, Declined, Refused, RefusedCode, Welcome, capability};
 use broadcaster_protocol::frame::{KIND_PUBLISH, KIND_RETAIN};
 use broadcaster_protocol::limits::{PAYLOAD_BYTES_MAX, PROTOCOL_MAX, PROTOCOL_MIN};
 use broadcaster_protocol::{DecodeError, Decoder, Item, handshake};
@@ -95,6 +95,11 @@ pub trait Machine {
 
     /// Messages arrive without a daemon from now on.
     fn detached(&mut self) {}
+
+    /// Whether this machine uses rings in shared memory if both sides can.
+    fn wants_rings(&self) -> bool {
+        false
+    }
 }
 
 /// How far a connection is.
@@ -115,6 +120,10 @@ pub(super) enum Phase {
 pub struct Session {
     purpose: String,
     pid: u32,
+    /// The capabilities that the next Hello announces.
+    announced: u64,
+    /// Those of them that the present daemon has as well.
+    common: u64,
     pub(super) phase: Phase,
     /// The version of the daemon, once it has introduced itself.
     version: String,
@@ -133,6 +142,8 @@ impl Session {
         Self {
             purpose: purpose.to_owned(),
             pid,
+            announced: capability::NONE,
+            common: capability::NONE,
             phase: Phase::Down,
             version: String::new(),
             decoder: Decoder::consumer(PAYLOAD_BYTES_MAX),
@@ -143,16 +154,29 @@ impl Session {
         }
     }
 
+    /// Whether the next connection announces that rings can be used, which requires that its link passes descriptors. To be called before
+    /// [`Machine::connected`].
+    pub fn announce_rings(&mut self, can_use: bool) {
+        self.announced = if can_use { capability::RINGS } else { capability::NONE };
+    }
+
+    /// Whether both sides of the present connection can use rings.
+    pub fn has_rings(&self) -> bool {
+        self.common & capability::RINGS != 0
+    }
+
     /// Sends Hello and proposes the sender number `number`.
     pub(super) fn connected(&mut self, number: u32) {
         self.disconnected();
         self.phase = Phase::Greeting;
-        let hello = handshake::hello(&self.purpose, env!("CARGO_PKG_VERSION"), self.pid, number);
+        let mut hello = handshake::hello(&self.purpose, env!("CARGO_PKG_VERSION"), self.pid, number);
+        hello.capabilities = self.announced;
         self.push(&Control::Hello(hello));
     }
 
     pub(super) fn disconnected(&mut self) {
         self.phase = Phase::Down;
+        self.common = capability::NONE;
         self.decoder = Decoder::consumer(PAYLOAD_BYTES_MAX);
         self.chunk = BytesMut::new();
         self.discard_outgoing();
@@ -219,6 +243,7 @@ impl Session {
             }
             Some(Item::Control(Control::Welcome(welcome))) => {
                 self.version.clone_from(&welcome.version);
+                self.common = self.announced & welcome.capabilities;
                 Ok(Some(Item::Control(Control::Welcome(welcome))))
             }
             item => Ok(item),
@@ -368,6 +393,28 @@ pub(super) mod tests {
         garbage.connected();
         feed_bytes(&mut garbage, &[0xff; 64]);
         assert!(matches!(garbage.received(), Err(Ended::Garbage(_))));
+    }
+
+    #[test]
+    fn rings_are_used_if_both_sides_announce_them() {
+        let capable = |capabilities| match welcome() {
+            Control::Welcome(welcome) => Control::Welcome(Welcome { capabilities, ..welcome }),
+            other => other,
+        };
+        for (announces, daemon) in [(false, 0), (false, 1), (true, 0), (true, 1), (true, u64::MAX), (true, !1)] {
+            let mut bare = Bare(Session::new("test", 7));
+            bare.0.announce_rings(announces);
+            assert_eq!(accept(&mut bare, &[capable(daemon)]), Ok(()));
+            assert_eq!(bare.0.has_rings(), announces && daemon & 1 == 1, "{announces}, {daemon}");
+            bare.disconnected();
+            assert!(!bare.0.has_rings(), "that was the daemon before");
+            bare.connected();
+            let mut hello = Decoder::consumer(PAYLOAD_BYTES_MAX);
+            let mut chunk = BytesMut::from(bare.outgoing());
+            hello.target(&mut BytesMut::new());
+            let Ok(Some(Item::Control(Control::Hello(hello)))) = hello.next(&mut chunk) else { panic!("a Hello") };
+            assert_eq!(hello.capabilities, u64::from(announces));
+        }
     }
 
     #[test]

@@ -1,16 +1,20 @@
 //! The subscriptions of one connection, for listeners and monitors alike: frames as they arrive, and gaps in their places. It
 //! never decides whether to connect again.
 
+use super::links::{FromRing, Key, LinkChange, Links, Misplaced, Offered, Rest};
 use super::replay::{Announced, Seen};
 use super::session::{Ended, Machine, Phase, Session, unexpected};
+use super::{Link, Transfer};
 use crate::{ChannelName, ChannelPattern};
 use broadcaster_protocol::control::{
-    self, Control, Declined, Extension, Overflow, Refused, RefusedCode, Subscribe, Unsubscribe, Welcome, kind,
+    self, Control, Declined, Extension, OfferLink, Overflow, Prepare, Prepared, Refused, RefusedCode, Subscribe,
+    Unlink, Unsubscribe, Welcome, kind,
 };
 use broadcaster_protocol::frame::{KIND_PUBLISH, KIND_RETAIN};
 use broadcaster_protocol::limits::PAYLOAD_BYTES_MAX;
 use broadcaster_protocol::meta::MetadataRef;
 use broadcaster_protocol::{ChannelId, Frame, Item, Run, SenderId};
+use broadcaster_ring::Taken;
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -76,6 +80,13 @@ pub struct Subscription {
     pub observer: bool,
     /// How many of the messages that are retained of each channel it receives when it begins to cover the channel.
     pub replay: u32,
+}
+
+impl Subscription {
+    /// Whether its messages may come from rings: it loses the oldest messages, as a reader of a ring does, and it does not only observe.
+    fn is_for_rings(&self) -> bool {
+        self.overflow == Overflow::DropOldest && !self.observer
+    }
 }
 
 /// What [`Subscriber::poll_next`] found.
@@ -144,6 +155,10 @@ pub struct Subscriber {
     run_connection: u64,
     /// The first frame of `run` was handed out.
     used: bool,
+    /// The messages behind the loss that was found in a ring, with the number of their connection.
+    behind: Option<(Run, u64)>,
+    pub(super) links: Links,
+    passing: Passing,
     /// What was found, if it is not in `run`.
     found: Option<Found>,
     /// The channel of what was found. `None`: a gap that may concern several channels.
@@ -225,6 +240,9 @@ enum Held {
     /// An unknown number of messages may be missing.
     Gap(Selector),
     External(External),
+    Link(Key, LinkChange),
+    /// The connection with this number has ended, and with it its links.
+    Disconnected(u64),
 }
 
 /// Messages that the daemon retains.
@@ -287,7 +305,12 @@ impl Queue {
     fn push_lagged(&mut self, channel: ChannelName, count: u64) {
         let gaps = self.items.iter_mut().rev().map_while(|item| match item {
             Held::Lagged(channel, count) => Some((&*channel, count)),
-            Held::Run(..) | Held::Retained(..) | Held::Gap(_) | Held::External(_) => None,
+            Held::Run(..)
+            | Held::Retained(..)
+            | Held::Gap(_)
+            | Held::External(_)
+            | Held::Link(..)
+            | Held::Disconnected(_) => None,
         });
         match gaps.into_iter().find(|(other, _)| **other == channel) {
             Some((_, before)) => *before = before.saturating_add(count),
@@ -304,7 +327,7 @@ impl Held {
     fn bytes(&self) -> usize {
         match self {
             Self::Run(_, run, _) | Self::Retained(_, Retained { run, .. }, _) => run.bytes().len() + HELD_RUN_BYTES,
-            Self::Lagged(..) | Self::Gap(_) | Self::External(_) => 0,
+            Self::Lagged(..) | Self::Gap(_) | Self::External(_) | Self::Link(..) | Self::Disconnected(_) => 0,
         }
     }
 }
@@ -314,6 +337,7 @@ enum Arrived {
     Run(Run),
     Retained(Retained),
     Lagged(ChannelId, u64),
+    Link(u32, LinkChange),
     /// Something that only changes what is known.
     Applied,
 }
@@ -334,6 +358,9 @@ impl Subscriber {
             run: None,
             run_connection: 0,
             used: false,
+            behind: None,
+            links: Links::default(),
+            passing: Passing::default(),
             found: None,
             channel: None,
             channel_id: None,
@@ -360,21 +387,45 @@ impl Subscriber {
             return Ok(Received::Frame);
         }
         (self.run, self.found) = (None, None);
+        self.poll_sources().map_err(|ended| self.ended(ended))
+    }
+
+    /// What is next: behind the loss that was reported last, in a ring that ends, in what was found before, in any ring, and in the stream of the
+    /// connection.
+    #[inline]
+    fn poll_sources(&mut self) -> Result<Received, Ended> {
+        if let Some((run, connection)) = self.behind.take() {
+            return Ok(self.take_up(run, connection));
+        }
+        let has_links = !self.links.is_empty();
+        if has_links && let Some(received) = self.poll_ending() {
+            return Ok(received);
+        }
         while let Some(item) = self.queue.pop() {
-            if let Some(received) = self.hand_out(item) {
+            if let Some(received) = self.hand_out(item)? {
                 return Ok(received);
             }
         }
-        self.poll_arrived().map_err(|ended| self.ended(ended))
+        if has_links && let Some(received) = self.poll_rings() {
+            return Ok(received);
+        }
+        self.poll_arrived()
     }
 
     /// `None` if everything in it has arrived before.
-    fn hand_out(&mut self, item: Held) -> Option<Received> {
+    fn hand_out(&mut self, item: Held) -> Result<Option<Received>, Ended> {
         (self.channel_id, self.pattern) = (None, None);
-        Some(match item {
+        Ok(Some(match item {
             Held::Retained(channel, retained, connection) => {
                 self.channel = Some(channel);
-                return self.take_up_retained(retained, connection).then_some(Received::Frame);
+                return Ok(self.take_up_retained(retained, connection).then_some(Received::Frame));
+            }
+            Held::Link(key, change) => return self.change_link(key, change),
+            Held::Disconnected(connection) => {
+                if self.links.end_next_of(connection) {
+                    self.queue.items.push_front(item);
+                }
+                return Ok(self.poll_ending());
             }
             Held::Run(channel, run, connection) => {
                 self.channel = Some(channel);
@@ -396,7 +447,7 @@ impl Subscriber {
                     }
                 }
             }
-        })
+        }))
     }
 
     fn gap(&mut self, selector: Option<Selector>) -> Received {
@@ -467,9 +518,15 @@ impl Subscriber {
                     self.select(id, kind::LAGGED)?;
                     return Ok(Received::Lagged(Some(count)));
                 }
+                Some(Arrived::Link(link, change)) => {
+                    if let Some(received) = self.change_link((self.connection, link), change)? {
+                        return Ok(received);
+                    }
+                }
                 Some(Arrived::Applied) => {}
             }
         }
+        self.links.has_received_stream();
         Ok(Received::Nothing)
     }
 
@@ -491,6 +548,23 @@ impl Subscriber {
             Item::Control(Control::Subscribed(subscribed)) => self.subscribed(subscribed.subscription)?,
             Item::Control(Control::Unsubscribed(unsubscribed)) => self.unsubscribed(unsubscribed.subscription)?,
             Item::Control(Control::Declined(declined)) => self.declined(declined)?,
+            item if !self.session.has_rings() => return Err(unexpected(&item)),
+            Item::Control(Control::Prepare(_)) if self.passing == Passing::Unannounced => {
+                self.passing = Passing::Announced;
+            }
+            Item::Control(Control::Prepared(_)) if self.passing == Passing::Asked => self.passing = Passing::Ready,
+            Item::Control(Control::OfferLink(offer)) if self.passing == Passing::Ready => self.offered(offer)?,
+            Item::Control(Control::Follow(control::Follow { link, position, sequence, .. })) => {
+                return Ok(Some(Arrived::Link(link, LinkChange::Followed { position, sequence })));
+            }
+            Item::Control(Control::Unfollow(control::Unfollow { link, sequence, .. })) => {
+                return Ok(Some(Arrived::Link(link, LinkChange::Unfollowed { sequence })));
+            }
+            Item::Control(Control::Unlink(Unlink { link, .. })) => {
+                if !self.links.withdraw(link) {
+                    return Ok(Some(Arrived::Link(link, LinkChange::Unlinked)));
+                }
+            }
             item => return Err(unexpected(&item)),
         }
         Ok(Some(Arrived::Applied))
@@ -652,11 +726,18 @@ impl Subscriber {
     #[inline]
     pub fn has_read(&mut self, bytes: usize) {
         self.drained = bytes < self.session.room();
+        self.links.has_read_socket();
     }
 
     /// Nothing has arrived, or is likely to have arrived: releases memory that only a busy connection needs. Returns whether the next read
     /// may wait by itself; otherwise it would hold much memory while it waits.
     pub fn has_drained(&mut self) -> bool {
+        self.links.has_read_socket();
+        self.rest()
+    }
+
+    /// The same before a wait in whose place the socket would be read.
+    pub fn rest(&mut self) -> bool {
         self.drained = !self.session.idle();
         self.drained
     }
@@ -695,6 +776,7 @@ impl Subscriber {
                 self.request(number);
             }
         }
+        self.pause_links();
         self.request_change(Change { number, joins: true })
     }
 
@@ -710,6 +792,7 @@ impl Subscriber {
             State::Confirmed => self.end(number),
             State::Unwanted | State::Ending => {}
         }
+        self.pause_links();
         Some(self.request_change(Change { number, joins: false }))
     }
 
@@ -776,6 +859,7 @@ impl Subscriber {
                 let channel = self.name_of(id, kind::LAGGED)?;
                 self.queue.push_lagged(channel, count);
             }
+            Some(Arrived::Link(link, change)) => self.queue.push(Held::Link((self.connection, link), change)),
             Some(Arrived::Applied) => {}
         }
         Ok(true)
@@ -838,9 +922,21 @@ impl Machine for Subscriber {
             self.daemon = None; // there was nothing yet for which this subscriber could be too slow
         }
         self.session.disconnected();
+        self.passing = Passing::default();
         self.early = Queue::default();
         self.entries.retain(|_, entry| entry.is_wanted());
         self.entries.values_mut().for_each(|entry| entry.state = State::Unknown);
+        if !self.links.is_empty() {
+            let Self { entries, links, .. } = self;
+            links.disconnected(|name| entries.values().any(|entry| entry.selector().covers(name)));
+            self.queue.push(Held::Disconnected(self.connection));
+            self.pause_links();
+        }
+    }
+
+    /// Only a listener whose losses are those of a ring can read one: the oldest messages.
+    fn wants_rings(&self) -> bool {
+        self.entries.values().any(|entry| entry.subscription.is_for_rings())
     }
 
     fn received(&mut self) -> Result<(), Ended> {
@@ -884,6 +980,9 @@ impl Subscriber {
                 Some(Arrived::Lagged(..)) if self.early.items.len() >= HELD_ITEMS_MAX => {
                     return Err(Ended::Unexpected(kind::LAGGED));
                 }
+                Some(Arrived::Link(..)) if self.early.items.len() >= HELD_ITEMS_MAX => {
+                    return Err(Ended::Unexpected(kind::UNLINK));
+                }
                 Some(Arrived::Run(run)) => {
                     let (channel, messages) = (self.name_of(run.channel(), KIND_PUBLISH)?, run.messages());
                     self.keep_early(Held::Run(channel.clone(), run, self.connection), channel, messages);
@@ -897,6 +996,7 @@ impl Subscriber {
                     let channel = self.name_of(id, kind::LAGGED)?;
                     self.early.push_lagged(channel, count);
                 }
+                Some(Arrived::Link(link, change)) => self.early.push(Held::Link((self.connection, link), change)),
                 Some(Arrived::Applied) => {}
             }
         }
@@ -957,6 +1057,7 @@ impl Subscriber {
                 return Err(Ended::Unexpected(kind::SUBSCRIBED));
             }
         }
+        self.pause_links();
         self.complete_joining();
         Ok(())
     }
@@ -970,6 +1071,7 @@ impl Subscriber {
                 names.retain(|_, name| !ended.selector().covers(name) || is_covered(name));
                 seen.retain(is_covered);
                 self.channel_id = None;
+                self.pause_links();
                 Ok(())
             }
             Some(_) | None => Err(Ended::Unexpected(kind::UNSUBSCRIBED)),
@@ -991,6 +1093,7 @@ impl Subscriber {
             }
             _ => return Err(Ended::Unexpected(kind::DECLINED)),
         }
+        self.pause_links();
         let joins = declined.request == kind::SUBSCRIBE;
         if let Some((_, answer)) = self.requested.as_mut().filter(|(change, _)| *change == Change { number, joins }) {
             *answer = Some(declined);
@@ -1007,6 +1110,182 @@ impl Subscriber {
             entries.values_mut().filter(|entry| entry.is_wanted()).for_each(|entry| entry.join(queue));
             queue.append(std::mem::take(early));
         }
+    }
+}
+
+/// Whether the two sides read descriptors on the present connection, which takes longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Passing {
+    /// Neither does.
+    #[default]
+    Unannounced,
+    /// The daemon has announced some, and awaits an answer.
+    Announced,
+    /// This side does, and has asked the daemon to.
+    Asked,
+    /// Both do.
+    Ready,
+}
+
+/// Messages that come from rings in shared memory.
+impl Subscriber {
+    /// The daemon offers a ring.
+    fn offered(&mut self, offer: OfferLink) -> Result<(), Ended> {
+        let channel = self.name_of(ChannelId(offer.id), kind::OFFER_LINK)?;
+        let by_name = Selector::Name(channel.clone());
+        let has_asked = |entry: &Entry| *entry.selector() == by_name && entry.subscription.is_for_rings();
+        let is_expected = self.entries.values().any(has_asked);
+        match is_expected && self.links.offer(self.connection, offer, channel) {
+            true => Ok(()),
+            false => Err(Ended::Unexpected(kind::OFFER_LINK)),
+        }
+    }
+
+    /// Expects descriptors once the daemon has announced them, and announces those of this listener.
+    #[inline]
+    pub(super) fn expect_descriptors<L: Link>(&mut self, link: &mut L) {
+        if self.passing == Passing::Announced {
+            link.expect_descriptors();
+            // In this order, so that the answer comes before an offer.
+            self.session.push(&Prepare::default().into());
+            self.session.push(&Prepared::default().into());
+            self.passing = Passing::Asked;
+        }
+    }
+
+    /// Whether something is to be written.
+    #[inline]
+    pub fn writes(&self) -> bool {
+        !self.outgoing().is_empty() || self.links.must_answer()
+    }
+
+    /// Answers the offers of the daemon, until one is to be answered in the stream or there is no room. All that is outgoing was written.
+    pub(super) fn answer_offers<L: Link>(&mut self, link: &mut L) {
+        while self.outgoing().is_empty() && self.links.must_answer() {
+            let Some(frame) = self.links.answer() else {
+                self.answer_offer(link);
+                continue;
+            };
+            match link.write_with_descriptors(frame) {
+                Transfer::Bytes(bytes) => {
+                    let rest = self.links.answered(bytes);
+                    self.session.push_bytes(&rest);
+                }
+                Transfer::Wait(_) => return,
+                Transfer::Broken => {
+                    let link = self.links.not_answered();
+                    link.into_iter().for_each(|link| self.unlink(link));
+                }
+            }
+        }
+    }
+
+    fn answer_offer<L: Link>(&mut self, link: &mut L) {
+        match self.links.next_offer() {
+            None => {}
+            Some(Offered::Ignore) => link.decline_ring(),
+            Some(Offered::Decline(number)) => {
+                link.decline_ring();
+                self.unlink(number);
+            }
+            Some(Offered::Open(offer, channel)) => match link.open_ring(&offer) {
+                None => self.unlink(offer.link),
+                Some(ring) => {
+                    self.links.opened((self.connection, offer.link), offer.bytes, channel, ring);
+                    self.pause_links();
+                }
+            },
+        }
+    }
+
+    /// This listener does not, or no longer, read that ring.
+    fn unlink(&mut self, link: u32) {
+        self.session.push(&Unlink { link, extensions: Vec::new() }.into());
+    }
+
+    /// While the daemon has not answered a request that concerns a channel, it is not known where it has ended a link. No message behind that
+    /// place may be taken from its ring.
+    fn pause_links(&mut self) {
+        let Self { entries, links, .. } = self;
+        let concerns = |entry: &Entry, channel: &ChannelName| match entry.state {
+            State::Requested | State::Unwanted | State::Ending => entry.selector().covers(channel),
+            State::Unknown | State::Confirmed => false,
+        };
+        links.pause(|channel| entries.values().any(|entry| concerns(entry, channel)));
+    }
+
+    /// The stream has reached a change of a link.
+    fn change_link(&mut self, key: Key, change: LinkChange) -> Result<Option<Received>, Ended> {
+        match self.links.change(key, change) {
+            Ok(()) => Ok(self.poll_ending()),
+            Err(Misplaced) if key.0 < self.connection => Ok(None), // it went with its connection
+            Err(Misplaced) => Err(Ended::Unexpected(match change {
+                LinkChange::Followed { .. } => kind::FOLLOW,
+                LinkChange::Unfollowed { .. } => kind::UNFOLLOW,
+                LinkChange::Unlinked => kind::UNLINK,
+            })),
+        }
+    }
+
+    /// What is next in the ring that ends.
+    fn poll_ending(&mut self) -> Option<Received> {
+        match self.links.poll_ending() {
+            Rest::Messages(found) => self.take_up_from_ring(found),
+            Rest::Read((connection, link)) => {
+                // The daemon need not look at its page any more.
+                if connection == self.connection && self.session.has_rings() {
+                    self.unlink(link);
+                }
+                None
+            }
+            Rest::Nothing => None,
+        }
+    }
+
+    /// What is next in any ring.
+    fn poll_rings(&mut self) -> Option<Received> {
+        loop {
+            let found = self.links.poll()?;
+            let (connection, link) = found.key;
+            match self.take_up_from_ring(found) {
+                None if connection == self.connection && self.session.has_rings() => self.unlink(link),
+                None => {}
+                received => return received,
+            }
+        }
+    }
+
+    /// `None` if the ring is corrupt.
+    #[inline]
+    fn take_up_from_ring(&mut self, found: FromRing) -> Option<Received> {
+        let FromRing { key: (connection, _), channel, taken } = found;
+        let Taken { lost, run } = taken?;
+        (self.channel, self.channel_id, self.pattern) = (Some(channel), None, None);
+        match run {
+            run if lost > 0 => {
+                self.behind = run.map(|run| (run, connection));
+                Some(Received::Lagged(Some(lost)))
+            }
+            run => run.map(|run| self.take_up(run, connection)),
+        }
+    }
+
+    /// Whether it reads rings, so that [`receive`](super::receive) ends a wait when one of them has something.
+    #[inline]
+    pub fn reads_rings(&self) -> bool {
+        self.links.is_reading()
+    }
+
+    /// Whether the socket must be read before the next wait, even if the last read has taken everything: the wait before may have ended
+    /// because of it.
+    pub fn must_read(&self) -> bool {
+        self.links.must_read_socket()
+    }
+
+    /// Requests to be woken for what is in rings. `false` if there is something already.
+    #[inline]
+    pub(super) fn arm(&mut self) -> bool {
+        !self.links.is_reading() || self.links.arm()
     }
 }
 

@@ -2,8 +2,11 @@
 
 use super::notifications::service::Service;
 use crate::error::ConnectError;
+use crate::options::SHARED_MEMORY_VARIABLE;
 use crate::os;
+use broadcaster_local as local;
 use broadcaster_protocol::endpoint::{Candidate, candidates};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -36,8 +39,37 @@ impl ConnectConfig {
         Ok(candidates(&os::endpoint_env(self.socket.clone()))?)
     }
 
+    /// Whether `BROADCASTER_SHARED_MEMORY` allows shared memory. It depends on the environment, as the places do.
+    pub(super) fn allows_shared_memory() -> Result<bool, ConnectError> {
+        allows(std::env::var_os(SHARED_MEMORY_VARIABLE).filter(|_| !local::is_elevated()))
+    }
+
     /// The purpose to announce; `default` unless the program has named one.
     pub(crate) fn purpose_or<'a>(&'a self, default: &'a str) -> &'a str {
         self.purpose.as_deref().unwrap_or(default)
+    }
+}
+
+/// What this value of the variable means.
+fn allows(value: Option<OsString>) -> Result<bool, ConnectError> {
+    match value {
+        None => Ok(true),
+        Some(value) if value.is_empty() || value == "1" => Ok(true),
+        Some(value) if value == "0" => Ok(false),
+        Some(value) => Err(ConnectError::SharedMemory { value }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shared_memory_is_turned_off_by_its_variable_alone() {
+        for (value, allowed) in [(None, true), (Some(""), true), (Some("1"), true), (Some("0"), false)] {
+            assert_eq!(allows(value.map(OsString::from)).ok(), Some(allowed), "{value:?}");
+        }
+        let error = allows(Some("off".into())).expect_err("neither 0 nor 1");
+        assert_eq!(error.to_string(), "BROADCASTER_SHARED_MEMORY must be 0 or 1, not \"off\"");
     }
 }

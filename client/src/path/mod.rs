@@ -6,14 +6,20 @@
 //! | `config` | how a handle connects |
 //! | `socket` | the connection: finding the daemon, starting it, the handshake, and reconnecting |
 //! | `launch` | running the daemon's program |
+//! | `descriptors` | descriptors that travel with the frames of a connection |
+//! | `ring_input` | a ring in shared memory that a listener reads |
+//! | `ring_output` | one that a sender writes, and the readers that it wakes |
 //! | `notifications` | notifications of the system in place of a daemon |
 //! | `wait` | what a step waits for, and how a thread, a task or an event loop waits for it |
 //!
 //! A handle owns one [`Path`] and a state machine from [`machine`](crate::machine); the loops there connect the two.
 
 mod config;
+mod descriptors;
 mod launch;
 pub(crate) mod notifications;
+mod ring_input;
+mod ring_output;
 mod socket;
 mod wait;
 
@@ -25,9 +31,12 @@ pub(crate) use wait::{SharedRegistrations, Timer};
 
 use crate::capabilities::Capabilities;
 use crate::error::ConnectError;
-use crate::machine::{Carrier, Link, Loss, Machine, Posted, Publisher, Step, Subscriber, TooLarge, Transfer};
+use crate::machine::{
+    Bell, Carrier, Link, Loss, Machine, Posted, Publisher, RingInput, RingOutput, Step, Subscriber, TooLarge, Transfer,
+};
 use crate::{ChannelName, Selector};
 use broadcaster_protocol::Frame;
+use broadcaster_protocol::control::OfferLink;
 use notifications::{NotificationListener, NotificationPath, NotificationSender};
 use std::time::Instant;
 
@@ -209,5 +218,33 @@ impl Link for Path {
             Self::Socket(_) => true,
             Self::Notifications(path) => path.is_new(frame),
         }
+    }
+
+    fn time(&self) -> Option<Instant> {
+        Link::time(self.socket())
+    }
+
+    fn make_ring(&mut self) -> Option<Box<dyn RingOutput>> {
+        self.socket_mut().make_ring()
+    }
+
+    fn expect_descriptors(&mut self) {
+        self.socket_mut().expect_descriptors();
+    }
+
+    fn take_bell(&mut self) -> Option<Box<dyn Bell>> {
+        self.socket_mut().take_bell()
+    }
+
+    fn open_ring(&mut self, offer: &OfferLink) -> Option<Box<dyn RingInput>> {
+        self.socket_mut().open_ring(offer)
+    }
+
+    fn decline_ring(&mut self) {
+        self.socket_mut().decline_ring();
+    }
+
+    fn write_with_descriptors(&mut self, frame: &[u8]) -> Transfer<Wait> {
+        self.socket_mut().write_with_descriptors(frame)
     }
 }

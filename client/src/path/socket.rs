@@ -2,12 +2,18 @@
 //! what to wait for.
 
 use super::config::ConnectConfig;
+use super::descriptors::Descriptors;
 use super::launch::{self, Launch, Progress, Started};
-use super::wait::{Clock, Wait};
+use super::ring_input::MappedRing;
+use super::ring_output::{SharedBell, SharedRing};
+use super::wait::{Clock, Wait, cannot_wait};
 use crate::error::{ConnectError, Skipped, Stage};
-use crate::machine::{Carrier, Ended, Link, Loss, Machine, Step, Subscriber, Transfer};
-use broadcaster_local::{self as local, CONNECT_ACTIVATES, Connected, LaunchLock, LockState, Socket};
+use crate::machine::{Bell, Carrier, Ended, Link, Loss, Machine, RingInput, RingOutput, Step, Subscriber, Transfer};
+use broadcaster_local::{self as local, CONNECT_ACTIVATES, Connected, Doorbells, LaunchLock, LockState, Socket};
+use broadcaster_protocol::control::OfferLink;
 use broadcaster_protocol::endpoint::Candidate;
+use bytes::BytesMut;
+use bytes::buf::Limit;
 use std::io::{self, IoSlice};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -53,6 +59,8 @@ pub(crate) struct SocketPath {
     backoff: Duration,
     /// The handle has been connected before.
     was_up: bool,
+    /// This process could not take descriptors that came with frames. No later connection uses rings: it would end as that one did.
+    lost_descriptors: bool,
     /// The first place of the most recent attempt.
     place: PathBuf,
 }
@@ -78,11 +86,59 @@ struct Connection {
     place: PathBuf,
     /// The process that made it. A forked child that drops its copy leaves the connection to its parent.
     pid: u32,
+    /// The descriptors that go with frames, if any can: both sides use rings, or the daemon has not answered yet.
+    descriptors: Option<Descriptors>,
+    /// Frames with descriptors may arrive. To read them takes longer.
+    expects_descriptors: bool,
+    /// Wakes this listener for what is in its rings, once there is one.
+    doorbells: Option<Arc<Doorbells>>,
 }
 
 impl Connection {
-    fn new(socket: Socket, place: PathBuf) -> Self {
-        Self { socket: Arc::new(socket), place, pid: local::pid() }
+    fn new(socket: Socket, place: PathBuf, has_rings: bool) -> Self {
+        let descriptors = has_rings.then(Descriptors::default);
+        Self {
+            socket: Arc::new(socket),
+            place,
+            pid: local::pid(),
+            descriptors,
+            expects_descriptors: false,
+            doorbells: None,
+        }
+    }
+
+    /// Reads what has arrived, without waiting.
+    #[inline]
+    fn read(&mut self, target: &mut Limit<&mut BytesMut>) -> io::Result<usize> {
+        match &mut self.descriptors {
+            Some(descriptors) if self.expects_descriptors => descriptors.read(&self.socket, target),
+            _ => local::read(&self.socket, target),
+        }
+    }
+
+    /// The same, except that it waits for something to read, where the system allows that.
+    #[inline]
+    fn read_blocking(&mut self, target: &mut Limit<&mut BytesMut>) -> io::Result<usize> {
+        match &mut self.descriptors {
+            Some(descriptors) if self.expects_descriptors => descriptors.read_blocking(&self.socket, target),
+            _ => local::read_blocking(&self.socket, target),
+        }
+    }
+
+    /// Maps the ring that was offered, and queues the page and the doorbell of this listener.
+    fn open_ring(&mut self, offer: &OfferLink) -> Option<MappedRing> {
+        let descriptors = self.descriptors.as_mut()?;
+        let [memory] = descriptors.take()?;
+        if local::shared_memory_problem().is_some() {
+            return None;
+        }
+        let doorbells = match &self.doorbells {
+            Some(doorbells) => doorbells,
+            None => self.doorbells.insert(Arc::new(Doorbells::new().ok()?)),
+        };
+        let (ring, set) = MappedRing::open(offer, &memory, doorbells)?;
+        descriptors.queue(set);
+        Some(ring)
     }
 
     fn is_own(&self) -> bool {
@@ -134,6 +190,7 @@ impl SocketPath {
             resume_at: None,
             backoff: BACKOFF_MIN,
             was_up: false,
+            lost_descriptors: false,
             place: PathBuf::new(),
         }
     }
@@ -244,9 +301,8 @@ impl SocketPath {
                     Err(ConnectError::Start { .. }) if is_locked(&self.config.candidates()?) => self.pause(),
                     Err(error) => return Err(error),
                 },
-                State::Greeting(connection) => {
-                    let socket = Arc::clone(&connection.socket);
-                    if let Some(wait) = self.greet(machine, &socket)? {
+                State::Greeting(_) => {
+                    if let Some(wait) = self.greet(machine)? {
                         return Ok(Some(wait));
                     }
                 }
@@ -257,6 +313,7 @@ impl SocketPath {
     /// Tries every place once, and starts a daemon if none answers.
     fn find(&mut self, machine: &mut impl Machine) -> Result<(), ConnectError> {
         let candidates = self.config.candidates()?;
+        let has_rings = self.can_use_rings(machine)?;
         let mut problem = None;
         let mut busy = false;
         if let Some(first) = candidates.first() {
@@ -269,8 +326,9 @@ impl SocketPath {
             match local::connect(socket) {
                 Ok(Connected::Yes(connection)) => {
                     machine.set_time(self.now());
+                    machine.session_mut().announce_rings(has_rings);
                     machine.connected();
-                    self.state = State::Greeting(Connection::new(connection, socket.clone()));
+                    self.state = State::Greeting(Connection::new(connection, socket.clone(), has_rings));
                     return Ok(());
                 }
                 Ok(Connected::NotListening) => {}
@@ -300,6 +358,16 @@ impl SocketPath {
             }
         }
         self.start(&candidates)
+    }
+
+    /// Whether this client announces that it can use rings. While notifications may replace the daemon, it does not.
+    ///
+    /// Whether the system permits that is tried when there is a ring to make or to map: most processes never see one, and the attempt takes two
+    /// dozen system calls, which a sandbox may forbid.
+    fn can_use_rings(&self, machine: &impl Machine) -> Result<bool, ConnectError> {
+        let is_allowed = ConnectConfig::allows_shared_memory()?;
+        let is_wanted = machine.wants_rings() && self.config.notifications.is_none();
+        Ok(is_allowed && is_wanted && local::CAN_SHARE_MEMORY && !self.lost_descriptors)
     }
 
     /// Starts a daemon.
@@ -368,7 +436,9 @@ impl SocketPath {
     }
 
     /// Continues the handshake.
-    fn greet(&mut self, machine: &mut impl Machine, socket: &Arc<Socket>) -> Result<Option<Wait>, ConnectError> {
+    fn greet(&mut self, machine: &mut impl Machine) -> Result<Option<Wait>, ConnectError> {
+        let State::Greeting(connection) = &mut self.state else { return Ok(None) };
+        let socket = &connection.socket;
         while !machine.is_ready() && !machine.outgoing().is_empty() {
             match local::write(socket, machine.outgoing()) {
                 Ok(bytes) => machine.sent(bytes),
@@ -377,19 +447,24 @@ impl SocketPath {
             }
         }
         if machine.is_ready() {
+            if !machine.session().has_rings() {
+                connection.descriptors = None; // none can arrive
+            }
             self.state = match std::mem::replace(&mut self.state, State::Down) {
                 State::Greeting(connection) => State::Up(connection),
                 other => other,
             };
             return Ok(None);
         }
-        match local::read(socket, &mut machine.target()) {
+        match connection.read(&mut machine.target()) {
             Ok(1..) => match machine.received() {
                 Ok(()) => {}
                 Err(Ended::Goodbye) => self.try_again(machine),
                 Err(ended) => return Err(self.describe(ended)),
             },
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Some(Wait::readable(socket))),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Ok(Some(Wait::readable(&connection.socket)));
+            }
             Ok(0) | Err(_) => self.try_again(machine),
         }
         Ok(None)
@@ -421,8 +496,17 @@ impl SocketPath {
     }
 
     fn drop_connection(&mut self, machine: &mut impl Machine) {
+        if let State::Up(Connection { descriptors: Some(descriptors), .. }) = &self.state {
+            self.lost_descriptors |= descriptors.has_lost();
+        }
         machine.disconnected();
         self.state = State::Down;
+    }
+
+    /// The connection is lost: the next one takes its place, if one may.
+    fn replace_connection(&mut self, machine: &mut impl Machine) -> Result<Step<(), Wait>, ConnectError> {
+        self.drop_connection(machine);
+        if self.config.reconnect { Ok(Step::Done(())) } else { Err(self.gone()) }
     }
 
     /// No daemon answers, and none is started. `skipped`: the programs that were found and not run; `None` if none may be.
@@ -496,14 +580,18 @@ impl Link for SocketPath {
 
     #[inline]
     fn read(&mut self, subscriber: &mut Subscriber, patient: bool) -> Result<Step<(), Wait>, ConnectError> {
-        let State::Up(Connection { socket, .. }) = &self.state else { return Ok(Step::Done(())) };
+        let State::Up(connection) = &mut self.state else { return Ok(Step::Done(())) };
+        if subscriber.reads_rings() {
+            return self.read_beside_rings(subscriber, patient);
+        }
         let result = if patient && subscriber.is_drained() {
             if !subscriber.has_drained() {
-                return Ok(Step::Wait(Wait::readable(socket).or_writable(!subscriber.outgoing().is_empty())));
+                let writes = subscriber.writes();
+                return Ok(Step::Wait(Wait::readable(&connection.socket).or_writable(writes)));
             }
-            local::read_blocking(socket, &mut subscriber.target())
+            connection.read_blocking(&mut subscriber.target())
         } else {
-            local::read(socket, &mut subscriber.target())
+            connection.read(&mut subscriber.target())
         };
         match result {
             Ok(bytes @ 1..) => {
@@ -513,21 +601,21 @@ impl Link for SocketPath {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 let was_drained = subscriber.is_drained();
                 let may_block = subscriber.has_drained() && patient && !was_drained;
-                let writes = !subscriber.outgoing().is_empty();
-                Ok(if may_block { Step::Done(()) } else { Step::Wait(Wait::readable(socket).or_writable(writes)) })
+                let writes = subscriber.writes();
+                let wait = || Wait::readable(&connection.socket).or_writable(writes);
+                Ok(if may_block { Step::Done(()) } else { Step::Wait(wait()) })
             }
-            Ok(_) | Err(_) => {
-                self.drop_connection(subscriber);
-                if self.config.reconnect { Ok(Step::Done(())) } else { Err(self.gone()) }
-            }
+            Ok(_) | Err(_) => self.replace_connection(subscriber),
         }
     }
 
     fn read_answer(&mut self, machine: &mut impl Machine) -> Transfer<Wait> {
-        let State::Up(Connection { socket, .. }) = &self.state else { return Transfer::Broken };
-        match local::read(socket, &mut machine.target()) {
+        let State::Up(connection) = &mut self.state else { return Transfer::Broken };
+        match connection.read(&mut machine.target()) {
             Ok(bytes @ 1..) => Transfer::Bytes(bytes),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Transfer::Wait(Wait::readable(socket)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Transfer::Wait(Wait::readable(&connection.socket))
+            }
             Ok(0) | Err(_) => Transfer::Broken,
         }
     }
@@ -566,22 +654,103 @@ impl Link for SocketPath {
         self.drop_connection(machine);
         error.map_or(Ok(()), Err)
     }
+
+    fn time(&self) -> Option<Instant> {
+        Some(self.now())
+    }
+
+    fn expect_descriptors(&mut self) {
+        if let State::Up(connection) = &mut self.state {
+            connection.expects_descriptors = true;
+        }
+    }
+
+    fn make_ring(&mut self) -> Option<Box<dyn RingOutput>> {
+        let descriptors = self.descriptors()?;
+        if local::shared_memory_problem().is_some() {
+            return None;
+        }
+        let (descriptor, ring) = SharedRing::make().ok()?;
+        descriptors.queue(vec![Arc::new(descriptor)]);
+        Some(Box::new(ring))
+    }
+
+    fn take_bell(&mut self) -> Option<Box<dyn Bell>> {
+        let [page, doorbell] = self.descriptors()?.take()?;
+        Some(Box::new(SharedBell::open(&page, doorbell)?))
+    }
+
+    fn open_ring(&mut self, offer: &OfferLink) -> Option<Box<dyn RingInput>> {
+        let State::Up(connection) = &mut self.state else { return None };
+        Some(Box::new(connection.open_ring(offer)?))
+    }
+
+    fn decline_ring(&mut self) {
+        let _: Option<[_; 1]> = self.descriptors().and_then(Descriptors::take);
+    }
+
+    fn write_with_descriptors(&mut self, frame: &[u8]) -> Transfer<Wait> {
+        let State::Up(Connection { socket, descriptors: Some(descriptors), .. }) = &mut self.state else {
+            return Transfer::Broken;
+        };
+        match descriptors.write(socket, frame) {
+            Ok(bytes) => Transfer::Bytes(bytes),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Transfer::Wait(Wait::writable(socket)),
+            Err(_) => Transfer::Broken,
+        }
+    }
 }
 
 impl SocketPath {
+    /// Reads once from the socket of a listener that reads rings as well, and waits for both. The listener requests to be woken only
+    /// after this, so that no ring of a doorbell that announces anything is consumed.
+    #[inline(never)]
+    fn read_beside_rings(
+        &mut self,
+        subscriber: &mut Subscriber,
+        patient: bool,
+    ) -> Result<Step<(), Wait>, ConnectError> {
+        let State::Up(connection) = &mut self.state else { return Ok(Step::Done(())) };
+        // Most waits end because of a ring. The next one shows whether there is something to read from the socket.
+        if patient && subscriber.is_drained() && !subscriber.must_read() {
+            subscriber.rest();
+        } else {
+            match connection.read(&mut subscriber.target()) {
+                Ok(bytes @ 1..) => {
+                    subscriber.has_read(bytes);
+                    return Ok(Step::Done(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => _ = subscriber.has_drained(),
+                Ok(_) | Err(_) => return self.replace_connection(subscriber),
+            }
+        }
+        let doorbells = connection.doorbells.as_ref();
+        doorbells.map_or(Ok(()), |doorbells| doorbells.consume()).map_err(cannot_wait)?;
+        let wait = Wait::readable(&connection.socket).or_writable(subscriber.writes());
+        Ok(Step::Wait(wait.or_readable(doorbells.map(|doorbells| doorbells.readable()))))
+    }
+
+    /// The descriptors that go with frames, if both sides of the present connection use rings.
+    fn descriptors(&mut self) -> Option<&mut Descriptors> {
+        match &mut self.state {
+            State::Up(connection) => connection.descriptors.as_mut(),
+            State::Down | State::Paused(_) | State::Launching { .. } | State::Greeting(_) => None,
+        }
+    }
+
     /// Waits until the daemon closes the connection, whatever it sends until then.
-    pub(crate) fn end(&self, machine: &mut impl Machine) -> Step<(), Wait> {
-        let State::Up(Connection { socket, .. }) = &self.state else { return Step::Done(()) };
-        match local::read(socket, &mut machine.target()) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Step::Wait(Wait::readable(socket)),
+    pub(crate) fn end(&mut self, machine: &mut impl Machine) -> Step<(), Wait> {
+        let State::Up(connection) = &mut self.state else { return Step::Done(()) };
+        match connection.read(&mut machine.target()) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Step::Wait(Wait::readable(&connection.socket)),
             Ok(_) | Err(_) => Step::Done(()),
         }
     }
 
     /// What the daemon sent before it closed the connection.
     fn last_words(&mut self, machine: &mut impl Machine) -> Option<Ended> {
-        let State::Up(Connection { socket, .. }) = &self.state else { return None };
-        while let Ok(1..) = local::read(socket, &mut machine.target()) {
+        let State::Up(connection) = &mut self.state else { return None };
+        while let Ok(1..) = connection.read(&mut machine.target()) {
             if let Err(ended) = machine.received() {
                 return Some(ended);
             }
@@ -624,7 +793,7 @@ mod tests {
     fn connection() -> (Connection, UnixStream) {
         let (one, peer) = UnixStream::pair().expect("a pair");
         peer.set_nonblocking(true).expect("set");
-        (Connection::new(one.into(), PathBuf::new()), peer)
+        (Connection::new(one.into(), PathBuf::new(), false), peer)
     }
 
     #[test]

@@ -2,13 +2,16 @@
 
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
 
+#[cfg(all(any(target_os = "linux", target_os = "android"), target_pointer_width = "64"))]
+pub mod rings;
+
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use system_broadcaster::{
     ConnectError, Listener, Message, Metadata, Options, Receipt, RecvError, Reply, ReplyError, RequestError, Selector,
-    SendError, Sender, SharedSender, SubscribeError,
+    SendError, Sender, SharedMemory, SharedSender, SubscribeError,
 };
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -383,13 +386,15 @@ pub fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// Runs a behaviour in every colour, each on a new bus.
+/// Runs a behaviour in every colour, over the connection and through shared memory, each on a new bus.
 pub fn in_every_colour(behaviour: impl Fn(&dyn Colour, &Options)) {
     let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let colours: [&dyn Colour; 4] = [&Blocking, &Timed, &Async(runtime()), &Async(threads)];
-    for colour in colours {
-        let (_host, options) = bus();
-        behaviour(colour, &options);
+    for memory in [SharedMemory::Never, SharedMemory::Always] {
+        for colour in colours {
+            let (_host, options) = bus();
+            behaviour(colour, &options.shared_memory(memory));
+        }
     }
 }
 

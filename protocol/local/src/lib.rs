@@ -14,11 +14,14 @@
 //! | wait in a task | `register`, `register_again`, `Registration` (feature `tokio`) |
 //! | wait in another event loop | `Readiness` (Unix) |
 //! | wake a thread or a task that waits | [`Bell`] |
+//! | share memory with other processes | [`CAN_SHARE_MEMORY`], [`shared_memory_problem`], [`make_memory`], [`open_memory`], [`WritableMemory`], [`ReadOnlyMemory`] |
+//! | send descriptors to another process | [`Descriptor`], [`write_with_descriptors`], [`read_with_descriptors`], [`read_blocking_with_descriptors`] |
+//! | wake another process | [`make_doorbell`], [`ring_doorbell`], [`Doorbells`] |
 //! | notice that a directory changes | `Watch` (feature `tokio`) |
 //! | run a child process | [`output_pipe`], [`read_output`], [`prepare`], [`abandon`] |
 //! | start a thread that takes no signals | [`without_signals`] |
 //! | choose a program to run | [`programs`], [`check_program`], [`is_elevated`], [`LaunchLock`] |
-//! | describe this process | [`euid`], [`pid`], [`descriptors_max`], [`raise_descriptor_limit`], [`connections_within`], [`connections_of_host`], [`descriptors_for`], [`check_descriptors`], and on Unix `user_directory`, `home_directory`, `is_own`, `machine_id` |
+//! | describe this process | [`euid`], [`pid`], [`descriptors_max`], [`raise_descriptor_limit`], [`connections_within`], [`connections_of_host`], [`rings_within`], [`descriptors_for`], [`check_descriptors`], and on Unix `user_directory`, `home_directory`, `is_own`, `machine_id` |
 
 #[cfg(not(any(unix, windows)))]
 compile_error!("system-broadcaster has no transport for this platform: it needs unix domain sockets or named pipes");
@@ -32,6 +35,7 @@ mod lock_state;
 mod peer;
 mod problem;
 mod program;
+mod rings;
 mod sandbox;
 #[cfg(unix)]
 mod unix;
@@ -44,13 +48,18 @@ use unix as system;
 use windows as system;
 
 pub use connected::Connected;
-pub use descriptors::{connections_of_host, connections_within, descriptors_for};
+pub use descriptors::{connections_of_host, connections_within, descriptors_for, rings_within};
 pub use interest::Interest;
 pub use launch_lock::LaunchLock;
 pub use lock_state::LockState;
 pub use peer::Peer;
 pub use problem::{AdoptProblem, DirectoryProblem, LockProblem};
 pub use program::{ProgramProblem, check_program, is_elevated, programs};
+pub use rings::{
+    CAN_SHARE_MEMORY, Descriptor, Doorbells, ReadOnlyMemory, WritableMemory, make_doorbell, make_memory, open_memory,
+    read_blocking_with_descriptors, read_with_descriptors, ring_doorbell, shared_memory_problem,
+    write_with_descriptors,
+};
 pub use sandbox::sandbox;
 #[cfg(feature = "tokio")]
 pub use system::{Acceptor, AuxiliaryListener, Registration, Shared, Watch, adopt, register, register_again};

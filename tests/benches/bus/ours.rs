@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use system_broadcaster::{Listener, Options, RecvError, Selector, Sender};
+use system_broadcaster::{Listener, Options, RecvError, Selector, Sender, SharedMemory};
 
 use crate::clock;
 use crate::error::{Result, fail};
@@ -27,6 +27,11 @@ pub(crate) struct OursSender {
 impl OursSender {
     pub(crate) fn connect(path: &Path, batched: bool) -> Result<Self> {
         let sender = options(path).sender(CHANNEL)?;
+        Ok(Self { sender, batched })
+    }
+
+    pub(crate) fn connect_memory(path: &Path, batched: bool) -> Result<Self> {
+        let sender = options(path).shared_memory(SharedMemory::Always).sender(CHANNEL)?;
         Ok(Self { sender, batched })
     }
 

@@ -21,6 +21,7 @@ use crate::fields::Fields;
 use crate::floor::{self, BatchListener, FloorSender, Forwarding, FrameListener};
 use crate::ours::{self, OursListener, OursSender};
 use crate::payload::{PayloadBuilder, PayloadChecker, timestamp};
+use crate::ring::{self, RingListener, RingSender};
 use crate::stats::quantile;
 use crate::system::{FrameSink, FrameSource, Received, System};
 
@@ -98,9 +99,13 @@ fn broker(fields: &Fields) -> Result<()> {
         System::FloorA => Forwarding::FrameByFrame,
         System::FloorB | System::FloorC => Forwarding::Batched,
         System::FloorWide => Forwarding::Wide,
-        System::Ours | System::OursBatched | System::Lossless | System::LosslessBatched => {
-            return fail("the bus has its own program");
+        System::FloorRing | System::FloorPolled => {
+            return ring::own(&socket, || {
+                report_ready();
+                Ok(())
+            });
         }
+        _ => return fail("the bus has its own program"),
     };
     floor::serve(&socket, forwarding, || {
         report_ready();
@@ -126,9 +131,9 @@ fn run_listener(fields: &Fields, role: impl ListenerRole) -> Result<()> {
     match fields.require("system")? {
         System::FloorA => role.run(fields, FrameListener::connect(&socket)?),
         System::FloorB | System::FloorC | System::FloorWide => role.run(fields, BatchListener::connect(&socket)?),
-        System::Ours | System::OursBatched | System::Lossless | System::LosslessBatched => {
-            role.run(fields, OursListener::connect(&socket)?)
-        }
+        System::FloorRing => role.run(fields, RingListener::connect(&socket, true)?),
+        System::FloorPolled => role.run(fields, RingListener::connect(&socket, false)?),
+        _ => role.run(fields, OursListener::connect(&socket)?),
     }
 }
 
@@ -147,6 +152,9 @@ fn run_sender(fields: &Fields, role: impl SenderRole) -> Result<()> {
         System::OursBatched => role.run(fields, OursSender::connect(&socket, true)?),
         System::Lossless => role.run(fields, OursSender::connect_lossless(&socket, false)?),
         System::LosslessBatched => role.run(fields, OursSender::connect_lossless(&socket, true)?),
+        System::Memory => role.run(fields, OursSender::connect_memory(&socket, false)?),
+        System::MemoryBatched => role.run(fields, OursSender::connect_memory(&socket, true)?),
+        System::FloorRing | System::FloorPolled => role.run(fields, RingSender::connect(&socket)?),
     }
 }
 

@@ -11,6 +11,8 @@ mod exchange;
 mod idle;
 #[path = "sections/latency.rs"]
 mod latency;
+#[path = "sections/memory.rs"]
+mod memory;
 #[path = "sections/patterns.rs"]
 mod patterns;
 #[path = "sections/recovery.rs"]
@@ -24,12 +26,13 @@ use crate::bench::Bench;
 
 type Section = (&'static str, fn(&Bench));
 
-pub(crate) const ALL: [Section; 12] = [
+pub(crate) const ALL: [Section; 13] = [
     ("latency", latency::measure),
     ("fanout", throughput::fanout),
     ("payload", throughput::payload),
     ("fanin", throughput::fanin),
     ("lossless", throughput::lossless),
+    ("memory", memory::measure),
     ("backpressure", backpressure::measure),
     ("exchange", exchange::measure),
     ("patterns", patterns::measure),

@@ -11,23 +11,33 @@ pub(crate) enum System {
     FloorB,
     FloorC,
     FloorWide,
+    /// A ring in shared memory, whose listeners sleep or poll.
+    FloorRing,
+    FloorPolled,
     Ours,
     OursBatched,
     /// With backpressure.
     Lossless,
     LosslessBatched,
+    /// Through shared memory.
+    Memory,
+    MemoryBatched,
 }
 
 impl System {
-    const ALL: [(Self, &str); 8] = [
+    const ALL: [(Self, &str); 12] = [
         (Self::FloorA, "floor-a"),
         (Self::FloorB, "floor-b"),
         (Self::FloorC, "floor-c"),
         (Self::FloorWide, "floor-wide"),
+        (Self::FloorRing, "floor-ring"),
+        (Self::FloorPolled, "floor-polled"),
         (Self::Ours, "ours"),
         (Self::OursBatched, "ours-batched"),
         (Self::Lossless, "lossless"),
         (Self::LosslessBatched, "lossless-batched"),
+        (Self::Memory, "memory"),
+        (Self::MemoryBatched, "memory-batched"),
     ];
 
     pub(crate) fn label(self) -> &'static str {
@@ -36,7 +46,7 @@ impl System {
     }
 
     pub(crate) fn is_ours(self) -> bool {
-        matches!(self, Self::Ours | Self::OursBatched) || self.is_lossless()
+        matches!(self, Self::Ours | Self::OursBatched | Self::Memory | Self::MemoryBatched) || self.is_lossless()
     }
 
     /// Whether senders wait for listeners, so that any loss is a failure.

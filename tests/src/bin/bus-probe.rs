@@ -5,6 +5,13 @@
 //!   count, and a summary at the end.
 //! - `bus-probe send CHANNEL COUNT BYTES`: prints `ready`, waits for a line, sends COUNT messages of BYTES each, and prints
 //!   `sent`.
+//! - `bus-probe produce CHANNEL BYTES`: connects, prints `ready`, and obeys each line of its standard input. `ring`: sends until the messages
+//!   are in shared memory, and prints `in a ring after COUNT`. `burst COUNT`: sends so many, and prints `sent`. `confirm`: prints
+//!   `confirmed` or `in doubt COUNT`. `rings`: prints how many rings it uses. Each message begins with its number, the rest of it is the last byte of that.
+//! - `bus-probe consume CHANNEL`: connects, prints `joined`, and listens until it is killed. It obeys the newest line of its standard input by
+//!   printing a summary as soon as that is true. `following`: it reads shared memory itself. `rings COUNT`: it has mapped so many rings.
+//!   `count COUNT`: that is how many messages it has received and lost. `at NUMBER`: it has received that message or a later one. `gaps
+//!   COUNT`: it has reported so many gaps without a count. `now`: always.
 //! - `bus-probe first CHANNEL`: prints `ready`, waits for a line, acts as the first user of the bus (listens, sends and
 //!   receives), and prints `ok`.
 //! - `bus-probe ping CHANNEL`: prints `ready`, sends each line of its standard input, and prints `ok` after each.
@@ -20,7 +27,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use system_broadcaster::{Listener, RecvError, Sender};
+use system_broadcaster::{Listener, Message, Options, RecvError, SendError, Sender, SharedMemory};
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
@@ -30,6 +37,8 @@ fn main() -> ExitCode {
     let outcome = match arguments[..] {
         ["listen", channel, count] => listen(channel, count),
         ["send", channel, count, bytes] => send(channel, count, bytes),
+        ["produce", channel, bytes] => produce(channel, bytes),
+        ["consume", channel] => consume(channel),
         ["first", channel] => first(channel),
         ["ping", channel] => ping(channel),
         ["unchecked-hello"] => unchecked_hello(),
@@ -108,6 +117,130 @@ fn send(channel: &str, count: &str, bytes: &str) -> Outcome {
     }
     print_line("sent");
     wait_for_line()
+}
+
+fn produce(channel: &str, bytes: &str) -> Outcome {
+    let bytes = bytes.parse::<usize>()?.max(size_of::<u64>());
+    let mut sender = Options::new().shared_memory(SharedMemory::Always).sender(channel)?;
+    print_line("ready");
+    let mut number = 0_u64;
+    let mut payload = vec![0; bytes];
+    let mut send = |sender: &mut Sender| {
+        payload.fill(number.to_le_bytes()[0]);
+        payload[..size_of::<u64>()].copy_from_slice(&number.to_le_bytes());
+        number += 1;
+        sender.send(&payload)
+    };
+    for line in stdin().lock().lines() {
+        let line = line?;
+        match line.split(' ').collect::<Vec<_>>()[..] {
+            ["ring"] => {
+                let mut sent = 0;
+                while sender.capabilities().rings == 0 {
+                    send(&mut sender)?;
+                    sent += 1;
+                    sender.confirm()?; // a turn for the daemon
+                }
+                print_line(&format!("in a ring after {sent}"));
+            }
+            ["burst", count] => {
+                for _ in 0..count.parse::<u64>()? {
+                    send(&mut sender)?;
+                }
+                print_line("sent");
+            }
+            ["confirm"] => match sender.confirm() {
+                Err(SendError::InDoubt { count }) => print_line(&format!("in doubt {count}")),
+                confirmed => confirmed.map(|()| print_line("confirmed"))?,
+            },
+            ["rings"] => print_line(&format!("rings {}", sender.capabilities().rings)),
+            _ => return Err(format!("no such request: {line}").into()),
+        }
+    }
+    Ok(())
+}
+
+/// What a listener has received, and whether that is right.
+#[derive(Default)]
+struct Consumed {
+    received: u64,
+    /// Messages that are repeated, too early, or not as they were sent.
+    disorder: u64,
+    next: BTreeMap<system_broadcaster::SenderId, u64>,
+    last: Option<u64>,
+    gaps: u64,
+    /// Losses that were reported, and whose place among the messages is still to come.
+    pending: u64,
+}
+
+impl Consumed {
+    fn add(&mut self, message: &Message) {
+        self.received += 1;
+        let (sequence, payload) = (message.sequence(), message.payload());
+        let number = payload.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+        let is_whole = payload.iter().skip(size_of::<u64>()).all(|&byte| byte == sequence.to_le_bytes()[0]);
+        let next = self.next.entry(message.sender()).or_default();
+        let skipped = sequence.checked_sub(*next).filter(|&skipped| skipped <= self.pending);
+        if number != Some(sequence) || !is_whole || skipped.is_none() {
+            self.disorder += 1;
+        }
+        *next = sequence + 1;
+        // A gap without a count ends with the next message.
+        self.pending = if self.pending == u64::MAX { 0 } else { self.pending - skipped.unwrap_or(0) };
+        self.last = Some(sequence);
+    }
+
+    fn lag(&mut self, count: Option<u64>) {
+        self.gaps += u64::from(count.is_none());
+        self.pending = count.map_or(u64::MAX, |count| self.pending.saturating_add(count));
+    }
+}
+
+fn consume(channel: &str) -> Outcome {
+    let mut listener = Listener::create(channel)?;
+    print_line("joined");
+    let (ask, requests) = std::sync::mpsc::channel();
+    std::thread::spawn(move || stdin().lock().lines().map_while(Result::ok).try_for_each(|line| ask.send(line)));
+    let mut consumed = Consumed::default();
+    let mut request: Option<String> = None;
+    loop {
+        let is_quiet = match listener.recv_timeout(Duration::from_millis(20)) {
+            Ok(message) => {
+                consumed.add(&message);
+                false
+            }
+            Err(RecvError::Lagged(lag)) => {
+                consumed.lag(lag.count);
+                false
+            }
+            Err(RecvError::TimedOut { .. }) => true,
+            Err(error) => return Err(error.into()),
+        };
+        request = requests.try_iter().last().or(request);
+        let Some(line) = &request else { continue };
+        // Some answers take long to find.
+        let is_time = is_quiet || consumed.received.is_multiple_of(512);
+        let is_true = match line.split(' ').collect::<Vec<_>>()[..] {
+            ["following"] => is_time && format!("{listener:?}").contains("Following"),
+            ["rings", count] => is_time && mapped_rings()? == count.parse::<usize>()?,
+            ["count", count] => consumed.received + listener.lost() >= count.parse::<u64>()?,
+            ["at", number] => consumed.last >= Some(number.parse::<u64>()?),
+            ["gaps", count] => consumed.gaps >= count.parse::<u64>()?,
+            ["now"] => true,
+            _ => return Err(format!("no such request: {line}").into()),
+        };
+        if is_true {
+            let (Consumed { received, disorder, gaps, .. }, lost) = (&consumed, listener.lost());
+            print_line(&format!("received {received} lost {lost} gaps {gaps} disorder {disorder}"));
+            request = None;
+        }
+    }
+}
+
+/// How many rings this process has mapped.
+fn mapped_rings() -> io::Result<usize> {
+    let maps = std::fs::read_to_string("/proc/self/maps")?;
+    Ok(maps.lines().filter(|line| line.contains("/memfd:broadcaster-ring")).count())
 }
 
 fn first(channel: &str) -> Outcome {

@@ -1,16 +1,21 @@
 //! The daemon of the world: the production driver over pipes, and the model of what it has accepted.
 
+use super::memory::{Counts, Descriptor, Doorbell, Memory, Shared};
 use super::pipe::{DaemonEnd, Pipe};
 use super::tap::{Input as Tapped, Tap};
 use super::{Client, Faults, payload_of};
 use crate::model::{Channel, Cursor, Mark};
-use broadcaster_broker::{Broker, ConnId, Limits, Moment};
+use broadcaster_broker::{Broker, ConnId, Limits, Moment, RingId};
 use broadcaster_protocol::control::{Control, Refused, RefusedCode, Selector};
+use broadcaster_ring::{Reader, Start};
 use broadcaster_server::driver::{Drain, Driver, Input, Output, Request};
 use fastrand::Rng;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 use system_broadcaster::{ChannelName, ChannelPattern};
 
 /// The user of every process in the world.
@@ -61,17 +66,25 @@ pub(super) struct Joined {
     lost: u64,
     /// The retained messages of each channel that have arrived last, from all daemons, as far as the client remembers them.
     seen: BTreeMap<ChannelName, VecDeque<Mark>>,
+    /// Messages of different senders may overtake each other.
+    is_loose: bool,
 }
 
 impl Joined {
+    /// What joins when the channel has accepted so many messages.
+    fn cursor_at(&self, len: usize) -> Cursor {
+        let cursor = Cursor::joined_at(len);
+        if self.is_loose { cursor.loosely() } else { cursor }
+    }
+
     /// Adds a subscription; returns how many channels it receives again.
     fn subscribe(&mut self, number: u32, covered: Covered, replay: u32, accepted: &Accepted) -> u64 {
         let mut again = 0;
         for (name, channel) in accepted.iter().filter(|(name, _)| covered.covers(name)) {
             if !self.covers(name) {
+                let mut cursor = self.cursor_at(channel.len());
                 let cursors = self.cursors.entry(name.clone()).or_default();
                 again += u64::from(!cursors.is_empty());
-                let mut cursor = Cursor::joined_at(channel.len());
                 cursor.replay(channel.len(), channel.newest(replay as usize));
                 cursors.push_back(cursor);
             }
@@ -85,13 +98,13 @@ impl Joined {
         let mut left = 0;
         let (covered, _) = self.subscriptions.remove(&number).ok_or_else(|| format!("no subscription {number}"))?;
         for (name, channel) in accepted.iter().filter(|(name, _)| covered.covers(name)) {
-            let is_covered = self.covers(name);
+            let (is_covered, from_the_start) = (self.covers(name), self.cursor_at(0));
             let cursors = self.cursors.entry(name.clone()).or_default();
             if is_covered {
                 continue;
             }
             if !cursors.back().is_some_and(Cursor::is_joined) {
-                cursors.push_back(Cursor::joined_at(0)); // it had accepted nothing before
+                cursors.push_back(from_the_start); // it had accepted nothing before
             }
             if let Some(cursor) = cursors.back_mut() {
                 cursor.leave_at(channel.len());
@@ -150,10 +163,10 @@ impl Joined {
 
     /// All positions in the channel.
     fn cursors(&mut self, name: &ChannelName) -> &mut VecDeque<Cursor> {
-        let is_covered = self.covers(name);
+        let (is_covered, from_the_start) = (self.covers(name), self.cursor_at(0));
         let cursors = self.cursors.entry(name.clone()).or_default();
         if is_covered && !cursors.back().is_some_and(Cursor::is_joined) {
-            cursors.push_back(Cursor::joined_at(0));
+            cursors.push_back(from_the_start);
         }
         cursors
     }
@@ -200,10 +213,50 @@ struct Served {
     pipe: Rc<RefCell<Pipe>>,
     tap: Rc<RefCell<Tap>>,
     joined: Rc<RefCell<Joined>>,
+    /// The client's.
+    shared: Rc<RefCell<Shared>>,
     /// There may be more input than the socket shows.
     more: bool,
     /// The driver wants to go on writing.
     full: bool,
+    /// Rings that have begun on it.
+    rings: Cell<u64>,
+}
+
+/// A ring that a daemon has begun to read, for the model.
+#[derive(Debug)]
+struct BegunRing {
+    /// Its connection, while that daemon may accept messages from it.
+    conn: Option<ConnId>,
+    /// Its connection has ended, which the sender may not know.
+    has_ended: bool,
+    /// Which daemon it is.
+    daemon: usize,
+    client: Client,
+    channel: ChannelName,
+    sender: u64,
+    reader: Reader<Memory>,
+    /// The number of the next message that is accepted.
+    next: u64,
+}
+
+impl BegunRing {
+    /// The daemon accepts what was published.
+    fn accept(&mut self, accepted: &mut Accepted, accepted_from: &mut BTreeMap<Client, u64>) -> Result<(), String> {
+        let newest = self.reader.newest().map_err(|corrupt| corrupt.to_string())?;
+        while self.next < newest.sequence {
+            let mark = Mark { sender: self.sender, sequence: self.next };
+            let channel = accepted.entry(self.channel.clone()).or_default();
+            self.next += 1;
+            if self.has_ended {
+                channel.publish_stray(mark);
+                continue;
+            }
+            channel.accept(mark)?;
+            *accepted_from.entry(self.client).or_default() += 1;
+        }
+        Ok(())
+    }
 }
 
 /// The client's end of a connection.
@@ -211,6 +264,7 @@ struct Served {
 pub(super) struct Connected {
     pub(super) pipe: Rc<RefCell<Pipe>>,
     pub(super) joined: Rc<RefCell<Joined>>,
+    pub(super) shared: Rc<RefCell<Shared>>,
     /// Which daemon it leads to.
     pub(super) daemon: usize,
 }
@@ -225,7 +279,16 @@ pub(super) struct Daemon {
     pub(super) shortage: usize,
     /// One in so many clients is turned away for lack of a descriptor; 0: none.
     pub(super) descriptor_shortage: usize,
+    /// Words of data of the rings that clients make, if they share memory.
+    pub(super) ring_words: Option<usize>,
+    /// One in so many attempts of a client to map memory fails; 0: none.
+    pub(super) memory_shortage: usize,
     pub(super) faults: Rc<RefCell<Faults>>,
+    counts: Arc<Counts>,
+    /// Rings that the driver reads, and whether it has more to do at once.
+    watched: BTreeMap<RingId, bool>,
+    /// Rings whose messages are accepted as they are published.
+    rings: Vec<BegunRing>,
     served: BTreeMap<ConnId, Served>,
     /// What each daemon has accepted.
     accepted: Vec<Accepted>,
@@ -237,6 +300,8 @@ pub(super) struct Daemon {
     pub(super) over: bool,
     /// The driver waits for listeners until then.
     crowded: Option<Moment>,
+    /// The driver has had a turn since its bookkeeping was checked.
+    unchecked: bool,
 }
 
 impl Daemon {
@@ -249,7 +314,12 @@ impl Daemon {
             capacity: 4096,
             shortage: 0,
             descriptor_shortage: 0,
+            ring_words: None,
+            memory_shortage: 0,
             faults: Rc::default(),
+            counts: Arc::default(),
+            watched: BTreeMap::new(),
+            rings: Vec::new(),
             served: BTreeMap::new(),
             accepted: vec![BTreeMap::new()],
             accepted_from: BTreeMap::new(),
@@ -257,6 +327,7 @@ impl Daemon {
             unlinked: false,
             over: false,
             crowded: None,
+            unchecked: true,
         }
     }
 
@@ -268,17 +339,25 @@ impl Daemon {
             pipe.to_daemon.clear();
         }
         self.served.clear();
+        self.watched.clear();
+        // Their listeners read what is published until they find out.
+        self.rings.iter_mut().for_each(|ring| ring.conn = None);
         self.accepted.push(BTreeMap::new());
         let pid = u32::try_from(self.accepted.len()).unwrap_or(u32::MAX);
         self.driver = Driver::new(Broker::new(self.limits.clone(), UID, pid, "world", self.now));
         (self.draining, self.unlinked, self.over, self.crowded) = (false, false, false, None);
+        self.unchecked = true;
     }
 
     pub(super) fn broker(&self) -> &Broker {
         self.driver.broker()
     }
 
-    pub(super) fn invariants(&self) {
+    /// Checks all bookkeeping, if the driver has had a turn since the last time.
+    pub(super) fn invariants(&mut self) {
+        if !std::mem::take(&mut self.unchecked) {
+            return;
+        }
         self.driver.invariants();
         for (conn, served) in &self.served {
             let is_handled = served.more || served.tap.borrow().unhandled.is_empty();
@@ -320,16 +399,21 @@ impl Daemon {
         if self.descriptor_shortage > 0 && self.rng.borrow_mut().usize(..self.descriptor_shortage) == 0 {
             self.faults.borrow_mut().clients_turned_away += 1;
             let pipe = Rc::new(RefCell::new(Pipe::refused(self.refusal())));
-            return Some(Connected { pipe, joined: Rc::default(), daemon: self.number() });
+            return Some(Connected { pipe, joined: Rc::default(), shared: Rc::default(), daemon: self.number() });
         }
         let pipe = Rc::new(RefCell::new(Pipe::new(self.capacity)));
         let tap = Rc::new(RefCell::new(Tap::new()));
-        let joined = Rc::new(RefCell::new(Joined::default()));
+        let is_loose = self.ring_words.is_some();
+        let joined = Rc::new(RefCell::new(Joined { is_loose, ..Joined::default() }));
         let (rng, shortage, faults) = (Rc::clone(&self.rng), self.shortage, Rc::clone(&self.faults));
         let end = DaemonEnd { pipe: Rc::clone(&pipe), tap: Rc::clone(&tap), rng, shortage, faults };
         let conn = self.driver.accept(self.now, end, pid, UID);
-        let connected = Connected { pipe: Rc::clone(&pipe), joined: Rc::clone(&joined), daemon: self.number() };
-        let served = Served { client, channel, pipe, tap, joined, more: false, full: false };
+        let shared = Rc::new(RefCell::new(Shared::counted_in(Arc::clone(&self.counts))));
+        let daemon = self.number();
+        let connected =
+            Connected { pipe: Rc::clone(&pipe), joined: Rc::clone(&joined), shared: Rc::clone(&shared), daemon };
+        let served =
+            Served { client, channel, pipe, tap, joined, shared, more: false, full: false, rings: Cell::new(0) };
         self.served.insert(conn, served);
         self.carry_out();
         Some(connected)
@@ -352,9 +436,13 @@ impl Daemon {
             return Ok(None);
         }
         let client = served.client;
-        let before = self.broker().stats().messages_accepted;
+        let accepted_by_socket = |daemon: &Self| {
+            let stats = daemon.broker().stats();
+            stats.messages_accepted - stats.ring_messages_accepted
+        };
+        let before = accepted_by_socket(self);
         let input = self.driver.read(self.now, conn);
-        let accepted = self.broker().stats().messages_accepted - before;
+        let accepted = accepted_by_socket(self) - before;
         if let Some(served) = self.served.get_mut(&conn) {
             served.more = input == Input::More;
         }
@@ -381,6 +469,41 @@ impl Daemon {
         Some(format!("the daemon writes to {client:?}: {output:?}"))
     }
 
+    /// Reads from a ring whose doorbell was rung, or that has more.
+    pub(super) fn relay(&mut self) -> Option<String> {
+        let is_due = |(ring, more): (&RingId, &bool)| {
+            let doorbell = self.driver.doorbell(*ring).and_then(|descriptor| descriptor.doorbell().ok());
+            *more || doorbell.is_some_and(Doorbell::is_rung)
+        };
+        let due: Vec<_> = self.watched.iter().filter(|&ring| is_due(ring)).map(|(&ring, _)| ring).collect();
+        let ring = *due.get(self.rng.borrow_mut().usize(..due.len().max(1)))?;
+        if let Some(Ok(doorbell)) = self.driver.doorbell(ring).map(Descriptor::doorbell) {
+            doorbell.consume();
+        }
+        let before = self.broker().stats().ring_messages_accepted;
+        let input = self.driver.relay(self.now, ring);
+        let has_found = self.broker().stats().ring_messages_accepted > before;
+        self.faults.borrow_mut().relayed += u64::from(has_found);
+        if let Some(more) = self.watched.get_mut(&ring) {
+            *more = input == Input::More;
+        }
+        self.carry_out();
+        Some(format!("the daemon reads from {ring:?}: {input:?}"))
+    }
+
+    /// Accepts what was published in rings.
+    pub(super) fn accept_from_rings(&mut self) -> Result<(), String> {
+        let (accepted, accepted_from) = (&mut self.accepted, &mut self.accepted_from);
+        self.rings.iter_mut().try_for_each(|ring| ring.accept(&mut accepted[ring.daemon], accepted_from))
+    }
+
+    /// What has happened so far.
+    pub(super) fn faults(&self) -> Faults {
+        let Counts { followed, lapped } = &*self.counts;
+        let (followed, lapped) = (followed.load(Ordering::Relaxed), lapped.load(Ordering::Relaxed));
+        Faults { followed, lapped, ..*self.faults.borrow() }
+    }
+
     /// Goes on with an orderly stop.
     pub(super) fn drain(&mut self) -> Result<Option<String>, String> {
         if !self.draining || self.crowded.is_some_and(|until| self.now < until) {
@@ -392,7 +515,7 @@ impl Daemon {
         };
         let published = |daemon: &Self| {
             let stats = daemon.broker().stats();
-            stats.messages_accepted - stats.replies_accepted
+            stats.messages_accepted - stats.ring_messages_accepted - stats.replies_accepted
         };
         let (before, published_before) = (queued(self), published(self));
         let drained = self.driver.drain(self.now);
@@ -415,6 +538,8 @@ impl Daemon {
             Drain::Crowded(until) => self.crowded = Some(until),
             Drain::Done => {
                 self.draining = false;
+                self.rings.retain(|ring| ring.conn.is_none());
+                self.watched.clear();
                 self.served.values_mut().for_each(|served| {
                     served.more = false;
                     served.tap.borrow_mut().unhandled.clear();
@@ -427,6 +552,13 @@ impl Daemon {
 
     pub(super) fn stop(&mut self) {
         self.driver.stop(self.now);
+        self.carry_out();
+    }
+
+    /// Lets so much time pass.
+    pub(super) fn pass(&mut self, time: Duration) {
+        self.now = self.now.after(time);
+        self.driver.tick(self.now);
         self.carry_out();
     }
 
@@ -476,7 +608,37 @@ impl Daemon {
                         }
                     }
                 }
+                (Tapped::BeginRing(first), Some(name)) => {
+                    let memory =
+                        served.shared.borrow_mut().take_begun(first).ok_or("a ring begins that was not made")?;
+                    let reader = Reader::open(memory, Start::Oldest).map_err(|corrupt| corrupt.to_string())?;
+                    let sender = served.shared.borrow().sender;
+                    let (client, channel) = (served.client, name.clone());
+                    let conn = Some(conn);
+                    let ring = BegunRing {
+                        conn,
+                        has_ended: false,
+                        daemon: number,
+                        client,
+                        channel,
+                        sender,
+                        reader,
+                        next: first,
+                    };
+                    self.rings.push(ring);
+                    self.rings.last_mut().map_or(Ok(()), |ring| ring.accept(accepted, &mut self.accepted_from))?;
+                    let faults = &mut *self.faults.borrow_mut();
+                    faults.rings_begun += 1;
+                    faults.rings_begun_again += u64::from(served.rings.replace(served.rings.get() + 1) > 0);
+                }
+                (Tapped::EndRing, Some(_)) => {
+                    self.faults.borrow_mut().rings_ended += 1;
+                    self.rings.retain(|ring| ring.conn != Some(conn));
+                }
                 (Tapped::Subscribe(number, selector, replay), _) => {
+                    let is_introduced = |served: &Served| served.shared.borrow().is_introduced.load(Ordering::Relaxed);
+                    let is_early = self.served.values().any(is_introduced);
+                    self.faults.borrow_mut().joined_during_introduction += u64::from(is_early);
                     let again = served.joined.borrow_mut().subscribe(number, Covered::new(selector)?, replay, accepted);
                     self.faults.borrow_mut().channels_joined_again += again;
                 }
@@ -497,8 +659,9 @@ impl Daemon {
         }
     }
 
-    /// Does what the driver requests, and forgets connections that have ended.
+    /// After each turn of the driver: does what it requests, and forgets connections that have ended.
     fn carry_out(&mut self) {
+        self.unchecked = true;
         while let Some(request) = self.driver.next_request() {
             match request {
                 Request::ContinueWriting(conn) => {
@@ -507,10 +670,16 @@ impl Daemon {
                     }
                 }
                 Request::Drain => (self.draining, self.unlinked) = (true, true),
+                Request::WatchRing(ring) => _ = self.watched.insert(ring, true),
+                Request::UnwatchRing(ring) => _ = self.watched.remove(&ring),
                 Request::Release => self.driver.released(self.now),
                 Request::Exit => self.over = true,
             }
         }
-        self.served.retain(|_, served| !served.pipe.borrow().daemon_left);
+        let served = &mut self.served;
+        served.retain(|_, served| !served.pipe.borrow().daemon_left);
+        for ring in &mut self.rings {
+            ring.has_ended |= ring.conn.is_some_and(|conn| !served.contains_key(&conn));
+        }
     }
 }

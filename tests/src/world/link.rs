@@ -2,9 +2,14 @@
 
 use super::Client;
 use super::daemon::{Connected, Daemon};
+use super::memory::Descriptor;
+use broadcaster_protocol::control::OfferLink;
 use fastrand::Rng;
+use std::rc::Rc;
 use system_broadcaster::ChannelName;
-use system_broadcaster::machine::{Carrier, Ended, Link, Loss, Machine, Rejected, Step, Subscriber, Transfer};
+use system_broadcaster::machine::{
+    Bell, Carrier, Ended, Link, Loss, Machine, Rejected, RingInput, RingOutput, Step, Subscriber, Transfer,
+};
 
 /// No connection fails for good in a world.
 #[derive(Debug)]
@@ -26,6 +31,9 @@ impl From<Never> for SendError {
     }
 }
 
+/// The most attempts to read in one call. A client that makes more spins, where it should wait.
+const READS_MAX: u32 = 10_000;
+
 /// The connection of one client, for one call of its loop.
 #[derive(Debug)]
 pub(super) struct WorldLink<'a> {
@@ -36,6 +44,8 @@ pub(super) struct WorldLink<'a> {
     pub(super) connected: &'a mut Option<Connected>,
     pub(super) daemon: &'a mut Daemon,
     pub(super) rng: &'a mut Rng,
+    /// Attempts to read in this call.
+    pub(super) reads: u32,
     /// Something has happened in this call.
     pub(super) moved: bool,
     /// The connection was given up.
@@ -53,10 +63,50 @@ impl WorldLink<'_> {
         }
     }
 
+    /// Whether this call has done enough. Without rings that is one step.
+    fn must_pause(&mut self) -> bool {
+        self.moved && (self.daemon.ring_words.is_none() || self.rng.usize(..3) == 0)
+    }
+
+    fn count_read(&mut self) {
+        self.reads += 1;
+        assert!(self.reads < READS_MAX, "{:?} spins", self.client);
+    }
+
+    /// One in so many attempts to map memory fails.
+    fn is_short_of_memory(&mut self) -> bool {
+        let one_in = self.daemon.memory_shortage;
+        one_in > 0 && self.rng.usize(..one_in) == 0
+    }
+
+    /// Writes once, with descriptors on the first byte.
+    fn write_once(&mut self, bytes: &[u8], descriptors: &[Descriptor]) -> Transfer<()> {
+        let must_pause = self.must_pause();
+        let Some(connected) = &*self.connected else { return Transfer::Broken };
+        if must_pause || connected.shared.borrow().life.is_over() {
+            return Transfer::Wait(());
+        }
+        match connected.pipe.borrow_mut().write(self.rng, bytes, descriptors) {
+            Some(0) => Transfer::Wait(()),
+            Some(bytes) => {
+                self.moved = true;
+                Transfer::Bytes(bytes)
+            }
+            None => Transfer::Broken,
+        }
+    }
+
     /// Reads once; `None` if the connection is over.
     fn fill(&mut self, machine: &mut impl Machine) -> Option<usize> {
         let connected = self.connected.as_ref()?;
-        let read = connected.pipe.borrow_mut().read(self.rng, &mut machine.target());
+        let shared = &mut *connected.shared.borrow_mut();
+        let received = &mut shared.received;
+        let read = connected.pipe.borrow_mut().read(self.rng, &mut machine.target(), received);
+        if !shared.expects_descriptors {
+            received.clear(); // the system closes them
+        }
+        let (waiting, has_rings) = (received.len(), machine.session().has_rings());
+        assert!(waiting <= if has_rings { 4 } else { 0 }, "{:?} has {waiting} descriptors without frames", self.client);
         self.moved |= read != Some(0);
         read
     }
@@ -76,13 +126,15 @@ impl Link for WorldLink<'_> {
         let Some(connected) = &*self.connected else {
             *self.connected = self.daemon.connect(self.client, self.pid, self.channel.cloned());
             if self.connected.is_some() {
+                let can_use = self.daemon.ring_words.is_some() && machine.wants_rings();
+                machine.session_mut().announce_rings(can_use);
                 machine.connected();
                 self.moved = true;
             }
             return Ok(Step::Wait(()));
         };
         if !machine.outgoing().is_empty() {
-            match connected.pipe.borrow_mut().write(self.rng, machine.outgoing()) {
+            match connected.pipe.borrow_mut().write(self.rng, machine.outgoing(), &[]) {
                 Some(0) | None => {} // the daemon may have sent why
                 Some(bytes) => {
                     machine.sent(bytes);
@@ -104,6 +156,7 @@ impl Link for WorldLink<'_> {
     }
 
     fn read(&mut self, subscriber: &mut Subscriber, _patient: bool) -> Result<Step<(), ()>, Never> {
+        self.count_read();
         if self.moved {
             return Ok(Step::Wait(()));
         }
@@ -119,7 +172,8 @@ impl Link for WorldLink<'_> {
     }
 
     fn read_answer(&mut self, machine: &mut impl Machine) -> Transfer<()> {
-        if self.moved {
+        self.count_read();
+        if self.must_pause() {
             return Transfer::Wait(());
         }
         match self.fill(machine) {
@@ -130,23 +184,57 @@ impl Link for WorldLink<'_> {
     }
 
     fn write(&mut self, head: &[u8], body: &[u8]) -> Transfer<()> {
-        let Some(connected) = &*self.connected else { return Transfer::Broken };
-        if self.moved {
-            return Transfer::Wait(());
-        }
-        match connected.pipe.borrow_mut().write(self.rng, &[head, body].concat()) {
-            Some(0) => Transfer::Wait(()),
-            Some(bytes) => {
-                self.moved = true;
-                Transfer::Bytes(bytes)
-            }
-            None => Transfer::Broken,
-        }
+        self.write_once(&[head, body].concat(), &[])
     }
 
     fn lose(&mut self, machine: &mut impl Machine, loss: Loss) -> Result<(), Never> {
         self.goodbye |= loss == Loss::Ended(Ended::Goodbye);
         self.drop_connection(machine);
         Ok(())
+    }
+
+    fn expect_descriptors(&mut self) {
+        if let Some(connected) = &self.connected {
+            connected.shared.borrow_mut().expects_descriptors = true;
+        }
+    }
+
+    fn make_ring(&mut self) -> Option<Box<dyn RingOutput>> {
+        let capacity = self.daemon.ring_words.filter(|_| !self.is_short_of_memory())?;
+        let ring = self.connected.as_ref()?.shared.borrow_mut().make_ring(capacity);
+        Some(Box::new(ring))
+    }
+
+    fn take_bell(&mut self) -> Option<Box<dyn Bell>> {
+        let bell = self.connected.as_ref()?.shared.borrow_mut().take_bell()?;
+        Some(Box::new(bell))
+    }
+
+    fn open_ring(&mut self, offer: &OfferLink) -> Option<Box<dyn RingInput>> {
+        if self.is_short_of_memory() {
+            self.daemon.faults.borrow_mut().links_refused += 1;
+            self.decline_ring();
+            return None;
+        }
+        let rng = Rng::with_seed(self.rng.u64(..));
+        let ring = self.connected.as_ref()?.shared.borrow_mut().open_ring(offer, rng)?;
+        Some(Box::new(ring))
+    }
+
+    fn decline_ring(&mut self) {
+        if let Some(connected) = &self.connected {
+            connected.shared.borrow_mut().decline_ring();
+        }
+    }
+
+    fn write_with_descriptors(&mut self, frame: &[u8]) -> Transfer<()> {
+        let Some(connected) = &*self.connected else { return Transfer::Broken };
+        let shared = Rc::clone(&connected.shared);
+        let set = shared.borrow_mut().queued.pop_front().unwrap_or_default();
+        let transfer = self.write_once(frame, &set);
+        if transfer == Transfer::Wait(()) {
+            shared.borrow_mut().queued.push_front(set);
+        }
+        transfer
     }
 }

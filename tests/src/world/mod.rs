@@ -3,10 +3,11 @@
 //!
 //! Scenarios touch the world through its methods only; [`World::step`] plays one random move of a participant that has
 //! something to do. Every check is made as it happens, against the plain [`model`](crate::model), and all bookkeeping of the daemon
-//! is checked after every move. A failure prints the seed, the command that replays it, and the last moves.
+//! is checked after every turn of it. A failure prints the seed, the command that replays it, and the last moves.
 
 mod daemon;
 mod link;
+mod memory;
 mod pipe;
 mod tap;
 
@@ -23,8 +24,9 @@ use std::ops::AddAssign;
 use std::rc::Rc;
 use std::time::Duration;
 use system_broadcaster::machine::{
-    Change, Confirmation, Event, Machine, OWN, Outcome, PendingSend, Publisher, Received, Replied, Replying, Requested,
-    RequesterGone, Requesting, Selector, Step, Subscriber, Subscription, confirm, flush, next_reply, receive, settle,
+    Change, Confirmation, Event, Lifetime, Machine, OWN, Outcome, Publisher, Received, Replied, Replying, Requested,
+    RequesterGone, Requesting, Rings, Selector, Sending, Step, Subscriber, Subscription, confirm, flush, next_reply,
+    receive, settle,
 };
 use system_broadcaster::{ChannelName, ChannelPattern};
 
@@ -39,10 +41,9 @@ pub struct Client(usize);
 enum Role {
     Sender {
         publisher: Publisher,
-        to_send: u64,
-        payload_max: usize,
-        /// It feeds many messages before it writes.
-        batch: bool,
+        load: Load,
+        /// It does nothing for a while.
+        paused: bool,
         /// Messages that were reported as in doubt.
         in_doubt: u64,
     },
@@ -61,6 +62,18 @@ enum Role {
     },
     /// A client that requests, and waits for the replies to one request before the next one.
     Requester { publisher: Publisher, to_request: u64, current: Option<Asking> },
+}
+
+/// What a sender sends.
+#[derive(Debug)]
+struct Load {
+    /// Messages that are left.
+    to_send: u64,
+    payload_max: usize,
+    /// It feeds many messages before it writes.
+    batch: bool,
+    /// One in so many messages cannot be in a ring: it is retained, or too large; 0: none is chosen for that.
+    strays: usize,
 }
 
 /// A request of a requester.
@@ -86,6 +99,18 @@ struct Participant {
     lost: u64,
     /// The retained messages that it has received last, between two connections.
     seen: BTreeMap<ChannelName, VecDeque<Mark>>,
+}
+
+impl Participant {
+    /// Whether it waits for its connection and its doorbells, and neither has anything. A wake-up that is lost shows because it waits forever.
+    fn sleeps(&self) -> bool {
+        let Role::Listener { subscriber, change: None, replies, .. } = &self.role else { return false };
+        self.connected.as_ref().is_some_and(|connected| {
+            let shared = connected.shared.borrow();
+            let waits = shared.sleeps && shared.has_links() && replies.is_empty() && subscriber.outgoing().is_empty();
+            waits && !shared.is_rung() && !connected.pipe.borrow().has_news()
+        })
+    }
 }
 
 /// What one listener has received in the end.
@@ -126,6 +151,28 @@ pub struct Faults {
     pub requests_lost: u64,
     /// Requests to which each listener that took them has replied.
     pub requests_answered: u64,
+    /// Rings into which a sender has begun to publish.
+    pub rings_begun: u64,
+    /// Those of them that are not the first on their connection.
+    pub rings_begun_again: u64,
+    /// Those of them that their sender has ended.
+    pub rings_ended: u64,
+    /// How often a sender has ended its ring for a message that is retained.
+    pub rings_left_to_retain: u64,
+    /// How often a sender has ended its ring for a message that is too large for it.
+    pub rings_left_for_size: u64,
+    /// How often a sender has ended its ring because the daemon has recalled it.
+    pub rings_recalled: u64,
+    /// Listeners that have begun to read a ring themselves.
+    pub followed: u64,
+    /// How often one of them found that messages were overwritten.
+    pub lapped: u64,
+    /// How often a daemon has found messages in a ring for other subscribers.
+    pub relayed: u64,
+    /// Rings that a listener could not map.
+    pub links_refused: u64,
+    /// Subscriptions while another listener was being introduced to a sender.
+    pub joined_during_introduction: u64,
 }
 
 impl AddAssign for Faults {
@@ -142,6 +189,17 @@ impl AddAssign for Faults {
         self.late_replies += more.late_replies;
         self.requests_lost += more.requests_lost;
         self.requests_answered += more.requests_answered;
+        self.rings_begun += more.rings_begun;
+        self.rings_begun_again += more.rings_begun_again;
+        self.rings_ended += more.rings_ended;
+        self.rings_left_to_retain += more.rings_left_to_retain;
+        self.rings_left_for_size += more.rings_left_for_size;
+        self.rings_recalled += more.rings_recalled;
+        self.followed += more.followed;
+        self.lapped += more.lapped;
+        self.relayed += more.relayed;
+        self.links_refused += more.links_refused;
+        self.joined_during_introduction += more.joined_during_introduction;
     }
 }
 
@@ -189,6 +247,20 @@ impl World {
         self
     }
 
+    /// Clients can share memory, in rings with so many words of data.
+    #[must_use]
+    pub fn sharing_memory(mut self, words: usize) -> Self {
+        self.daemon.ring_words = Some(words);
+        self
+    }
+
+    /// One in so many attempts of a client to map memory fails.
+    #[must_use]
+    pub fn short_of_shared_memory(mut self, one_in: usize) -> Self {
+        self.daemon.memory_shortage = one_in;
+        self
+    }
+
     /// A client that will send `frames` messages with payloads of at most `payload_max` bytes.
     pub fn sender(&mut self, channel: &str, frames: u64, payload_max: usize) -> Client {
         self.paced_sender(channel, frames, payload_max, Duration::ZERO)
@@ -204,6 +276,16 @@ impl World {
         self.add_sender(channel, frames, payload_max, |publisher| publisher.with_history(keep))
     }
 
+    /// A client whose messages take turns between rings and its connection: one in so many is retained, or too large for a ring.
+    pub fn roaming_sender(&mut self, channel: &str, frames: u64, payload_max: usize, strays: usize) -> Client {
+        let rings = Rings::After(self.rng.borrow_mut().u32(..8));
+        let client = self.add_sender(channel, frames, payload_max, |publisher| publisher.with_rings(rings));
+        if let Role::Sender { load, .. } = &mut self.participants[client.0].role {
+            load.strays = strays;
+        }
+        client
+    }
+
     fn add_sender(
         &mut self,
         channel: &str,
@@ -213,8 +295,15 @@ impl World {
     ) -> Client {
         let batch = self.rng.borrow_mut().bool();
         let number = self.rng.borrow_mut().u32(..);
-        let publisher = with(Publisher::new(name(channel), "world", self.next_pid(), number));
-        self.add(Role::Sender { publisher, to_send: frames, payload_max, batch, in_doubt: 0 })
+        let mut publisher = Publisher::new(name(channel), "world", self.next_pid(), number);
+        if self.daemon.ring_words.is_some() {
+            let rng = &mut *self.rng.borrow_mut();
+            publisher =
+                publisher.with_rings(if rng.u32(..8) == 0 { Rings::Never } else { Rings::After(rng.u32(..30)) });
+        }
+        let publisher = with(publisher);
+        let load = Load { to_send: frames, payload_max, batch, strays: 0 };
+        self.add(Role::Sender { publisher, load, paused: false, in_doubt: 0 })
     }
 
     /// A client that sends so many requests, one after the other. It gives a request up at random.
@@ -303,11 +392,30 @@ impl World {
         }
     }
 
+    /// The sender does nothing until this is called again.
+    pub fn pause(&mut self, client: Client, on: bool) {
+        if let Role::Sender { paused, .. } = &mut self.participants[client.0].role {
+            *paused = on;
+            self.note(format!("{client:?} {}", if on { "pauses" } else { "goes on" }));
+        }
+    }
+
     /// The client is killed: what it had not read is lost with it; what it had sent, the daemon still gets.
     pub fn kill(&mut self, client: Client) {
         self.note(format!("{client:?} is killed"));
         self.participants[client.0].gone = true;
         self.disconnect(client);
+    }
+
+    /// The client is killed in its next move, after a few more words that it stores in shared memory: mostly within a write.
+    pub fn kill_within_a_write(&mut self, client: Client) {
+        if let Some(connected) = &self.participants[client.0].connected {
+            let stores = self.rng.borrow_mut().i64(0..40);
+            connected.shared.borrow_mut().life.ends_after(stores);
+            self.client_moves(client);
+            self.accept_from_rings();
+        }
+        self.kill(client);
     }
 
     /// The connection breaks; the client finds its way back.
@@ -336,10 +444,10 @@ impl World {
         snapshot.connections.iter().any(|connection| connection.waits_for.is_some())
     }
 
-    /// Lets so much time pass.
+    /// Lets so much time pass. What is due then happens at once.
     pub fn pass(&mut self, time: Duration) {
         self.note(format!("{time:?} pass"));
-        self.daemon.now = self.daemon.now.after(time);
+        self.daemon.pass(time);
     }
 
     /// Plays random moves until no participant has anything to do, and checks that everything adds up.
@@ -364,13 +472,21 @@ impl World {
     /// One random move of a participant that has something to do; `false` if none has.
     pub fn step(&mut self) -> bool {
         let moved = self.play();
+        self.accept_from_rings();
         self.daemon.invariants();
         moved
     }
 
+    /// The model accepts what was published in rings.
+    fn accept_from_rings(&mut self) {
+        if let Err(problem) = self.daemon.accept_from_rings() {
+            panic!("{problem}");
+        }
+    }
+
     fn play(&mut self) -> bool {
         let conns = self.daemon.connections();
-        let actors = self.participants.len() + conns.len() * 2 + 1;
+        let actors = self.participants.len() + conns.len() * 2 + 1 + usize::from(self.daemon.ring_words.is_some());
         let first = self.rng.borrow_mut().usize(0..actors);
         for turn in 0..actors {
             let at = (first + turn) % actors;
@@ -379,6 +495,10 @@ impl World {
                 Some(0) => {
                     let drained = self.daemon.drain();
                     self.daemon_moved(drained)
+                }
+                Some(at) if at == conns.len() * 2 + 1 => {
+                    let relayed = self.daemon.relay();
+                    self.daemon_moved(Ok(relayed))
                 }
                 Some(at) if at % 2 == 1 => {
                     let read = self.daemon.read(conns[(at - 1) / 2]);
@@ -424,7 +544,7 @@ impl World {
 
     /// What has happened so far.
     pub fn faults(&self) -> Faults {
-        *self.daemon.faults.borrow()
+        self.daemon.faults()
     }
 
     /// Whether the daemon has written a part of a frame to the client, and cannot go on before the client reads.
@@ -436,6 +556,12 @@ impl World {
     /// How many messages the present daemon has accepted on the channel.
     pub fn accepted(&self, channel: &str) -> u64 {
         self.daemon.accepted(self.daemon.number(), &name(channel)).map_or(0, |channel| channel.len() as u64)
+    }
+
+    /// How many messages were published on the channel behind the end of a ring of the present daemon, whose sender did not know of it.
+    /// A listener may receive or lose them, in addition to those that were accepted.
+    pub fn strays(&self, channel: &str) -> u64 {
+        self.daemon.accepted(self.daemon.number(), &name(channel)).map_or(0, |channel| channel.strays() as u64)
     }
 
     /// How many messages the present daemon should retain, on all channels.
@@ -452,8 +578,14 @@ impl World {
 
     fn client_moves(&mut self, client: Client) -> bool {
         let participant = &mut self.participants[client.0];
-        if participant.gone {
+        if participant.gone || participant.sleeps() {
             return false;
+        }
+        if let Some(connected) = &participant.connected {
+            connected.shared.borrow_mut().wake();
+        }
+        if let (Role::Sender { publisher, .. }, Some(connected)) = (&participant.role, &participant.connected) {
+            connected.shared.borrow_mut().sender = publisher.id().raw();
         }
         let mut rng = Rng::with_seed(self.rng.borrow_mut().u64(..));
         let before = participant.connected.clone();
@@ -468,14 +600,17 @@ impl World {
             connected: &mut participant.connected,
             daemon: &mut self.daemon,
             rng: &mut rng,
+            reads: 0,
             moved: false,
             lost: false,
             goodbye: false,
         };
         let event = match &mut participant.role {
-            Role::Sender { publisher, to_send: 0, in_doubt, .. } => {
+            Role::Sender { paused: true, .. } => return false,
+            Role::Sender { publisher, load: Load { to_send: 0, .. }, in_doubt, .. } => {
+                let waiting = publisher.waiting_bytes();
                 match confirm::<_, SendError>(publisher, &mut link, publisher.commits()).expect("messages are small") {
-                    Step::Wait(()) if !link.moved => return false,
+                    Step::Wait(()) if !link.moved && publisher.waiting_bytes() == waiting => return false,
                     Step::Wait(()) => {}
                     Step::Done(Confirmation::InDoubt(count)) => *in_doubt += count,
                     Step::Done(Confirmation::Accepted) => {
@@ -488,9 +623,12 @@ impl World {
                 }
                 return true;
             }
-            Role::Sender { publisher, to_send, payload_max, batch, .. } => {
-                let payload_max = *payload_max;
-                if send(publisher, to_send, payload_max, *batch, &mut link) { return true } else { None }
+            Role::Sender { publisher, load, .. } => {
+                if send(publisher, load, &mut link) {
+                    return true;
+                } else {
+                    None
+                }
             }
             Role::Requester { publisher, to_request, current } => {
                 let faults = Rc::clone(&link.daemon.faults);
@@ -536,6 +674,9 @@ impl World {
             }
         };
         let (moved, lost, goodbye) = (link.moved, link.lost, link.goodbye);
+        if let Some(connected) = link.connected {
+            connected.shared.borrow_mut().sleeps = event.is_none() && !moved;
+        }
         if before.is_none()
             && let Some(connected) = &self.participants[client.0].connected
         {
@@ -645,7 +786,8 @@ impl World {
         let mut problems = BTreeSet::new();
         for (at, participant) in self.participants.iter().enumerate().filter(|(_, participant)| !participant.gone) {
             match (&participant.role, &participant.connected) {
-                (Role::Sender { to_send, .. }, _) => {
+                (Role::Sender { paused: true, .. }, _) => {}
+                (Role::Sender { load: Load { to_send, .. }, .. }, _) => {
                     problems.insert(format!("sender {at} is not done: {to_send} messages left, or not confirmed"));
                 }
                 (Role::Requester { to_request, current, .. }, _) => {
@@ -761,45 +903,69 @@ fn ask(
     true
 }
 
+/// Why a message is not put into a ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stray {
+    Retained,
+    TooLarge,
+}
+
 /// Lets a sender that has messages left feed one, send one directly, or write what waits; whether it could.
-fn send(
-    publisher: &mut Publisher,
-    to_send: &mut u64,
-    payload_max: usize,
-    batch: bool,
-    link: &mut WorldLink<'_>,
-) -> bool {
-    let feeds = batch && *to_send > 0 && publisher.waiting_bytes() < 2000 && link.rng.bool();
+fn send(publisher: &mut Publisher, load: &mut Load, link: &mut WorldLink<'_>) -> bool {
+    let feeds = load.batch && load.to_send > 0 && publisher.waiting_bytes() < 2000 && link.rng.bool();
+    // A record has two words more, and at most a quarter of the ring.
+    let ring_payload_max = link.daemon.ring_words.map_or(usize::MAX, |words| (words / 4 - 2) * size_of::<u64>());
+    let is_stray = load.strays > 0 && link.rng.usize(..load.strays) == 0;
+    let stray = is_stray.then(|| if link.rng.bool() { Stray::Retained } else { Stray::TooLarge });
     let payload = |publisher: &Publisher, rng: &mut Rng| {
         // The largest size often enough to matter.
-        let len = if rng.usize(..4) == 0 { payload_max } else { rng.usize(0..=payload_max) };
+        let len = match stray {
+            Some(Stray::TooLarge) => ring_payload_max + 1,
+            _ if rng.usize(..4) == 0 => load.payload_max,
+            Some(Stray::Retained) => rng.usize(1..=load.payload_max), // an empty one clears what is retained
+            None => rng.usize(0..=load.payload_max),
+        };
         payload_of(publisher.committed(), len)
     };
-    if feeds && publisher.is_ready() {
+    if feeds && publisher.is_ready() && stray != Some(Stray::Retained) {
         let payload = payload(publisher, link.rng);
         publisher.feed(&payload).expect("the payload is small");
-        *to_send -= 1;
+        load.to_send -= 1;
         return true;
     }
-    if publisher.waiting_bytes() > 0 || batch {
+    let is_direct = !load.batch && publisher.waiting_bytes() == 0;
+    if !(is_direct || (load.to_send > 0 && stray == Some(Stray::Retained))) {
         if publisher.waiting_bytes() == 0 {
             // Nothing to write yet: at least the connection must be made before the next message is fed.
             let connected = system_broadcaster::machine::Link::connect(link, publisher);
             return matches!(connected, Ok(Step::Done(_))) || link.moved;
         }
+        let waiting = publisher.waiting_bytes();
         flush::<_, SendError>(publisher, link).expect("messages are small");
-        return link.moved;
+        return link.moved || publisher.waiting_bytes() < waiting; // what goes into a ring moves nothing else
     }
     let payload = payload(publisher, link.rng);
-    let before = publisher.committed();
-    drop({
-        let mut sending = PendingSend::new(publisher, link, OWN, &[], &payload);
-        sending.poll::<SendError>().expect("messages are small");
-        sending
-    });
+    let (before, waiting, had_ring) = (publisher.committed(), publisher.waiting_bytes(), publisher.rings() > 0);
+    let mut sending = match stray {
+        Some(Stray::Retained) => Sending::retain(OWN, Lifetime::default(), &[], &payload),
+        Some(Stray::TooLarge) | None => Sending::new(OWN, &[], &payload),
+    };
+    sending.poll::<_, SendError>(publisher, link).expect("messages are small");
     // What was written in part is the publisher's now.
-    *to_send -= publisher.committed() - before;
-    link.moved
+    sending.leave(publisher);
+    if had_ring && publisher.rings() == 0 && !link.lost {
+        let faults = &mut *link.daemon.faults.borrow_mut();
+        match stray {
+            Some(Stray::Retained) => faults.rings_left_to_retain += 1,
+            _ if payload.len() > ring_payload_max => faults.rings_left_for_size += 1,
+            _ if waiting == 0 => faults.rings_recalled += 1,
+            _ => {} // perhaps for a message that was fed
+        }
+    }
+    // What is in shared memory has moved nothing else.
+    let committed = publisher.committed() - before;
+    load.to_send -= committed;
+    link.moved || committed > 0 || publisher.waiting_bytes() < waiting
 }
 
 fn selector(channel: &str) -> Selector {

@@ -18,6 +18,10 @@ pub(super) enum Input {
     Subscribe(u32, Selector, u32),
     /// Its end.
     Unsubscribe(u32),
+    /// Messages are in a ring, from this number on.
+    BeginRing(u64),
+    /// No more messages are in the ring.
+    EndRing,
 }
 
 #[derive(Debug)]
@@ -67,6 +71,10 @@ impl Tap {
                     Item::Control(Control::Unsubscribe(unsubscribe)) => {
                         self.unhandled.push_back(Input::Unsubscribe(unsubscribe.subscription));
                     }
+                    Item::Control(Control::BeginRing(begin)) => {
+                        self.unhandled.push_back(Input::BeginRing(begin.sequence));
+                    }
+                    Item::Control(Control::EndRing(_)) => self.unhandled.push_back(Input::EndRing),
                     Item::Control(_) | Item::Discarded(_) => {}
                 }
             }

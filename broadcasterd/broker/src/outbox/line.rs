@@ -5,6 +5,7 @@
 //! channel, and for each such beginning or end and channel.
 
 use super::span::{Extent, Piece};
+use crate::effect::Attachment;
 use broadcaster_protocol::control::kind;
 use broadcaster_protocol::{ChannelId, Header};
 use std::collections::{BTreeMap, VecDeque};
@@ -18,8 +19,8 @@ const VACANT_IGNORED: usize = 16;
 
 #[derive(Debug)]
 pub(super) enum Entry {
-    /// A control frame; never dropped.
-    Control(Box<[u8]>),
+    /// Never dropped.
+    Control(ControlFrame),
     /// Messages of this channel are missing here.
     Gap {
         channel: ChannelId,
@@ -28,6 +29,14 @@ pub(super) enum Entry {
     Frames(Piece),
     /// What was here was dropped, and is counted elsewhere.
     Vacant,
+}
+
+/// A control frame.
+#[derive(Debug)]
+pub(super) struct ControlFrame {
+    pub(super) bytes: Box<[u8]>,
+    /// What is written with its first byte.
+    pub(super) attachment: Option<Attachment>,
 }
 
 /// Where an entry stands: positions rise along the line and are never used again.
@@ -130,8 +139,8 @@ impl Line {
         self.slots.front_mut().map(|slot| &mut slot.entry)
     }
 
-    pub(super) fn push_control(&mut self, frame: Box<[u8]>) {
-        if parts_losses(&frame) {
+    pub(super) fn push_control(&mut self, frame: ControlFrame) {
+        if parts_losses(&frame.bytes) {
             self.ends.clear(); // what is lost from here on must be reported behind it
         }
         self.push(Entry::Control(frame));
@@ -279,8 +288,8 @@ impl Line {
             last = Some(*at);
             match entry {
                 Entry::Control(frame) => {
-                    assert!(!frame.is_empty(), "an empty control frame at {at:?}");
-                    if parts_losses(frame) {
+                    assert!(!frame.bytes.is_empty(), "an empty control frame at {at:?}");
+                    if parts_losses(&frame.bytes) {
                         ends.clear();
                     }
                 }
@@ -341,7 +350,7 @@ impl Line {
     /// Adds to the gap at the position.
     fn widen(&mut self, at: Position, more: u64) {
         if let Some(Entry::Gap { count, .. }) = self.get_mut(at) {
-            *count += more;
+            *count = count.saturating_add(more);
         }
     }
 
@@ -405,9 +414,9 @@ impl Line {
     }
 }
 
-/// Whether losses before the frame must not be mixed with those behind it: a subscription begins or ends with it, or replayed messages
-/// follow it.
+/// Whether losses before the frame must not be mixed with those behind it: a subscription begins or ends with it, replayed messages follow it,
+/// or messages that the listener reads from a ring have their place there.
 fn parts_losses(frame: &[u8]) -> bool {
-    const PARTING: [u8; 3] = [kind::SUBSCRIBED, kind::UNSUBSCRIBED, kind::RETAINED];
+    const PARTING: [u8; 5] = [kind::SUBSCRIBED, kind::UNSUBSCRIBED, kind::RETAINED, kind::FOLLOW, kind::UNFOLLOW];
     Header::peek(frame).is_some_and(|header| PARTING.contains(&header.kind()))
 }

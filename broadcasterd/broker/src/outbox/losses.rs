@@ -14,12 +14,12 @@ pub(crate) struct Losses {
 impl Losses {
     pub(super) fn add(&mut self, channel: ChannelId, count: u64, observer: bool) {
         if observer {
-            self.observed += count;
+            self.observed = self.observed.saturating_add(count);
             return;
         }
-        self.total += count;
+        self.total = self.total.saturating_add(count);
         match self.by_channel.last_mut() {
-            Some((last, lost)) if *last == channel => *lost += count,
+            Some((last, lost)) if *last == channel => *lost = lost.saturating_add(count),
             _ => self.by_channel.push((channel, count)),
         }
     }
@@ -30,8 +30,14 @@ impl Losses {
     }
 
     /// Messages lost by observers.
+    #[cfg(test)]
     pub(crate) fn observed(&self) -> u64 {
         self.observed
+    }
+
+    /// Messages lost by all subscriptions.
+    pub(crate) fn sum(&self) -> u64 {
+        self.total.saturating_add(self.observed)
     }
 
     /// The messages of [`total`](Self::total) by channel. A channel may occur more than once.

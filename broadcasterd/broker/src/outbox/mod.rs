@@ -22,11 +22,12 @@ mod tests;
 pub(crate) use losses::{Delivered, Losses};
 pub(crate) use span::Span;
 
+use crate::effect::Attachment;
 use crate::memory::{Charge, Ledger};
 use broadcaster_protocol::ChannelId;
 use broadcaster_protocol::control::{Control, Lagged, Overflow};
 use broadcaster_protocol::frame::Header;
-use line::{Entry, Line};
+use line::{ControlFrame, Entry, Line};
 use span::{Extent, Piece};
 use std::rc::Rc;
 
@@ -89,6 +90,8 @@ pub(crate) struct Outbox {
     overshoot: Extent,
     /// All control frames.
     replies_bytes: usize,
+    /// Control frames with an attachment.
+    attachments: usize,
     /// Frames that were written completely before what follows them was parted, until [`advance`](Self::advance) or
     /// [`take_parted`](Self::take_parted) reports them.
     parted: Delivered,
@@ -107,6 +110,7 @@ impl Outbox {
             waiting: Extent::default(),
             overshoot: Extent::default(),
             replies_bytes: 0,
+            attachments: 0,
             parted: Delivered::default(),
             lagged: Vec::new(),
         }
@@ -160,10 +164,31 @@ impl Outbox {
         self.head.footprint(0) + self.body.footprint(IDLE_SLOTS) + self.replies_bytes + self.lagged.capacity()
     }
 
-    pub(crate) fn push_control(&mut self, frame: Vec<u8>) {
+    pub(crate) fn push_control(&mut self, frame: Vec<u8>, attachment: Option<Attachment>) {
         self.replies_bytes += frame.len();
-        self.body.push_control(frame.into_boxed_slice());
+        self.attachments += usize::from(attachment.is_some());
+        self.body.push_control(ControlFrame { bytes: frame.into_boxed_slice(), attachment });
         self.recharge();
+    }
+
+    /// What has to be written with the first byte of [`outgoing`](Self::outgoing), which is one frame then.
+    #[inline]
+    pub(crate) fn attachment(&self) -> Option<Attachment> {
+        if self.attachments == 0 || self.written > 0 {
+            return None;
+        }
+        match self.front() {
+            Some(Entry::Control(frame)) => frame.attachment,
+            Some(Entry::Frames(_) | Entry::Gap { .. } | Entry::Vacant) | None => None,
+        }
+    }
+
+    /// Drops the frame of the [`attachment`](Self::attachment): what was attached does not exist any more.
+    pub(crate) fn withdraw(&mut self) {
+        if self.attachment().is_some() {
+            self.finish(&mut Delivered::default());
+            self.recharge();
+        }
     }
 
     /// Queues a span under `terms`, and adds what is dropped for it to `losses`.
@@ -279,7 +304,8 @@ impl Outbox {
         self.recharge();
     }
 
-    /// The bytes to write, in order, in at most `slices_max` slices. There are none only if the outbox is empty.
+    /// The bytes to write, in order, in at most `slices_max` slices. There are none only if the outbox is empty. They end before a frame with
+    /// an attachment, and behind it if it is the first.
     #[inline]
     pub(crate) fn outgoing(&mut self, slices_max: usize) -> Outgoing<'_> {
         if self.begun.is_some() || self.head.gaps() + self.body.gaps() > 0 {
@@ -341,10 +367,13 @@ impl Outbox {
         self.head.invariants();
         self.body.invariants();
         assert_eq!(self.head.runs(), 0, "frames wait in the head");
-        let (mut waiting, mut replies_bytes) = (Extent::default(), 0);
+        let (mut waiting, mut replies_bytes, mut attachments) = (Extent::default(), 0, 0);
         for entry in self.window(usize::MAX) {
             match entry {
-                Entry::Control(frame) => replies_bytes += frame.len(),
+                Entry::Control(frame) => {
+                    replies_bytes += frame.bytes.len();
+                    attachments += usize::from(frame.attachment.is_some());
+                }
                 Entry::Frames(piece) => waiting += with_bookkeeping(piece.extent()),
                 Entry::Gap { .. } | Entry::Vacant => {}
             }
@@ -353,6 +382,7 @@ impl Outbox {
             waiting.bytes -= ENTRY_BYTES;
         }
         assert_eq!((self.waiting, self.replies_bytes), (waiting, replies_bytes), "what waits is counted wrongly");
+        assert_eq!(self.attachments, attachments, "attachments are counted wrongly");
         assert_eq!(self.charge.bytes(), self.footprint(), "the charge is not the footprint");
         let (written, size) = (self.written, self.front().map_or(1, entry_bytes));
         assert!(written < size, "{written} bytes of an entry of {size} are written");
@@ -568,7 +598,10 @@ impl Outbox {
             self.head.pop_front()
         };
         match entry {
-            Some(Entry::Control(frame)) => self.replies_bytes -= frame.len(),
+            Some(Entry::Control(frame)) => {
+                self.replies_bytes -= frame.bytes.len();
+                self.attachments -= usize::from(frame.attachment.is_some());
+            }
             Some(Entry::Frames(piece)) => {
                 self.waiting -= piece.extent();
                 delivered.add(piece.extent(), piece.observer());
@@ -608,7 +641,8 @@ impl<'a> Iterator for Outgoing<'a> {
             self.at += 1;
             let slice = match entry {
                 Entry::Frames(piece) => piece.bytes(),
-                Entry::Control(frame) => frame,
+                Entry::Control(ControlFrame { bytes, attachment: None }) => bytes,
+                Entry::Control(frame) => self.attached(frame)?,
                 Entry::Gap { .. } => self.next_gap(),
                 Entry::Vacant => continue,
             };
@@ -619,6 +653,16 @@ impl<'a> Iterator for Outgoing<'a> {
 }
 
 impl<'a> Outgoing<'a> {
+    /// A frame with an attachment is written alone, unless that was written with its first bytes.
+    #[cold]
+    fn attached(&mut self, frame: &'a ControlFrame) -> Option<&'a [u8]> {
+        let is_first = self.at == 1;
+        if !is_first || self.written == 0 {
+            self.end = 0;
+        }
+        is_first.then_some(&frame.bytes)
+    }
+
     #[cold]
     fn next_gap(&mut self) -> &'a [u8] {
         let (frame, rest) = self.gaps.split_at(Header::peek(self.gaps).map_or(0, |header| header.frame_bytes()));
@@ -635,7 +679,7 @@ fn with_bookkeeping(frames: Extent) -> Extent {
 /// Bytes of an entry on the wire.
 fn entry_bytes(entry: &Entry) -> usize {
     match entry {
-        Entry::Control(frame) => frame.len(),
+        Entry::Control(frame) => frame.bytes.len(),
         Entry::Frames(piece) => piece.extent().bytes,
         Entry::Gap { channel, count } => {
             let mut frame = Vec::new();

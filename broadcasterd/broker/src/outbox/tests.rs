@@ -224,7 +224,7 @@ impl Pair {
             self.model.settle_all();
             self.confirmations.insert(self.controls);
         }
-        self.bench.outbox.push_control(frame);
+        self.bench.outbox.push_control(frame, None);
         self.controls += 1;
     }
 
@@ -461,7 +461,7 @@ fn gaps_between_control_frames_cost_constant_work() {
         |channel| POLICIES[channel as usize % 2],
         |bench, n| {
             if n % 20 == 0 {
-                bench.outbox.push_control(Header::control(MARKER, 1, 0).as_bytes().to_vec());
+                bench.outbox.push_control(Header::control(MARKER, 1, 0).as_bytes().to_vec(), None);
             }
         },
     );

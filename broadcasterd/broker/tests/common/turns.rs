@@ -77,6 +77,7 @@ impl<P: Client> Turns<P> {
                 Effect::Write(conn) => self.to_write.push(conn),
                 Effect::Close(conn) => self.end(conn),
                 Effect::Discard(_) | Effect::Drain | Effect::Release | Effect::Exit => {}
+                other => panic!("rings are not supported here: {other:?}"),
             }
         }
     }

@@ -160,6 +160,12 @@ impl Exposition {
             "broadcaster_queue_messages_max",
             "Limit of messages queued for one listener.",
             [(NONE, daemon.queue_messages_max)],
+        )?;
+        page.gauge("broadcaster_rings", "Rings in shared memory.", [(NONE, daemon.rings)])?;
+        page.gauge(
+            "broadcaster_links",
+            "Listeners that read a ring themselves, counted for each ring.",
+            [(NONE, daemon.links)],
         )
     }
 
@@ -393,6 +399,8 @@ mod tests {
             ("broadcaster_held_max_bytes", "268435456"),
             ("broadcaster_queue_max_bytes", "4194304"),
             ("broadcaster_queue_messages_max", "65536"),
+            ("broadcaster_rings", "9"),
+            ("broadcaster_links", "14"),
             ("broadcaster_channels_omitted", "0"),
             ("broadcaster_listeners_omitted", "0"),
             (r#"broadcaster_channel_accepted_bytes_total{channel="com.example.sync"}"#, "700"),

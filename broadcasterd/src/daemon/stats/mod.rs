@@ -87,6 +87,8 @@ impl About {
                 retained_bytes_max: limits.retained_bytes_effective() as u64,
                 queue_bytes_max: limits.outbox_bytes_max as u64,
                 queue_messages_max: limits.outbox_messages_max,
+                rings: snapshot.rings as u64,
+                links: snapshot.links as u64,
                 connections_max: limits.connections_max as u64,
                 channels_max: limits.channels_max as u64,
             },
@@ -172,6 +174,10 @@ fn connection(connection: &ConnSnapshot) -> Connection {
         delays: connection.delays,
         delayed_ms: ms(connection.delayed),
         left_behind: connection.left_behind,
+        rings: connection.rings as u64,
+        ring_readers: connection.readers as u64,
+        ring_listeners: connection.ring_listeners as u64,
+        links: connection.links as u64,
     }
 }
 

@@ -87,6 +87,11 @@ pub(crate) struct Daemon {
     /// Limits of the queue of one listener.
     pub(crate) queue_bytes_max: u64,
     pub(crate) queue_messages_max: u64,
+    /// Rings in shared memory, and listeners that read a ring themselves, counted for each ring.
+    #[serde(default)]
+    pub(crate) rings: u64,
+    #[serde(default)]
+    pub(crate) links: u64,
     pub(crate) connections_max: u64,
     pub(crate) channels_max: u64,
 }
@@ -194,6 +199,16 @@ pub(crate) struct Connection {
     pub(crate) delayed_ms: u64,
     /// It has delayed a sender for as long as that allows, and delays none until nothing is queued for it.
     pub(crate) left_behind: bool,
+    /// Rings that it writes, the listeners that read them themselves, and all listeners of their channels, both counted for each ring.
+    #[serde(default)]
+    pub(crate) rings: u64,
+    #[serde(default)]
+    pub(crate) ring_readers: u64,
+    #[serde(default)]
+    pub(crate) ring_listeners: u64,
+    /// Rings that it reads itself.
+    #[serde(default)]
+    pub(crate) links: u64,
 }
 
 impl Connection {
@@ -206,6 +221,16 @@ impl Connection {
             (Phase::Active, false, true) => "listener",
             (Phase::Active, false, false) if self.observers > 0 => "observer",
             (Phase::Active, false, false) => "client",
+        }
+    }
+
+    /// What its messages go through, for tables. For the rings that it writes, it includes how many of their listeners read them
+    /// themselves.
+    pub(crate) fn path(&self) -> String {
+        match (self.rings, self.links) {
+            (0, 0) => "socket".to_owned(),
+            (0, _) => "memory".to_owned(),
+            _ => format!("memory {}/{}", self.ring_readers, self.ring_listeners),
         }
     }
 
@@ -280,6 +305,27 @@ mod tests {
         assert_eq!(kind(Phase::Active, 1, 1, 0), "sender+listener");
         assert_eq!(kind(Phase::Active, 0, 0, 1), "observer");
         assert_eq!(kind(Phase::Leaving, 1, 1, 1), "leaving");
+    }
+
+    #[test]
+    fn path_follows_from_rings_and_links() {
+        let path = |rings, ring_readers, ring_listeners, links| {
+            let connection = sample::connection(1, "client", &[]);
+            Connection { rings, ring_readers, ring_listeners, links, ..connection }.path()
+        };
+        assert_eq!(path(0, 0, 0, 0), "socket");
+        assert_eq!(path(2, 2, 3, 0), "memory 2/3");
+        assert_eq!(path(1, 0, 0, 0), "memory 0/0");
+        assert_eq!(path(0, 0, 0, 1), "memory");
+        assert_eq!(path(1, 1, 2, 1), "memory 1/2");
+    }
+
+    #[test]
+    fn document_of_a_daemon_without_rings_is_understood() {
+        let mut value = serde_json::to_value(sample::connection(2, "sender", &["news"])).expect("plain data");
+        let fields = value.as_object_mut().expect("an object");
+        fields.retain(|name, _| !["rings", "ring_readers", "ring_listeners", "links"].contains(&name.as_str()));
+        assert_eq!(serde_json::from_value::<Connection>(value).expect("the same").path(), "socket");
     }
 
     #[test]

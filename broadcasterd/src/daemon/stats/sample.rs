@@ -45,6 +45,8 @@ fn daemon() -> Daemon {
         retained_bytes_max: 16 << 20,
         queue_bytes_max: 4 << 20,
         queue_messages_max: 65_536,
+        rings: 9,
+        links: 14,
         connections_max: 4096,
         channels_max: 65_537,
     }
@@ -99,5 +101,9 @@ pub(crate) fn connection(id: u64, kind: &str, channels: &[&str]) -> Connection {
         delays: id / 2,
         delayed_ms: 700 * (id / 2),
         left_behind: false,
+        rings: u64::from(kind.contains("sender")),
+        ring_readers: if kind.contains("sender") { 12 } else { 0 },
+        ring_listeners: if kind.contains("sender") { 13 } else { 0 },
+        links: u64::from(kind.contains("listener")),
     }
 }

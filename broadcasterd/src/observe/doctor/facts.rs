@@ -1,6 +1,7 @@
 //! What is known about the bus and everything around it: values only. Nothing here inspects anything.
 
 use super::parse::{Login, Unit};
+use super::shared_memory::SharedMemory;
 use std::ffi::OsStr;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,7 @@ pub(crate) struct Facts {
     pub(crate) places: Result<Vec<Place>, String>,
     pub(crate) service: Option<Service>,
     pub(crate) limits: Limits,
+    pub(crate) shared_memory: SharedMemory,
     pub(crate) programs: Option<Programs>,
     pub(crate) environment: Option<Environment>,
     /// The system's replacement for a daemon, for programs that opt in.
@@ -221,6 +223,8 @@ pub(crate) enum Cause {
     /// It refuses further connections.
     Full,
     Refused,
+    /// It was not asked: a variable of this environment has an invalid value.
+    Variable,
     Other,
 }
 

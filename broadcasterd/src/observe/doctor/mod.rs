@@ -9,6 +9,7 @@
 //! | `verdict` | derives findings from the facts: pure |
 //! | `finding`, `report` | what is shown |
 //! | `config` | checks the settings as the daemon reads them |
+//! | `shared_memory` | checks whether rings can be used |
 //! | `windows` | all checks on Windows |
 
 mod config;
@@ -21,6 +22,7 @@ mod gather;
 #[cfg_attr(not(any(test, target_os = "linux", target_os = "android")), allow(dead_code))]
 mod parse;
 mod report;
+mod shared_memory;
 #[cfg(unix)]
 #[cfg_attr(any(target_os = "linux", target_os = "android"), path = "linux.rs")]
 #[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "elsewhere.rs")]

@@ -4,6 +4,7 @@
 use super::config::config_check;
 use super::finding::{Check, Finding, Level};
 use super::report::Report;
+use super::shared_memory::SharedMemory;
 use broadcaster_protocol::endpoint::{SOCKET_VARIABLE, stats_socket};
 use std::path::{Path, PathBuf};
 use system_broadcaster::{ConnectError, NO_AUTOSTART_VARIABLE, Options, Origin};
@@ -29,6 +30,7 @@ pub(crate) fn examine(options: &Options, socket_given: bool) -> Report {
             error.to_string()
         }
     };
+    findings.push(SharedMemory::inspect().finding());
     findings.push(program());
     findings.push(environment());
     findings.extend(config_check());
@@ -63,6 +65,7 @@ fn daemon(options: &Options) -> (Finding, String) {
         Err(error) => {
             let remedy = match &error {
                 ConnectError::OtherUser { .. } => "use another pipe, and find the process that serves this one",
+                ConnectError::SharedMemory { .. } => "unset BROADCASTER_SHARED_MEMORY",
                 _ => "end the process that serves the pipe; the next client starts another",
             };
             (Finding::new(Check::Daemon, Level::Error, error.to_string(), remedy), error.to_string())

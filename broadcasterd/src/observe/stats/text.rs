@@ -50,6 +50,7 @@ pub(crate) fn summary(stats: &Stats, width: Option<usize>) -> String {
                 size(daemon.retained_bytes_max)
             ),
         ),
+        ("rings", format!("{} in shared memory, {} links to listeners that read them", daemon.rings, daemon.links)),
         ("queue", format!("at most {} or {} messages each", size(daemon.queue_bytes_max), daemon.queue_messages_max)),
     ];
     let mut text = format!("broadcasterd {}, process {}\n", daemon.version, daemon.pid);
@@ -125,6 +126,7 @@ pub(crate) fn peers<'a>(connections: impl IntoIterator<Item = &'a Connection>) -
         Column::Number("PID"),
         Column::Name("PROCESS"),
         Column::Name("KIND"),
+        Column::Name("PATH"),
         Column::Name("CHANNELS"),
         Column::Number("AGE"),
         Column::Number("MSGS"),
@@ -139,6 +141,7 @@ pub(crate) fn peers<'a>(connections: impl IntoIterator<Item = &'a Connection>) -
             if connection.pid == 0 { "-".to_owned() } else { connection.pid.to_string() },
             connection.process.clone().unwrap_or_else(|| "-".to_owned()),
             connection.kind().to_owned(),
+            connection.path(),
             channels_of(connection),
             time(connection.age_ms),
             count(connection.messages),
@@ -173,9 +176,23 @@ mod tests {
         assert_eq!(lines[0], "broadcasterd 1.2.3, process 4321");
         assert!(text.contains("accepted     12.3k messages, 4.0 MiB"), "{text}");
         assert!(text.contains("held         1.0 MiB of 256 MiB"), "{text}");
+        assert!(text.contains("rings        9 in shared memory, 14 links"), "{text}");
         let slow = lines.iter().position(|&line| line == "Slow listeners").expect("both listeners are slow");
         assert_eq!(lines.len() - slow, 5, "a heading, two rows and no sender: {text}");
         assert!(lines[slow + 3].contains("2147418115"), "the longest queue comes first: {text}");
+    }
+
+    #[test]
+    fn path_of_each_connection_is_listed() {
+        let mut idle = sample::connection(3, "sender", &["news"]);
+        idle.rings = 0;
+        let connections =
+            [sample::connection(1, "listener", &["news"]), sample::connection(2, "sender", &["news"]), idle];
+        let text = peers(&connections).render(None);
+        let lines: Vec<&str> = text.lines().collect();
+        let at = lines[0].find("PATH").expect("a column");
+        let paths: Vec<&str> = lines[1..].iter().map(|line| line[at..].split("  ").next().unwrap_or("")).collect();
+        assert_eq!(paths, ["memory", "memory 12/13", "socket"], "{text}");
     }
 
     #[test]

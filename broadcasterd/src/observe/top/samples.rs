@@ -39,6 +39,8 @@ pub(crate) fn daemon(uptime_ms: u64) -> Daemon {
         retained_bytes_max: 16 << 20,
         queue_bytes_max: 4 << 20,
         queue_messages_max: 65_536,
+        rings: 0,
+        links: 0,
         connections_max: 4096,
         channels_max: 65_536,
     }
@@ -84,6 +86,10 @@ pub(crate) fn connection(id: u64, pid: u32, kind: &str) -> Connection {
         delays: 0,
         delayed_ms: 0,
         left_behind: false,
+        rings: 0,
+        ring_readers: 0,
+        ring_listeners: 0,
+        links: 0,
     }
 }
 

@@ -237,6 +237,7 @@ fn means_no_daemon(error: &ConnectError) -> bool {
         ConnectError::Name(_)
         | ConnectError::Endpoint(_)
         | ConnectError::RelativeProgram { .. }
+        | ConnectError::SharedMemory { .. }
         | ConnectError::Refused { .. }
         | ConnectError::Unsupported { .. }
         | ConnectError::OtherUser { .. }

@@ -49,6 +49,7 @@ impl Service {
             ordering: false,
             lag_counts: false,
             confirmation: false,
+            rings: 0,
             payload_bytes_max: self.dialect.payload_bytes_max(),
         }
     }

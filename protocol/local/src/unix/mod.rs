@@ -49,6 +49,8 @@ pub use signals::without_signals;
 #[cfg(feature = "tokio")]
 pub use socket::AuxiliaryListener;
 pub use socket::{Listener, Socket};
+#[cfg(all(any(target_os = "linux", target_os = "android"), target_pointer_width = "64"))]
+pub(crate) use stream::SEND_FLAGS;
 pub use stream::{
     STOPPED_SOCKET_KEEPS_BYTES, read, read_blocking, shutdown, stop_reading, widen, write, write_vectored,
 };

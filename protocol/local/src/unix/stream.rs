@@ -15,7 +15,7 @@ const SOCKET_BUFFER_BYTES: usize = 512 * 1024;
 
 /// Without waiting and without SIGPIPE.
 #[cfg(not(target_vendor = "apple"))]
-const SEND_FLAGS: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
+pub(crate) const SEND_FLAGS: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 
 /// [`set_up`] has made the socket itself non-blocking and silent.
 #[cfg(target_vendor = "apple")]

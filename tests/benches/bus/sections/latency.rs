@@ -25,8 +25,8 @@ const RUN_MAX: Duration = Duration::from_secs(30);
 #[derive(Clone, Copy)]
 pub(crate) struct Latency {
     pub(crate) p50_us: f64,
-    p99_us: f64,
-    cpu_s_per_million: f64,
+    pub(crate) p99_us: f64,
+    pub(crate) cpu_s_per_million: f64,
 }
 
 pub(crate) fn measure(bench: &Bench) {
@@ -38,36 +38,8 @@ pub(crate) fn measure(bench: &Bench) {
 }
 
 fn case(bench: &Bench, payload_bytes: usize, pinned: bool) {
-    let place = if pinned { "one CPU" } else { "unpinned" };
-    let case = format!("{} {place}", bytes(payload_bytes));
-    let systems = bench.available(&SYSTEMS);
-    let pin = pinned.then_some(bench.pin_cpu);
-    let mut latencies = vec![Vec::new(); systems.len()];
-    for _ in 0..bench.options.runs() * TURNS_PER_RUN {
-        for (system, own) in systems.iter().zip(&mut latencies) {
-            let latency = run(bench, *system, payload_bytes, pin);
-            own.push(bench.ok_or_record(&format!("{SECTION} {case} {}", system.label()), latency));
-        }
-    }
-    for (system, own) in systems.iter().zip(&latencies) {
-        let typical = |figure: fn(&Latency) -> f64| median(own.iter().flatten().map(figure));
-        let (p50, p99) = (typical(|latency| latency.p50_us), typical(|latency| latency.p99_us));
-        let cpu = typical(|latency| latency.cpu_s_per_million);
-        let mut row = Row {
-            case: case.clone(),
-            system: system.label().to_owned(),
-            figure: format!("p50 {p50:.1} us  p99 {p99:.1} us"),
-            cpu: format!("{cpu:.3}"),
-            json: json!({ "p50_us": p50, "p99_us": p99, "cpu_s_per_million": cpu }),
-            ..Row::default()
-        };
+    for (mut row, system, Ratios { p50, p99, cpu }) in compare(bench, SECTION, &SYSTEMS, payload_bytes, pinned) {
         if system.is_ours() {
-            let ratio = |figure: fn(&Latency) -> f64| {
-                let turns = own.iter().zip(&latencies[0]);
-                median(turns.filter_map(|(own, floor)| Some(figure(own.as_ref()?) / figure(floor.as_ref()?))))
-            };
-            let (p50, p99) = (ratio(|latency| latency.p50_us), ratio(|latency| latency.p99_us));
-            let cpu = ratio(|latency| latency.cpu_s_per_million);
             row.ratio = format!(
                 "b: {}, {}, {}",
                 ratio_with_goal("p50", p50, "<=", Some(P50_GOAL)),
@@ -81,6 +53,54 @@ fn case(bench: &Bench, payload_bytes: usize, pinned: bool) {
         }
         bench.push_row(SECTION, row);
     }
+}
+
+/// Latencies and times relative to those of another system, as medians of the ratios within turns.
+pub(crate) struct Ratios {
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
+    pub(crate) cpu: f64,
+}
+
+/// Lets the systems take turns. Returns for each of them its row, to which the caller adds what it takes from the ratios to the first system.
+pub(crate) fn compare(
+    bench: &Bench,
+    section: &str,
+    systems: &[System],
+    payload_bytes: usize,
+    pinned: bool,
+) -> Vec<(Row, System, Ratios)> {
+    let place = if pinned { "one CPU" } else { "unpinned" };
+    let case = format!("{} {place}", bytes(payload_bytes));
+    let systems = bench.available(systems);
+    let pin = pinned.then_some(bench.pin_cpu);
+    let mut latencies = vec![Vec::new(); systems.len()];
+    for _ in 0..bench.options.runs() * TURNS_PER_RUN {
+        for (system, own) in systems.iter().zip(&mut latencies) {
+            let latency = run(bench, *system, payload_bytes, pin);
+            own.push(bench.ok_or_record(&format!("{section} {case} {}", system.label()), latency));
+        }
+    }
+    let row = |(system, own): (System, &Vec<Option<Latency>>)| {
+        let typical = |figure: fn(&Latency) -> f64| median(own.iter().flatten().map(figure));
+        let (p50, p99) = (typical(|latency| latency.p50_us), typical(|latency| latency.p99_us));
+        let cpu = typical(|latency| latency.cpu_s_per_million);
+        let row = Row {
+            case: case.clone(),
+            system: system.label().to_owned(),
+            figure: format!("p50 {p50:.1} us  p99 {p99:.1} us"),
+            cpu: format!("{cpu:.3}"),
+            json: json!({ "p50_us": p50, "p99_us": p99, "cpu_s_per_million": cpu }),
+            ..Row::default()
+        };
+        let ratio = |figure: fn(&Latency) -> f64| {
+            let turns = own.iter().zip(&latencies[0]);
+            median(turns.filter_map(|(own, floor)| Some(figure(own.as_ref()?) / figure(floor.as_ref()?))))
+        };
+        let (p50, p99) = (ratio(|latency| latency.p50_us), ratio(|latency| latency.p99_us));
+        (row, system, Ratios { p50, p99, cpu: ratio(|latency| latency.cpu_s_per_million) })
+    };
+    systems.into_iter().zip(&latencies).map(row).collect()
 }
 
 pub(crate) fn run(bench: &Bench, system: System, payload_bytes: usize, pin: Option<usize>) -> Result<Latency> {

@@ -5,7 +5,10 @@ use serde_json::json;
 use crate::bench::Bench;
 use crate::error::{Result, fail};
 use crate::stats::{median, spread};
-use crate::system::System::{self, FloorA, FloorB, FloorC, FloorWide, Lossless, LosslessBatched, Ours, OursBatched};
+use crate::system::System::{
+    self, FloorA, FloorB, FloorC, FloorRing, FloorWide, Lossless, LosslessBatched, Memory, MemoryBatched, Ours,
+    OursBatched,
+};
 use crate::table::{Goal, Row, bytes, millions, percent, ratio_with_goal};
 use crate::traffic::{Plan, Traffic, calibrate, run};
 
@@ -84,6 +87,22 @@ pub(crate) fn lossless(bench: &Bench) {
         Comparison { system: LosslessBatched, floors: &[FloorC], goal: Some(0.6) },
     ];
     case(bench, "lossless", (64, 8, 1), &[FloorB, FloorC, Lossless, LosslessBatched], &many_senders);
+}
+
+/// Through shared memory, against the connections of the bus.
+pub(crate) fn memory(bench: &Bench) {
+    let small = [
+        Comparison { system: Memory, floors: &[Ours], goal: Some(1.0) },
+        Comparison { system: MemoryBatched, floors: &[OursBatched], goal: Some(1.0) },
+    ];
+    for listeners in [1, 8] {
+        let systems = [FloorRing, Ours, OursBatched, Memory, MemoryBatched];
+        case(bench, "memory", (64, 1, listeners), &systems, &small);
+    }
+    for (payload_bytes, goal) in [(1 << 10, 1.5), (64 << 10, 2.0)] {
+        let comparison = [Comparison { system: Memory, floors: &[Ours], goal: Some(goal) }];
+        case(bench, "memory", (payload_bytes, 1, 8), &[FloorRing, Ours, Memory], &comparison);
+    }
 }
 
 /// The runs of one system. A failed run is `None`, so that turns stay aligned.

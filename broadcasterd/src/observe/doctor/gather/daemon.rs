@@ -87,6 +87,7 @@ fn status(options: &Options, until: Instant) -> Status {
                     ConnectError::OtherUser { .. } => Cause::OtherUser,
                     ConnectError::NotADaemon { .. } => Cause::NotADaemon,
                     ConnectError::Refused { .. } => Cause::Refused,
+                    ConnectError::SharedMemory { .. } => Cause::Variable,
                     _ => Cause::Other,
                 };
                 return Status::Failed { cause, sentence: with_causes(&error) };

@@ -9,6 +9,7 @@ mod programs;
 mod service;
 
 use super::facts::{Facts, GATHER_TIMEOUT, Limits, Notifications, Place, Status};
+use super::shared_memory::SharedMemory;
 use super::system;
 use bounded::{Pending, TOOL_TIMEOUT};
 use daemon::request_status;
@@ -68,6 +69,7 @@ pub(crate) fn gather(options: &Options, socket_given: bool) -> Facts {
             inotify_instances_max: system::inotify_instances_max(),
             no_thread: std::thread::Builder::new().spawn(|| ()).is_err(),
         },
+        shared_memory: SharedMemory::inspect(),
         programs: programs.wait(files_until),
         environment: environment.wait(files_until),
         notifications: Capabilities::of_notifications()

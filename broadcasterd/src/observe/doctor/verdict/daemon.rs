@@ -6,6 +6,7 @@ use crate::observe::doctor::facts::{
     ANSWER_TIMEOUT, Cause, Facts, Holder, Kind, Lock, Node, Place, PlaceFiles, Status, starts_at_connect,
 };
 use crate::observe::doctor::finding::{Check, Finding, Level};
+use system_broadcaster::SHARED_MEMORY_VARIABLE;
 
 /// Processes listed by the number of their connections.
 const LISTED_MAX: usize = 5;
@@ -139,6 +140,7 @@ fn no_answer(facts: &Facts, holder: Option<&Holder>, cause: Cause, sentence: &st
             sentence.to_owned(),
             "if the versions are incompatible, run `broadcasterd stop` with the daemon's version".to_owned(),
         ),
+        (Cause::Variable, ..) => error(sentence.to_owned(), format!("unset {SHARED_MEMORY_VARIABLE}")),
         (Cause::NotADaemon | Cause::Full | Cause::Other, ..) => error(sentence.to_owned(), end),
     }
 }

@@ -48,6 +48,7 @@ pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
         }
     }
     findings.extend(surroundings::limits(facts));
+    findings.push(facts.shared_memory.finding());
     findings.extend(surroundings::programs(facts));
     findings.extend(surroundings::environment(facts));
     findings
@@ -57,7 +58,7 @@ pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
 pub(super) fn sentence(facts: &Facts, findings: &[Finding]) -> String {
     // Causes before their consequences.
     let cause = |finding: &&Finding| match finding.check {
-        Check::Limits if finding.level == Level::Error => 0,
+        Check::Limits | Check::Memory if finding.level == Level::Error => 0,
         Check::Socket => 1,
         Check::Config => 2,
         Check::Directory => 3,
@@ -69,7 +70,7 @@ pub(super) fn sentence(facts: &Facts, findings: &[Finding]) -> String {
         Check::Service => 9,
         Check::Limits => 10,
         Check::Environment => 11,
-        Check::Stats => 12,
+        Check::Memory | Check::Stats => 12,
     };
     let first = |level| findings.iter().filter(|finding| finding.level == level).min_by_key(cause);
     if let Some(finding) = first(Level::Error) {

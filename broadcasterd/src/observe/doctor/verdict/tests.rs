@@ -7,6 +7,7 @@ use crate::observe::doctor::facts::{
     Place, PlaceFiles, ProgramFile, Programs, Service, Stats,
 };
 use crate::observe::doctor::parse::{Login, Unit};
+use crate::observe::doctor::shared_memory::SharedMemory;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use system_broadcaster::Origin;
@@ -85,6 +86,7 @@ pub(in crate::observe::doctor) fn healthy() -> Facts {
         places: Ok(vec![served_at(RUN_USER, Origin::RunUser, 812), unused_at(STATE, Origin::State)]),
         service: Some(Service { login: Some(Login { name: "u".to_owned(), sessions: 1 }), ..Service::default() }),
         limits: Limits { open_files: Some((1024, 524_288)), inotify_instances_max: Some(128), no_thread: false },
+        shared_memory: SharedMemory::default(),
         programs: Some(Programs {
             this: Some("/usr/bin/broadcasterd".into()),
             variable: None,
@@ -238,7 +240,7 @@ fn invisible_holder_still_holds_the_lock() {
 
 #[test]
 fn other_errors_keep_the_words_of_the_client() {
-    for cause in [Cause::OtherUser, Cause::NotADaemon, Cause::Refused, Cause::Other] {
+    for cause in [Cause::OtherUser, Cause::NotADaemon, Cause::Refused, Cause::Variable, Cause::Other] {
         let mut facts = healthy();
         place(&mut facts).status = Status::Failed { cause, sentence: "the words of the client".to_owned() };
         assert_finds(&facts, Check::Daemon, Level::Error, &["the words of the client"]);
