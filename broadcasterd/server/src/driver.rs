@@ -211,8 +211,10 @@ struct Connection<S: Socket> {
     parked: bool,
     /// The broker knows that input is held.
     holding: bool,
-    /// [`Request::ContinueWriting`] was issued and is not answered with [`Output::Done`].
+    /// [`Request::ContinueWriting`] was issued and is not answered with [`Output::Done`], or the client is gone.
     full: bool,
+    /// The client is gone and reads nothing more. What it sent before is still to be read; the end of that closes the connection.
+    gone: bool,
     /// Descriptors whose frames were not handled yet.
     received: VecDeque<S::Descriptor>,
     /// Its rings.
@@ -297,6 +299,7 @@ impl<S: Socket> Driver<S> {
             parked: false,
             holding: false,
             full: false,
+            gone: false,
             received: VecDeque::new(),
             rings: Vec::new(),
         };
@@ -336,7 +339,7 @@ impl<S: Socket> Driver<S> {
         if output == Output::Done
             && let Some(connection) = self.connections.get_mut(conn.0)
         {
-            connection.full = false; // the caller does not continue
+            connection.full = connection.gone; // the caller does not continue
         }
         self.finish_turn(now);
         output
@@ -384,6 +387,10 @@ impl<S: Socket> Driver<S> {
         };
         let Some((conn, reads)) = next else {
             self.stopping = Stopping::Drained;
+            let gone = self.connections.iter().filter(|(_, connection)| connection.gone).map(|(at, _)| ConnId(at));
+            for conn in gone.collect::<Vec<_>>() {
+                self.close(now, conn);
+            }
             self.end_all_rings(now);
             self.apply(now, Event::Drained);
             self.finish_turn(now);
@@ -574,7 +581,9 @@ impl<S: Socket> Driver<S> {
     /// Writes as much as the connection takes.
     fn write_waiting(&mut self, now: Moment, conn: ConnId) -> Output {
         let output = loop {
-            let Some(connection) = self.connections.get(conn.0) else { return Output::Done };
+            let Some(connection) = self.connections.get(conn.0).filter(|connection| !connection.gone) else {
+                return Output::Done;
+            };
             let (offered, wrote) = match self.broker.attachment(conn) {
                 None => offer(&connection.socket, self.broker.outgoing(conn)),
                 Some(attachment) => match self.offer_attached(conn, attachment) {
@@ -606,6 +615,14 @@ impl<S: Socket> Driver<S> {
                             self.apply(now, Event::Written { conn, bytes: offered, blocked: false });
                             continue;
                         }
+                        // The same holds for a listener, whose replies may be unread. What it does not read is lost to it, not delivered.
+                        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset if self.reads_on(conn) => {
+                            self.apply(now, Event::Written { conn, bytes: 0, blocked: true });
+                            if let Some(connection) = self.connections.get_mut(conn.0) {
+                                (connection.full, connection.gone) = (true, true);
+                            }
+                            return Output::Done;
+                        }
                         _ => {
                             self.close(now, conn);
                             return Output::Done;
@@ -623,6 +640,11 @@ impl<S: Socket> Driver<S> {
             self.requests.push_back(Request::ContinueWriting(conn));
         }
         output
+    }
+
+    /// Whether what the connection has sent will be read, up to its end, and has an effect.
+    fn reads_on(&self, conn: ConnId) -> bool {
+        !self.broker.is_leaving(conn) && !matches!(self.stopping, Stopping::Drained)
     }
 
     /// Tries every write that is due.
@@ -668,7 +690,7 @@ impl<S: Socket> Driver<S> {
             let (messages, bytes) = self.broker.queue(conn);
             messages > limits.outbox_messages_max / 2 || bytes > limits.outbox_bytes_max / 2
         };
-        let mut full = self.connections.iter().filter(|(_, connection)| connection.full);
+        let mut full = self.connections.iter().filter(|(_, connection)| connection.full && !connection.gone);
         full.any(|(at, _)| is_behind(ConnId(at))) || self.broker.held_bytes() > limits.held_bytes_max / 2
     }
 

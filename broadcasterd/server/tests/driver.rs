@@ -28,6 +28,8 @@ struct Pipe {
     short_of_memory: bool,
     /// Reading and writing fail.
     broken: bool,
+    /// The client is gone: writing fails, and what it has sent can be read.
+    left: bool,
     /// How often the daemon has written.
     writes: usize,
     /// The client can write no more.
@@ -51,7 +53,7 @@ impl Socket for End {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
         let size = pipe.to_daemon.len().min(target.remaining_mut());
-        if size == 0 && !pipe.stopped {
+        if size == 0 && !pipe.stopped && !pipe.left {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let bytes: Vec<u8> = pipe.to_daemon.drain(..size).collect();
@@ -62,6 +64,9 @@ impl Socket for End {
     fn write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let pipe = &mut self.0.borrow_mut();
         if pipe.broken {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        if pipe.left {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         if pipe.short_of_memory {
@@ -352,6 +357,40 @@ fn a_connection_ends_when_reading_fails_and_not_when_nothing_has_arrived() {
     assert_eq!(bus.turn(|driver, now| driver.read(now, client.conn)), Input::Ended);
     assert!(client.pipe.borrow().shut && !other.pipe.borrow().shut);
     assert_eq!((bus.driver.connections(), bus.driver.socket(client.conn).is_none()), (1, true));
+}
+
+#[test]
+fn what_a_listener_has_sent_before_it_leaves_is_read_though_writes_to_it_fail() {
+    for stops in [false, true] {
+        let mut bus = Bus::new(Limits::default());
+        let (sender, mut other) = (bus.sender(&["to all"]), bus.listener(&["from the listener"], usize::MAX));
+        let mut leaving = bus.sender(&["from the listener"]);
+        leaving.request(subscribe(0, "to all"));
+        bus.read_all(leaving.conn);
+        leaving.read();
+        // A part of a message waits for it.
+        leaving.pipe.borrow_mut().capacity = 10;
+        sender.send(&sender.frame("to all", 0, b"in part"));
+        bus.read_all(sender.conn);
+        assert_eq!(bus.requests.pop(), Some(Request::ContinueWriting(leaving.conn)));
+
+        leaving.send(&leaving.frame("from the listener", 0, b"and its last words"));
+        leaving.pipe.borrow_mut().left = true;
+        sender.send(&sender.frame("to all", 1, b"which it cannot read"));
+        bus.read_all(sender.conn);
+        assert_eq!(bus.write(&leaving), Output::Done);
+        if stops {
+            bus.turn(Driver::stop);
+            while bus.turn(Driver::drain) != Drain::Done {}
+        } else {
+            bus.read_all(leaving.conn); // what it has sent
+            bus.read_all(leaving.conn); // and the end of that
+        }
+        assert!(leaving.pipe.borrow().shut, "the end of what it has sent closes the connection");
+        other.read();
+        assert_eq!((other.messages, other.lost), (1, 0));
+        assert_eq!(bus.driver.broker().stats().messages_delivered, 1, "what it did not read is not delivered");
+    }
 }
 
 #[test]
