@@ -42,7 +42,10 @@ pub mod event_loop {
         poll.registry().register(&mut SourceFd(&descriptor), Token(0), Interest::READABLE)?;
         let mut events = Events::with_capacity(8);
         loop {
-            poll.poll(&mut events, None)?;
+            match poll.poll(&mut events, None) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue, // as by a debugger
+                polled => polled?,
+            }
             // mio reports edges, so take everything. In a level-triggered loop one message per round is enough.
             loop {
                 let event = match listener.try_recv() {
