@@ -16,6 +16,7 @@ use common::{runtime, socket};
 use futures_util::{FutureExt, SinkExt};
 use std::error::Error;
 use std::io::{Read, Write};
+use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -119,6 +120,13 @@ impl Conversation {
     }
 }
 
+/// A child of another test that has not yet begun its program shares the descriptor. Closing it does not end the connection until then.
+impl Drop for Conversation {
+    fn drop(&mut self) {
+        let _ = self.stream.shutdown(Shutdown::Both); // or the client has ended it
+    }
+}
+
 fn welcome() -> Welcome {
     Welcome {
         protocol: PROTOCOL_MAX,
@@ -152,14 +160,14 @@ fn a_timeout_is_the_total_whatever_progress_there_is() {
             conversation.send(welcome());
         }
     });
-    let options = options.timeout(Duration::from_millis(300));
+    let options = options.timeout(Duration::from_secs(1));
     let begun = Instant::now();
     let error = options.listener("news").unwrap_err();
     assert!(error.is_timeout(), "{error}");
-    assert!((300..900).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
+    assert!((1000..2000).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
     let begun = Instant::now();
     let error = runtime().block_on(options.sender_async("news")).unwrap_err();
-    assert!(error.is_timeout() && begun.elapsed() < Duration::from_millis(900), "{error} {:?}", begun.elapsed());
+    assert!(error.is_timeout() && begun.elapsed() < Duration::from_secs(2), "{error} {:?}", begun.elapsed());
 }
 
 #[test]
@@ -172,18 +180,18 @@ fn a_stop_has_one_timeout_in_total() {
         conversation.next();
         conversation.send(welcome());
         assert!(matches!(conversation.next(), Some(Control::Stop(_))));
-        std::thread::sleep(Duration::from_millis(400)); // it delivers what was sent
+        std::thread::sleep(Duration::from_millis(1000)); // it delivers what was sent
         conversation.send(Goodbye { reason: String::new(), extensions: Vec::new() });
         conversations.push(conversation); // and never ends
     });
-    let daemon = options.timeout(Duration::from_millis(600)).daemon();
+    let daemon = options.timeout(Duration::from_millis(1500)).daemon();
     let stops: [&dyn Fn() -> Result<(), ConnectError>; 2] =
         [&|| daemon.stop(), &|| runtime().block_on(daemon.stop_async())];
     for stop in stops {
         let begun = Instant::now();
         let error = stop().unwrap_err();
         assert!(error.is_timeout(), "{error}");
-        assert!((600..950).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
+        assert!((1500..2500).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
     }
 }
 
@@ -476,10 +484,10 @@ fn a_confirmation_that_is_late_is_awaited_again() {
             conversation.send(Report::default());
         }
     });
-    let mut sender = options.timeout(Duration::from_millis(200)).sender("news").unwrap();
+    let mut sender = options.timeout(Duration::from_millis(500)).sender("news").unwrap();
     sender.send(b"x").unwrap();
     let error = sender.confirm().unwrap_err();
-    assert!(matches!(error, SendError::Unconfirmed { after } if after == Duration::from_millis(200)), "{error}");
+    assert!(matches!(error, SendError::Unconfirmed { after } if after == Duration::from_millis(500)), "{error}");
     assert!(error.is_timeout());
     sender.send(b"y").unwrap();
     resume.send(()).unwrap();
@@ -635,7 +643,7 @@ fn a_request_whose_daemon_hangs_is_unconfirmed_after_the_timeout() {
         conversation.send(InboxOpened { id: 2, extensions: Vec::new() });
         while conversation.next_item().is_some() {}
     });
-    let mut sender = options.clone().timeout(Duration::from_millis(50)).sender("news").unwrap();
+    let mut sender = options.clone().timeout(Duration::from_millis(500)).sender("news").unwrap();
     let error = sender.request(b"x", Duration::from_secs(60)).map(drop).unwrap_err();
     assert!(matches!(error, RequestError::Send(SendError::Unconfirmed { .. })) && error.is_timeout(), "{error}");
 }
@@ -661,7 +669,7 @@ fn a_reply_that_the_daemon_does_not_take_is_bounded_and_its_rest_goes_out_while_
         report.send(conversation.reply_bytes()).unwrap();
         let _ = conversation.next();
     });
-    let mut listener = options.timeout(Duration::from_millis(100)).listener("news").unwrap();
+    let mut listener = options.timeout(Duration::from_millis(500)).listener("news").unwrap();
     let message = listener.recv().unwrap();
     let large = vec![7; LARGE as usize];
     let began = Instant::now();
@@ -701,7 +709,7 @@ fn grants_on_request(
             run.iter().for_each(|(sequence, _)| report.send(sequence).unwrap());
         }
     });
-    (options.clone().timeout(Duration::from_millis(100)).backpressure(Duration::from_micros(99_500)), grant, received)
+    (options.clone().timeout(Duration::from_millis(500)).backpressure(Duration::from_micros(99_500)), grant, received)
 }
 
 #[test]
@@ -718,8 +726,8 @@ fn a_send_without_credit_gives_up_after_both_durations_and_sends_nothing() {
     for send in sends {
         let begun = Instant::now();
         let error = send(&mut sender).unwrap_err();
-        assert!(matches!(error, SendError::TimedOut { after } if after == Duration::from_micros(199_500)), "{error}");
-        assert!((199..800).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
+        assert!(matches!(error, SendError::TimedOut { after } if after == Duration::from_micros(599_500)), "{error}");
+        assert!((599..1600).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
     }
     grant.send(1000).unwrap();
     sender.flush().unwrap();

@@ -90,8 +90,8 @@ impl Listener {
 struct Plan {
     /// It introduces a listener, which passes on what it receives. It ends with a message without a payload.
     listener: Option<mpsc::Sender<Message>>,
-    /// It is killed when it has so many messages.
-    dies_at: Option<usize>,
+    /// It is killed when it has so many messages, and reports that.
+    dies_at: Option<(usize, mpsc::Sender<()>)>,
     /// It recalls the ring when it has so many messages.
     recalls_at: Option<usize>,
 }
@@ -178,8 +178,11 @@ impl Daemon {
         loop {
             self.take(None);
             let count = self.seen.messages.len();
-            if self.plan.dies_at.is_some_and(|at| count >= at) {
-                return self.seen;
+            if let Some((_, died)) = self.plan.dies_at.take_if(|(at, _)| count >= *at) {
+                let Self { seen, socket, .. } = self;
+                drop(socket);
+                died.send(()).unwrap();
+                return seen;
             }
             if self.plan.recalls_at.is_some_and(|at| count >= at) && self.intake.is_some() && !self.recalled {
                 self.recalled = true;
@@ -486,14 +489,21 @@ fn large_message_and_recall_lead_back_to_the_socket() {
 
 #[test]
 fn sender_notices_that_its_daemon_is_gone_and_continues_with_the_next() {
-    let (_directory, options, daemon) = bus(vec![Plan { dies_at: Some(200), ..Plan::default() }, Plan::default()]);
+    let (died, has_died) = mpsc::channel();
+    let dies_at = Some((200, died));
+    let (_directory, options, daemon) = bus(vec![Plan { dies_at, ..Plan::default() }, Plan::default()]);
     let mut sender = options.sender("news").unwrap();
     let confirmed = begin(&mut sender, 0);
     let mut sent = confirmed;
+    while sent < 200 {
+        sender.send(&payload(sent)).unwrap();
+        sent += 1;
+    }
+    has_died.recv_timeout(PATIENCE).unwrap();
     while sender.capabilities().rings == 1 {
         sender.send(&payload(sent)).unwrap();
         sent += 1;
-        assert!(sent < 10_000, "it does not notice");
+        assert!(sent <= 200 + 1024 + 8, "it does not notice");
     }
     sender.send(&payload(sent)).unwrap();
     let Err(SendError::InDoubt { count }) = sender.confirm() else { panic!("messages were lost") };
