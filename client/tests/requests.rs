@@ -13,8 +13,11 @@ use system_broadcaster::{Listener, Metadata, Options, RecvError, ReplyError, Req
 /// Long enough for everything; no test waits for it.
 const LONG: Duration = Duration::from_secs(60);
 
-/// No reply is expected.
-const SHORT: Duration = Duration::from_millis(20);
+/// No reply is expected. Long enough for the daemon to take a request on a busy machine.
+const SHORT: Duration = Duration::from_millis(400);
+
+/// How long [`echo`] waits for another request.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// A listener that replies to so many requests with its name, and then ends.
 fn replier(options: &Options, name: &'static str, requests: usize) -> JoinHandle<()> {
@@ -269,7 +272,7 @@ fn echo(options: &Options, channel: &str) -> system_broadcaster::Closer {
         let mut kept: Option<system_broadcaster::Message> = None;
         loop {
             // Without a second one, the first need not wait.
-            match listener.recv_timeout(if kept.is_some() { SHORT } else { LONG }) {
+            match listener.recv_timeout(if kept.is_some() { PAUSE } else { LONG }) {
                 Ok(message) => match kept.take() {
                     None => kept = Some(message),
                     Some(first) => {

@@ -200,7 +200,7 @@ fn a_killed_daemon_loses_what_it_has_not_read() {
 fn a_paused_daemon_answers_nothing_and_loses_nothing() {
     let bus = Bus::new();
     let mut listener = bus.listener("news").unwrap();
-    let brief = bus.options().timeout(Duration::from_millis(20));
+    let brief = bus.options().timeout(Duration::from_millis(500));
     let mut sender = brief.sender("news").unwrap();
     let paused = bus.pause();
     sender.send(b"in its socket").unwrap();

@@ -221,7 +221,7 @@ fn listen_waits_for_the_next_daemon_unless_asked_not_to() {
     let daemon = bus.start();
     let mut waits = Listening::start(&bus, &["--count", "1"], Stdio::piped());
     let fails = Listening::start(&bus, &["--no-retry"], Stdio::null());
-    let gives_up = Listening::start(&bus, &["--timeout", "0.5"], Stdio::null());
+    let gives_up = Listening::start(&bus, &["--timeout", "2"], Stdio::null());
     drop(daemon);
     let (status, stderr) = fails.end();
     assert_eq!((status.code(), stderr.lines().count()), (Some(5), 1), "{stderr}");

@@ -187,7 +187,7 @@ fn stalled_listener_loses_messages_alone() {
 
 #[test]
 fn calls_time_out_while_the_daemon_is_suspended() {
-    const TIMEOUT: Duration = Duration::from_millis(100);
+    const TIMEOUT: Duration = Duration::from_millis(500);
     let bus = Bus::new();
     let daemon = bus.start();
     let options = bus.options().timeout(TIMEOUT);
@@ -225,7 +225,7 @@ fn calls_time_out_while_the_daemon_is_suspended() {
 
 #[test]
 fn confirmation_waits_for_a_suspended_daemon_and_fails_with_a_killed_one() {
-    const TIMEOUT: Duration = Duration::from_millis(100);
+    const TIMEOUT: Duration = Duration::from_millis(500);
     let bus = Bus::new();
     let daemon = bus.start();
     let mut sender = bus.options().timeout(TIMEOUT).sender("news").expect("connected");
@@ -285,7 +285,7 @@ fn daemon_that_closes_every_connection_does_not_hang_a_client() {
         }
         accepted
     });
-    let error = bus.options().timeout(Duration::from_millis(50)).sender("news").expect_err("no handshake");
+    let error = bus.options().timeout(Duration::from_millis(500)).sender("news").expect_err("no handshake");
     assert!(matches!(error, ConnectError::TimedOut { .. }), "{error}");
     stop.send(()).expect("the acceptor runs");
     assert!(acceptor.join().expect("no panic") > 1, "the client tries again");
@@ -455,7 +455,7 @@ fn large_message_is_unfinished_while_the_daemon_is_suspended() {
     let bus = Bus::new();
     let daemon = bus.start();
     let mut listener = bus.options().listener("news").expect("connected");
-    let mut sender = bus.options().timeout(Duration::from_millis(50)).sender("news").expect("connected");
+    let mut sender = bus.options().timeout(Duration::from_millis(500)).sender("news").expect("connected");
     daemon.signal(Signal::STOP);
     let large = vec![3; 8 << 20];
     assert!(matches!(sender.send(&large), Err(SendError::Unfinished { .. })));
@@ -469,7 +469,7 @@ fn large_message_is_unfinished_while_the_daemon_is_suspended() {
 #[test]
 fn idle_daemon_exits_without_losing_a_client() {
     let bus = Bus::new();
-    let mut daemon = Process::spawn(&mut bus.command(program(), &["run", "--log", "warn", "--idle-exit", "20ms"]));
+    let mut daemon = Process::spawn(&mut bus.command(program(), &["run", "--log", "warn", "--idle-exit", "1s"]));
     assert!(daemon.line().starts_with("listening"));
     let held = bus.options().listener("news").expect("connected");
     assert!(bus.options().daemon().status().is_ok());
@@ -768,7 +768,7 @@ fn sockets_passed_to_another_process_are_not_used() {
 fn monitor_times_out_after_the_daemon_is_gone() {
     let bus = Bus::new();
     let daemon = bus.start();
-    let mut command = bus.command(program(), &["monitor", "--timeout", "300ms"]);
+    let mut command = bus.command(program(), &["monitor", "--timeout", "1s"]);
     let mut monitor = Process::spawn(command.stderr(std::process::Stdio::piped()));
     monitor.expect_error_line("observing all channels");
     drop(daemon);

@@ -77,7 +77,7 @@ fn listener_that_never_reads_delays_lines_for_the_given_time_only() {
 fn send_waits_for_listeners_and_sends_nothing_without_them() {
     let bus = Bus::new();
     let _daemon = bus.start();
-    let output = bus.run(&["send", "news", "x", "--wait-for", "1", "--timeout", "0.05"]);
+    let output = bus.run(&["send", "news", "x", "--wait-for", "1", "--timeout", "0.5"]);
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(3), "{stderr}");
     assert!(stderr.starts_with("broadcasterd: ") && stderr.ends_with(": nothing was sent\n"), "{stderr}");
