@@ -251,7 +251,11 @@ impl<'a> Sending<'a> {
                 metadata.extend_from_slice(self.metadata);
                 let is_in = self.put_with(publisher, &metadata);
                 publisher.scratch = metadata;
-                is_in?
+                let is_in = is_in?;
+                if is_in {
+                    publisher.begun_request(number); // a glance may find the reply
+                }
+                is_in
             }
         };
         if is_in && publisher.must_look(self.place) {

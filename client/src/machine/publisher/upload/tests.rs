@@ -2,15 +2,15 @@ use super::*;
 use crate::ChannelName;
 use crate::machine::session::tests::{feed_bytes, welcome};
 use crate::machine::{
-    Carrier, Confirmation, Confirming, Counted, Ended, Link, Machine, OWN, PendingSend, Receipted, Rejected, Requested,
-    Requesting, Sending, Step, Subscriber, Transfer, confirm, count, flush,
+    Carrier, Confirmation, Confirming, Counted, Ended, First, Link, Machine, OWN, PendingSend, Receipted, Rejected,
+    Requested, Requesting, Sending, Step, Subscriber, Transfer, confirm, count, flush,
 };
 use broadcaster_protocol::control::{
     AddLink, Declined, Goodbye, InboxOpened, Listeners, Opened, Prepare, Prepared, Recall, Receipt, RefusedCode,
     Report, RingAccepted, Welcome, kind,
 };
 use broadcaster_protocol::limits::HEADER_BYTES;
-use broadcaster_protocol::{ChannelId, Decoder, Item, Run, SenderId};
+use broadcaster_protocol::{ChannelId, Decoder, Header, Item, Run, SenderId};
 use broadcaster_ring::{Cursor, HEADER_WORDS, Intake, PageReader, PageWriter, PushError, Start, Writer};
 use bytes::{BufMut, BytesMut};
 use std::collections::BTreeMap;
@@ -18,6 +18,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 type Memory = Arc<[AtomicU64]>;
+
+/// Where replies arrive.
+const INBOX: ChannelId = ChannelId(99);
 
 /// Words of data of a ring, 32 KiB. Its largest record has 8 KiB.
 const CAPACITY_WORDS: usize = 4096;
@@ -211,6 +214,8 @@ struct Bus {
     addresses: Vec<u64>,
     /// The control frames that were read, except for those of the handshake.
     controls: Vec<Control>,
+    /// A listener replies to this request as soon as it is there.
+    replies_to: Option<u64>,
     time: Option<Instant>,
     reads: usize,
     rings_made: usize,
@@ -239,6 +244,7 @@ impl Bus {
             relayed: 0,
             addresses: Vec::new(),
             controls: Vec::new(),
+            replies_to: None,
             time: None,
             reads: 0,
             rings_made: 0,
@@ -341,7 +347,7 @@ impl Bus {
                 let listeners = u32::try_from(self.accepted.len()).expect("few");
                 self.answer(Listeners { number: count.number, listeners, extensions: Vec::new() });
             }
-            Control::OpenInbox(_) => return self.answer(InboxOpened { id: 99, extensions: Vec::new() }),
+            Control::OpenInbox(_) => return self.answer(InboxOpened { id: INBOX.0, extensions: Vec::new() }),
             Control::LinkAdded(_) | Control::Unlink(_) => {}
             other => panic!("{other:?}"),
         }
@@ -488,6 +494,14 @@ impl Link for Bus {
             }
             self.is_prepared |= matches!(answer, Control::Prepared(_));
             answer.encode(&mut bytes).expect("encoded");
+        }
+        if let Some(number) = self.replies_to {
+            self.relay();
+            if self.addresses.contains(&number) {
+                self.replies_to = None;
+                bytes.extend(Header::reply(INBOX, SenderId::new(8, 1), number, 6).as_bytes());
+                bytes.extend(b"answer");
+            }
         }
         if bytes.is_empty() {
             return Transfer::Wait(Due::Answer);
@@ -1310,6 +1324,22 @@ fn a_request_is_a_message_in_the_ring() {
     assert_eq!(opened, 0, "handled by the daemon, once");
     assert!(bus.accepted.iter().rev().take(3).all(|(_, _, payload)| payload == b"a question"));
     assert_eq!(bus.addresses, [0, 1, 2], "each states where its replies go");
+}
+
+#[test]
+fn reply_is_taken_though_it_is_there_before_the_request_returns() {
+    let (mut publisher, mut bus) = active();
+    publisher.begin_request(1);
+    let mut requesting = Requesting::new(OWN, 1, b"", b"opens the inbox");
+    assert!(matches!(requesting.poll::<_, Failure>(&mut publisher, &mut bus), Ok(Step::Done(Requested::Taken(_)))));
+    publisher.begin_request(77);
+    bus.replies_to = Some(77);
+    // The sender looks at its connection as soon as the message is in the ring.
+    publisher.publications[0].upload.active().expect("a ring").unread = UNREAD_MAX - 1;
+    let mut requesting = Requesting::new(OWN, 77, b"", b"a question");
+    let step = requesting.poll_first::<_, Failure>(&mut publisher, &mut bus);
+    assert!(matches!(&step, Ok(Step::Done(First::Reply(_)))), "{step:?}");
+    assert_eq!(publisher.late_replies(), 0);
 }
 
 // ---- the end of a connection ----
