@@ -255,8 +255,8 @@ impl Options {
         self
     }
 
-    /// Whether a sender may send through memory that it shares with listeners, instead of the daemon's socket: [`SharedMemory::Never`]
-    /// unless set. Only for senders.
+    /// Whether a sender may send through memory that it shares with listeners, instead of the daemon's socket: [`SharedMemory::Auto`]
+    /// unless set, for busy channels of senders with [`backpressure`](Self::backpressure). Only for senders.
     ///
     /// A channel then has a ring of 4 MiB. Listeners with [`Overflow::DropOldest`] that subscribe to the channel by its name read the ring
     /// themselves, without the daemon. The daemon reads it for all other listeners. A send makes no system call, except to wake
@@ -267,10 +267,16 @@ impl Options {
     /// - `Ok` means that the message is in the ring. If the daemon is killed, the sender notices that after at most 1024 more messages, and
     ///   does not know which messages in the ring were delivered: [`Sender::confirm`] counts all that were not confirmed before, and
     ///   listeners receive a gap.
-    /// - If the daemon stops, what is in the ring is delivered, but `confirm` may count it as well.
+    /// - If the daemon stops, what is in the ring is delivered. What the sender puts into it before it notices that is in doubt.
     /// - Messages of one sender on different channels have no common order.
     /// - A listener that is more than 4 MiB behind loses the oldest messages. Each message takes 16 bytes of the ring besides its own, and a small one
     ///   that is [fed](Sender::feed) with others 4.
+    ///
+    /// # With backpressure
+    ///
+    /// A sender with [`backpressure`](Self::backpressure) overwrites nothing that a listener still has to read: it waits for listeners that
+    /// have more than 1 MiB of the ring to read, for as long as it waits for others. It calls the daemon, which grants it credit, at
+    /// least once for each MiB. A sender without it never waits, and is faster than its listeners if it never pauses.
     ///
     /// # Limits
     ///
@@ -278,8 +284,8 @@ impl Options {
     /// - Messages with more than 512 KiB of payload and metadata, and messages to [retain](Sender::retain), go through the socket. They end
     ///   the ring. The next one is offered after 64 more messages at the earliest, and each further one after 8 times as many, up to 262,144.
     ///   The same holds when the daemon declines a ring, for instance because no listener could read it.
-    /// - It has no effect together with [`backpressure`](Self::backpressure), [`history`](Self::history) or [`fallback`](Self::fallback), with a
-    ///   daemon that is too old, or on systems other than Linux with 64-bit pointers.
+    /// - It has no effect together with [`history`](Self::history) or [`fallback`](Self::fallback), with a daemon that is too old, or on
+    ///   systems other than Linux with 64-bit pointers.
     /// - The variable `BROADCASTER_SHARED_MEMORY=0` turns it off.
     ///
     /// ```

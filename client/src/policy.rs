@@ -38,21 +38,23 @@ impl From<Overflow> for control::Overflow {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum SharedMemory {
-    /// When the channel is busy, which is after 512 messages within 250 ms.
+    /// For a sender with [backpressure](crate::Options::backpressure), when the channel is busy, which is after 512 messages within 250 ms. A sender
+    /// without it would be faster than its listeners, which would lose more than through the socket.
+    #[default]
     Auto,
-    /// From the first messages on.
+    /// From the first messages on, with backpressure or without it.
     Always,
     /// Never.
-    #[default]
     Never,
 }
 
-impl From<SharedMemory> for Rings {
-    fn from(shared_memory: SharedMemory) -> Self {
-        match shared_memory {
-            SharedMemory::Auto => Self::WhenBusy,
-            SharedMemory::Always => Self::After(0),
-            SharedMemory::Never => Self::Never,
+impl SharedMemory {
+    /// When a sender offers a ring.
+    pub(crate) fn rings(self, has_backpressure: bool) -> Rings {
+        match self {
+            Self::Auto if has_backpressure => Rings::WhenBusy,
+            Self::Always => Rings::After(0),
+            Self::Auto | Self::Never => Rings::Never,
         }
     }
 }

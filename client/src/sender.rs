@@ -113,7 +113,10 @@ impl Sender {
         let number = u32::try_from(crate::random() >> 32).unwrap_or_default();
         let publisher = Publisher::new(channel.clone(), config.purpose_or("sender"), broadcaster_local::pid(), number);
         Self {
-            publisher: publisher.with_backpressure(backpressure).with_history(history).with_rings(shared_memory.into()),
+            publisher: publisher
+                .with_backpressure(backpressure)
+                .with_history(history)
+                .with_rings(shared_memory.rings(!backpressure.is_zero())),
             timeout: config.timeout.saturating_add(backpressure),
             path: Path::of_sender(config, channel),
             waiter: Waiter::default(),
@@ -137,7 +140,8 @@ impl Sender {
         Ok(())
     }
 
-    /// What the path can do at present. It changes only for a handle with [`Options::fallback`] or [`Options::shared_memory`].
+    /// What the path can do at present. It changes for a handle with [`Options::fallback`], and for one that may use
+    /// [shared memory](Options::shared_memory).
     pub fn capabilities(&self) -> Capabilities {
         Capabilities { rings: self.publisher.rings(), ..self.path.capabilities() }
     }

@@ -9,7 +9,8 @@ use broadcaster_local::{
     open_memory, read_with_descriptors, write_with_descriptors,
 };
 use broadcaster_protocol::control::{
-    AddLink, Control, Opened, Prepare, Prepared, Recall, Receipt, Report, RingAccepted, Welcome, capability,
+    AddLink, Control, Credit, Opened, Prepare, Prepared, Recall, Receipt, Report, RingAccepted, Welcome, capability,
+    extension,
 };
 use broadcaster_protocol::limits::PROTOCOL_MAX;
 use broadcaster_protocol::{ChannelId, Decoder, Item, SenderId};
@@ -94,6 +95,8 @@ struct Plan {
     dies_at: Option<(usize, mpsc::Sender<()>)>,
     /// It recalls the ring when it has so many messages.
     recalls_at: Option<usize>,
+    /// The sender does not ask for rings.
+    has_no_rings: bool,
 }
 
 /// What the daemon has seen of a connection.
@@ -226,7 +229,7 @@ impl Daemon {
         let extensions = Vec::new();
         match control {
             Control::Hello(hello) => {
-                assert_eq!(hello.capabilities, capability::RINGS);
+                assert_eq!(hello.capabilities, if self.plan.has_no_rings { 0 } else { capability::RINGS });
                 let (sender, pid, version) = (77, 1, "9.9.9".to_owned());
                 let (protocol, capabilities, payload_bytes_max) = (PROTOCOL_MAX, capability::RINGS, 1 << 20);
                 self.write(
@@ -237,6 +240,9 @@ impl Daemon {
             Control::Open(open) => {
                 self.seen.first = open.next_sequence;
                 self.write(Opened { channel: open.channel, id: CHANNEL.0, listeners: 1, extensions }, &[]);
+                if open.extensions.iter().any(|extension| extension.id == extension::BACKPRESSURE) {
+                    self.write(Credit { id: CHANNEL.0, bytes: 1 << 40, extensions: Vec::new() }, &[]);
+                }
             }
             Control::Prepare(_) => self.write(Prepared::default(), &[]),
             Control::OfferRing(offer) => {
@@ -518,9 +524,16 @@ fn sender_notices_that_its_daemon_is_gone_and_continues_with_the_next() {
 }
 
 #[test]
-fn busy_sender_offers_a_ring_and_another_one_does_not() {
-    let (_directory, options, daemon) = bus(vec![Plan::default()]);
-    let mut sender = options.shared_memory(SharedMemory::Auto).sender("news").unwrap();
+fn busy_sender_with_backpressure_offers_a_ring_and_another_one_does_not() {
+    let (_directory, options, daemon) = bus(vec![Plan { has_no_rings: true, ..Plan::default() }, Plan::default()]);
+    let options = options.shared_memory(SharedMemory::default());
+    let mut unpaced = options.sender("news").unwrap();
+    for number in 0..2000 {
+        unpaced.send(&payload(number)).unwrap();
+        assert_eq!(unpaced.capabilities().rings, 0);
+    }
+    drop(unpaced);
+    let mut sender = options.backpressure(PATIENCE).sender("news").unwrap();
     let mut sent = 0;
     while sent < 512 || sender.capabilities().rings == 0 {
         sender.send(&payload(sent)).unwrap();
@@ -529,5 +542,5 @@ fn busy_sender_offers_a_ring_and_another_one_does_not() {
         assert!(sent < 1_000_000, "nothing changes");
     }
     drop(sender);
-    assert_eq!(daemon.join().unwrap()[0].messages.len() as u64, sent);
+    assert_eq!(daemon.join().unwrap()[1].messages.len() as u64, sent);
 }

@@ -93,6 +93,10 @@ pub mod kind {
     pub const PREPARE: u8 = 0x7c;
     /// The answer to Prepare: frames with descriptors may follow.
     pub const PREPARED: u8 = 0x7d;
+    /// Requests a Progress from a listener that a sender with backpressure may have to wait for.
+    pub const AWAIT_PROGRESS: u8 = 0x7e;
+    /// The listener has read the ring up to the place that was stated.
+    pub const PROGRESS: u8 = 0x7f;
     /// Requests the daemon's counters.
     pub const INSPECT: u8 = 0x80;
     /// The daemon's counters.
@@ -860,6 +864,28 @@ pub struct Unfollow {
     pub extensions: Extensions,
 }
 
+/// Requests a [`Progress`] as soon as the listener has read the ring up to this position.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AwaitProgress {
+    /// The number of the link, which the daemon chose.
+    pub link: u32,
+    /// Position in the ring.
+    pub position: u64,
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
+}
+
+/// The listener has read the ring up to the position of the last [`AwaitProgress`]. Its page states how far it has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// The number of the link, which the daemon chose.
+    pub link: u32,
+    /// Additions.
+    #[serde(deserialize_with = "codec::list")]
+    pub extensions: Extensions,
+}
+
 /// A link has ended, or the one who sends this cannot use it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unlink {
@@ -1020,6 +1046,8 @@ control! {
     Unlink = UNLINK,
     Prepare = PREPARE,
     Prepared = PREPARED,
+    AwaitProgress = AWAIT_PROGRESS,
+    Progress = PROGRESS,
     Inspect = INSPECT,
     Report = REPORT,
     Stop = STOP,

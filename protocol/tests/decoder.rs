@@ -3,10 +3,10 @@
 #![allow(clippy::unwrap_used)]
 
 use broadcaster_protocol::control::{
-    AddLink, BeginRing, Control, EndRing, Extension, Follow, Goodbye, Hello, InboxOpened, Inspect, Lagged, LinkAdded,
-    LinkReady, MAGIC, Named, OfferLink, OfferRing, Open, OpenInbox, Opened, Overflow, Prepare, Prepared, Recall,
-    Refused, RefusedCode, Report, Retained, RingAccepted, Selector, Stop, Subscribe, Subscribed, Superseded, Unfollow,
-    Unlink, Welcome,
+    AddLink, AwaitProgress, BeginRing, Control, EndRing, Extension, Follow, Goodbye, Hello, InboxOpened, Inspect,
+    Lagged, LinkAdded, LinkReady, MAGIC, Named, OfferLink, OfferRing, Open, OpenInbox, Opened, Overflow, Prepare,
+    Prepared, Progress, Recall, Refused, RefusedCode, Report, Retained, RingAccepted, Selector, Stop, Subscribe,
+    Subscribed, Superseded, Unfollow, Unlink, Welcome,
 };
 use broadcaster_protocol::decode::{CHUNK_BYTES, CONSUMER_CHUNK_BYTES};
 use broadcaster_protocol::limits::{
@@ -563,7 +563,7 @@ fn single(len: impl Strategy<Value = usize>) -> impl Strategy<Value = Part> {
 
 /// Frames of up to a few kilobytes, control messages, and frames to be skipped.
 fn small_part() -> impl Strategy<Value = Part> {
-    let unknown = (select(vec![0x00, 0x06, 0x3f, 0x4f, 0x5f, 0x7f, 0xff]), 0..100_usize);
+    let unknown = (select(vec![0x00, 0x06, 0x3f, 0x4f, 0x5f, 0xf0, 0xff]), 0..100_usize);
     prop_oneof![
         6 => frames(1..20, 0..100_usize),
         2 => frames(1..4, 0..3000_usize),
@@ -657,7 +657,7 @@ fn report() -> impl Strategy<Value = Report> {
 /// What introduces shared memory.
 fn ring() -> impl Strategy<Value = Control> {
     let fields = (number_32(), number_32(), number(), number(), extensions());
-    (0..14, fields).prop_map(|(kind, (id, link, sequence, bytes, extensions))| match kind {
+    (0..16, fields).prop_map(|(kind, (id, link, sequence, bytes, extensions))| match kind {
         0 => OfferRing { id, bytes, extensions }.into(),
         1 => RingAccepted { id, extensions }.into(),
         2 => BeginRing { id, sequence, extensions }.into(),
@@ -671,7 +671,9 @@ fn ring() -> impl Strategy<Value = Control> {
         10 => Unfollow { link, sequence, extensions }.into(),
         11 => Unlink { link, extensions }.into(),
         12 => Prepare { extensions }.into(),
-        _ => Prepared { extensions }.into(),
+        13 => Prepared { extensions }.into(),
+        14 => AwaitProgress { link, position: bytes, extensions }.into(),
+        _ => Progress { link, extensions }.into(),
     })
 }
 
@@ -887,7 +889,7 @@ proptest! {
         sizes in small_reads(),
     ) {
         let (wire, mut broken) = (wire_of(&parts), wire_of(&broken));
-        broken.unknown(0x7f, 0, 10);
+        broken.unknown(0xf0, 0, 10);
         let mut good = Stream::new(true, PAYLOAD_BYTES_MAX, &wire.bytes);
         let mut bad = Stream::new(true, PAYLOAD_BYTES_MAX, &broken.bytes);
         let mut chunk = BytesMut::new();
@@ -902,7 +904,7 @@ proptest! {
             good.read(&mut chunk, size).unwrap();
             good.check(&wire);
         }
-        assert_eq!(failed, Some(DecodeError::UnknownKind { kind: 0x7f }));
+        assert_eq!(failed, Some(DecodeError::UnknownKind { kind: 0xf0 }));
         assert!(bad.events == broken.events() && good.events == wire.events());
         good.check_kept();
     }
@@ -986,7 +988,7 @@ fn garbage() -> impl Strategy<Value = Vec<u8>> {
     // The first bytes of a header decide. Few of them are random, so that the decoder gets past the first header.
     let header = (
         0..200_u8,
-        select(vec![PUBLISH, BATCH, BATCH, 0x10, 0x13, 0x22, 0x24, 0x25, 0x80, 0x7f]),
+        select(vec![PUBLISH, BATCH, BATCH, 0x10, 0x13, 0x22, 0x24, 0x25, 0x80, 0xf0]),
         0..2_u8,
         vec(any::<u8>(), 0..200),
     );
@@ -1057,7 +1059,7 @@ fn a_large_frame_makes_room_for_the_next_until_another_size_comes() {
     let mut control = Wire::default();
     control.control(Stop::default());
     let mut skipped = Wire::default();
-    skipped.unknown(0x7f, OPTIONAL, 10);
+    skipped.unknown(0xf0, OPTIONAL, 10);
     let lender = || (Decoder::lender(PAYLOAD_BYTES_MAX), CHUNK_BYTES);
     let consumer = || (Decoder::consumer(PAYLOAD_BYTES_MAX), CONSUMER_CHUNK_BYTES);
     for ((mut decoder, chunk_bytes), len, frames) in
@@ -1096,12 +1098,12 @@ fn an_error_in_the_room_for_a_large_frame_leaves_nothing() {
     wire.publish(1, 1, 0, vec![1; MIB]);
     wire.publish(1, 1, 1, vec![1; 10]);
     let before = wire.bytes.len();
-    wire.bytes.extend_from_slice(Header::control(0x7f, 0, 0).as_bytes());
+    wire.bytes.extend_from_slice(Header::control(0xf0, 0, 0).as_bytes());
     wire.bytes.resize(before + MIB / 2, 0xee);
     for sizes in [[usize::MAX], [100_000], [CHUNK_BYTES]] {
         for lends in [true, false] {
             let decoded = decode_in(&wire.bytes, lends, PAYLOAD_BYTES_MAX, &sizes);
-            assert!(decoded == Decoded::then(&wire, DecodeError::UnknownKind { kind: 0x7f }));
+            assert!(decoded == Decoded::then(&wire, DecodeError::UnknownKind { kind: 0xf0 }));
         }
     }
 }
@@ -1229,7 +1231,7 @@ fn announced_lengths_are_checked_before_anything_else_is_read() {
         (batch(u32::MAX), DecodeError::BatchTooLarge { len: u32::MAX }),
         (Header::control(0x10, 0, CONTROL_BYTES_MAX + 1), control_too_large(0x10, CONTROL_BYTES_MAX + 1)),
         (Header::control(0x10, 0, u32::MAX), control_too_large(0x10, u32::MAX)),
-        (Header::control(0x7f, OPTIONAL, u32::MAX), control_too_large(0x7f, u32::MAX)),
+        (Header::control(0xf0, OPTIONAL, u32::MAX), control_too_large(0xf0, u32::MAX)),
     ] {
         let mut wire = Wire::default();
         wire.publish(1, 1, u64::MAX, vec![1; 1000]);
@@ -1250,7 +1252,7 @@ fn announced_lengths_are_checked_before_anything_else_is_read() {
 fn the_largest_lengths_are_allowed() {
     let mut wire = Wire::default();
     wire.publish(1, 1, 0, vec![1; 1000]);
-    wire.unknown(0x7f, OPTIONAL, CONTROL_BYTES_MAX as usize);
+    wire.unknown(0xf0, OPTIONAL, CONTROL_BYTES_MAX as usize);
     wire.publish(1, 1, 1, vec![1; 1000]);
     assert!(decode_whole(&wire.bytes, true, 1000) == Decoded::all_of(&wire));
     // No decoder accepts more than the protocol allows.
@@ -1338,7 +1340,7 @@ fn unknown_kinds_are_skipped_if_optional_and_fatal_otherwise() {
     let known = [
         0x01, 0x02, 0x03, 0x04, 0x05, 0x10, 0x11, 0x12, 0x13, 0x20, 0x21, 0x22, 0x23, 0x24, 0x25, 0x26, 0x27, 0x28,
         0x30, 0x31, 0x32, 0x40, 0x41, 0x42, 0x43, 0x44, 0x45, 0x46, 0x50, 0x51, 0x60, 0x61, 0x70, 0x71, 0x72, 0x73,
-        0x74, 0x75, 0x76, 0x77, 0x78, 0x79, 0x7a, 0x7b, 0x7c, 0x7d, 0x80, 0x81, 0x82,
+        0x74, 0x75, 0x76, 0x77, 0x78, 0x79, 0x7a, 0x7b, 0x7c, 0x7d, 0x7e, 0x7f, 0x80, 0x81, 0x82,
     ];
     for kind in (0..=u8::MAX).filter(|kind| !known.contains(kind)) {
         for len in [0, 1, 4096] {

@@ -6,11 +6,11 @@
 #![allow(clippy::unwrap_used)]
 
 use broadcaster_protocol::control::{
-    AddLink, BeginRing, Confirm, Control, CountListeners, Credit, Declined, EndRing, Extension, Extensions, Follow,
-    Goodbye, Hello, InboxOpened, Inspect, Lagged, Lagging, LinkAdded, LinkReady, Listeners, MAGIC, Named, OfferLink,
-    OfferRing, Open, OpenInbox, Opened, Overflow, Prepare, Prepared, Presence, Recall, Receipt, Refused, RefusedCode,
-    Report, Retained, RingAccepted, Selector, Stop, Subscribe, Subscribed, Superseded, Unfollow, Unlink, Unsubscribe,
-    Unsubscribed, Unwatch, Unwatched, Watch, Watched, Welcome, extension, kind,
+    AddLink, AwaitProgress, BeginRing, Confirm, Control, CountListeners, Credit, Declined, EndRing, Extension,
+    Extensions, Follow, Goodbye, Hello, InboxOpened, Inspect, Lagged, Lagging, LinkAdded, LinkReady, Listeners, MAGIC,
+    Named, OfferLink, OfferRing, Open, OpenInbox, Opened, Overflow, Prepare, Prepared, Presence, Progress, Recall,
+    Receipt, Refused, RefusedCode, Report, Retained, RingAccepted, Selector, Stop, Subscribe, Subscribed, Superseded,
+    Unfollow, Unlink, Unsubscribe, Unsubscribed, Unwatch, Unwatched, Watch, Watched, Welcome, extension, kind,
 };
 use broadcaster_protocol::limits::{
     BATCH_BYTES_MAX, CHANNEL_NAME_BYTES_MAX, CONTROL_BYTES_MAX, HEADER_BYTES, META_BYTES_MAX, PAYLOAD_BYTES_MAX,
@@ -447,6 +447,8 @@ fn rings() -> Vec<(&'static str, Value)> {
         ("prepare", control(Prepare::default())),
         ("prepare_every_field", control(Prepare { extensions: extensions() })),
         ("prepared_every_field", control(Prepared { extensions: extensions() })),
+        ("await_progress_every_field", control(AwaitProgress { link, position, extensions: extensions() })),
+        ("progress_every_field", control(Progress { link, extensions: extensions() })),
     ]
 }
 
@@ -673,6 +675,8 @@ fn the_document_names_every_number() {
         (kind::UNLINK, "Unlink"),
         (kind::PREPARE, "Prepare"),
         (kind::PREPARED, "Prepared"),
+        (kind::AWAIT_PROGRESS, "AwaitProgress"),
+        (kind::PROGRESS, "Progress"),
         (kind::HELLO, "Hello"),
         (kind::WELCOME, "Welcome"),
         (kind::REFUSED, "Refused"),

@@ -43,7 +43,13 @@ fn consumer(bus: &Bus) -> Process {
 
 /// A sender that uses shared memory.
 fn producer(bus: &Bus, bytes: usize) -> Process {
-    probe(bus.command(PROBE, &["produce", "news", &bytes.to_string()]))
+    paced_producer(bus, bytes, Duration::ZERO)
+}
+
+/// The same with backpressure.
+fn paced_producer(bus: &Bus, bytes: usize, patience: Duration) -> Process {
+    let (bytes, patience) = (bytes.to_string(), patience.as_millis().to_string());
+    probe(bus.command(PROBE, &["produce", "news", &bytes, &patience]))
 }
 
 /// What the process answers to a request.
@@ -293,6 +299,63 @@ fn suspended_listener_loses_alone_what_it_reports() {
     let report = wait_until(&bus, |_| true);
     assert_eq!((report.messages_accepted, report.messages_lost), (sent, lost));
     assert_eq!(report.messages_delivered + lost, 2 * sent);
+}
+
+#[test]
+fn sender_with_backpressure_waits_for_a_suspended_listener_and_loses_nothing() {
+    const BURST: u64 = 30_000; // of 1000 bytes, several rings
+    let bus = Bus::new();
+    let _daemon = bus.start();
+    let mut listeners = [consumer(&bus), consumer(&bus)];
+    let mut sender = paced_producer(&bus, 1000, PATIENCE);
+    let [stopped, other] = &mut listeners;
+    let mut sent = follow(&mut sender, &mut [stopped, other]);
+    for _ in 0..3 {
+        stopped.signal(Signal::STOP);
+        sender.write_line(&format!("burst {BURST}"));
+        // Half of a ring is more than a sender would have in front of it without waiting for it.
+        wait_until(&bus, |report| report.messages_accepted >= sent + 1000);
+        stopped.signal(Signal::CONT);
+        assert_eq!(sender.line(), "sent");
+        assert_eq!(ask(&mut sender, "confirm"), "confirmed");
+        sent += BURST;
+        for listener in [&mut *stopped, &mut *other] {
+            let sum = sum_when(listener, &format!("count {sent}"));
+            assert_eq!((sum.received, sum.lost, sum.gaps, sum.disorder), (sent, 0, 0, 0), "{sum:?}");
+        }
+    }
+    assert_eq!(ask(&mut sender, "rings"), "rings 1");
+    // It waits, and the listener never comes back.
+    stopped.signal(Signal::STOP);
+    sender.write_line(&format!("burst {BURST}"));
+    wait_until(&bus, |report| report.messages_accepted >= sent + 1000);
+    stopped.signal(Signal::KILL);
+    assert_eq!(sender.line(), "sent");
+    let sum = sum_when(other, &format!("count {}", sent + BURST));
+    assert_eq!((sum.received, sum.lost, sum.gaps, sum.disorder), (sent + BURST, 0, 0, 0), "{sum:?}");
+}
+
+#[test]
+fn sender_with_backpressure_leaves_a_suspended_listener_behind() {
+    const BURST: u64 = 30_000;
+    let bus = Bus::new();
+    let _daemon = bus.start();
+    let mut listeners = [consumer(&bus), consumer(&bus)];
+    let mut sender = paced_producer(&bus, 1000, Duration::from_millis(50));
+    let [stopped, other] = &mut listeners;
+    let mut sent = follow(&mut sender, &mut [stopped, other]);
+    stopped.signal(Signal::STOP);
+    assert_eq!(ask(&mut sender, &format!("burst {BURST}")), "sent");
+    assert_eq!(ask(&mut sender, "confirm"), "confirmed");
+    sent += BURST;
+    stopped.signal(Signal::CONT);
+    let sum = sum_when(stopped, &format!("count {sent}"));
+    assert_eq!((sum.received + sum.lost, sum.gaps, sum.disorder), (sent, 0, 0), "{sum:?}");
+    assert!(sum.lost > 0, "it was left behind: {sum:?}");
+    let report = wait_until(&bus, |_| true);
+    assert_eq!((report.messages_accepted, report.messages_delivered + report.messages_lost), (sent, 2 * sent));
+    let other = sum_when(other, &format!("count {sent}"));
+    assert_eq!(report.messages_lost, sum.lost + other.lost, "{sum:?}, {other:?}");
 }
 
 #[test]

@@ -96,6 +96,47 @@ fn senders_with_backpressure_lose_nothing_to_slow_listeners() {
     assert_happened(waits > 100, "senders were meant to wait");
 }
 
+/// The same in rings: listeners that read them, and one by pattern, which the daemon serves.
+#[test]
+fn senders_with_backpressure_lose_nothing_in_rings() {
+    let (mut waits, mut faults) = (0, Faults::default());
+    for seed in seeds(40) {
+        let mut rng = Rng::with_seed(seed ^ 0x9acd);
+        let mut world = World::with_limits(seed, tight()).pipes_of(600).sharing_memory(2048 << rng.usize(0..2));
+        let mut listeners: Vec<_> = (0..3).map(|_| world.listener("news", Overflow::DropOldest)).collect();
+        if rng.bool() {
+            listeners.push(world.subscriber(&[(Some("*"), Overflow::DropOldest, false)]));
+        }
+        let slow = listeners[rng.usize(0..listeners.len())];
+        world.run_until_quiet();
+        for messages in [1000, 500] {
+            world.paced_sender("news", messages, 100, PATIENCE);
+        }
+        let introduced = rng.u64(0..6);
+        loop {
+            // It reads only while a sender waits for it, or until it and others read rings.
+            let is_awaited = world.waits_for_a_listener();
+            let stalls = !is_awaited && world.faults().followed >= introduced;
+            waits += u64::from(is_awaited);
+            world.stall(slow, stalls);
+            if !world.step() {
+                break;
+            }
+        }
+        world.stall(slow, false);
+        world.run_until_quiet();
+        assert_eq!(world.broker().stats().listeners_left_behind, 0, "seed {seed}");
+        for listener in listeners {
+            assert_eq!(world.tally(listener), Tally { received: 1500, lost: 0, gaps: 0 }, "seed {seed}");
+        }
+        faults += world.faults();
+    }
+    let Faults { rings_begun, followed, lapped, relayed, .. } = faults;
+    let rings = [rings_begun, followed, relayed, waits];
+    assert_happened(rings.iter().all(|&count| count > 40), &format!("rings were meant to be used: {rings:?}"));
+    assert_eq!(lapped, 0, "a reader for which its sender waits is not lapped");
+}
+
 #[test]
 fn a_stalled_listener_is_left_behind_and_catches_up() {
     for seed in seeds(20) {

@@ -240,6 +240,7 @@ impl Broker {
             Event::RingSampled { ring, head } => {
                 self.turn_work += 1;
                 self.note_head(now, ring, head, effects);
+                self.spend_all(now, ring);
             }
             Event::RingCorrupt { ring, problem } => self.ring_corrupt(now, ring, &problem, effects),
             Event::RingEnded { ring, head } => self.ring_ended(now, ring, head, effects),
@@ -247,7 +248,7 @@ impl Broker {
                 self.turn_work += 1;
                 self.link_sampled(now, link, sample, effects);
             }
-            Event::LinkEnded { link, sample } => self.link_ended(link, sample),
+            Event::LinkEnded { link, sample } => self.link_ended(now, link, sample, effects),
             Event::Withdrawn { conn } => self.withdrawn(now, conn, effects),
             Event::Drained => self.drained(now, effects),
         }

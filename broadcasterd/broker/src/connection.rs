@@ -1,6 +1,6 @@
 //! The state of one connection. It never looks at another connection.
 
-use crate::credit::{Backlog, Pace};
+use crate::credit::{Backlog, Lag, Pace};
 use crate::effect::{Attachment, Effect, Effects};
 use crate::event::{ConnId, Incomplete, LinkId, Moment};
 use crate::memory::{Charge, Ledger};
@@ -343,22 +343,23 @@ impl Connection {
     /// decided at the end of the turn.
     #[inline]
     pub(crate) fn note_backlog(&mut self, now: Moment, room: Room) -> bool {
+        let is_behind = self.is_behind(room);
         let backlog = &mut self.backlog;
-        if self.blocked.is_some() && self.outbox.exceeds_half(room) {
+        if is_behind {
             backlog.behind.get_or_insert(now);
             return false;
         }
-        if self.outbox.is_empty() {
+        if self.outbox.is_empty() && backlog.in_rings == Lag::None {
             (backlog.left_behind, backlog.behind) = (false, None);
             return !backlog.delays.is_empty();
         }
         backlog.behind.is_some()
     }
 
-    /// Whether its socket is full, and more than half of its room is used.
+    /// Whether its socket is full, and more than half of its room is used; or it is behind in a ring.
     #[inline]
     pub(crate) fn is_behind(&self, room: Room) -> bool {
-        self.blocked.is_some() && self.outbox.exceeds_half(room)
+        self.blocked.is_some() && self.outbox.exceeds_half(room) || self.backlog.in_rings == Lag::Behind
     }
 
     /// Whether it has not taken a byte for `timeout`, although bytes wait for it.

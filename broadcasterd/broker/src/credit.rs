@@ -12,7 +12,9 @@
 //! again every 100 ms, so that a slow reader is not mistaken for one that has stopped.
 //!
 //! A listener is behind while its socket is full and more than half of its room is used at the end of a turn. So a listener is never
-//! behind because the turn has not written to it yet, and a moment of room within a turn, which helps no sender, does not count. The memory budget is like one more listener of every channel, whose room is the budget.
+//! behind because the turn has not written to it yet, and a moment of room within a turn, which helps no sender, does not count. A listener that
+//! reads a ring itself is behind while it has more than a quarter of the ring to read. The memory budget is like one more listener of every
+//! channel, whose room is the budget.
 
 use crate::broker::Broker;
 use crate::connection::Connection;
@@ -43,12 +45,27 @@ pub(crate) struct Pace {
     balance: i64,
     /// Since when it is not.
     empty: Option<Moment>,
+    /// The most that may be granted at a time, if that is less than the window: what the ring of the publication has room for.
+    window_max: u32,
 }
 
 impl Pace {
     /// No credit yet.
     pub(crate) fn new(patience: Duration, now: Moment) -> Self {
-        Self { patience, balance: 0, empty: Some(now) }
+        Self { patience, balance: 0, empty: Some(now), window_max: u32::MAX }
+    }
+
+    /// The frames of the publication are in a ring from now on, which has room for so many bytes. False if there is more credit already.
+    pub(crate) fn begin_ring(&mut self, room: u64) -> bool {
+        let fits = u64::try_from(self.balance).unwrap_or(0) <= room;
+        if fits {
+            self.window_max = u32::try_from(room).unwrap_or(u32::MAX);
+        }
+        fits
+    }
+
+    pub(crate) fn end_ring(&mut self) {
+        self.window_max = u32::MAX;
     }
 
     /// Bytes and messages of the frames at the front that the credit covers.
@@ -79,6 +96,7 @@ impl Pace {
 
     /// What a balance of `window` lacks, if that is at least half of it.
     fn lacks(&self, window: u32) -> Option<u64> {
+        let window = window.min(self.window_max);
         let lacking = i64::from(window).saturating_sub(self.balance);
         u64::try_from(lacking).ok().filter(|&lacking| lacking >= u64::from(window / 2))
     }
@@ -112,13 +130,27 @@ pub(crate) fn patience(extensions: &Extensions) -> Result<Option<Duration>, Stri
 pub(crate) struct Backlog {
     /// Since when it is behind.
     pub(crate) behind: Option<Moment>,
-    /// It has delayed senders for long enough, and delays none until its outbox has run empty.
+    /// It has delayed senders for long enough, and delays none until it has caught up.
     pub(crate) left_behind: bool,
+    /// How far it is behind in the rings of senders with backpressure.
+    pub(crate) in_rings: Lag,
     /// The channels that wait for it.
     pub(crate) delays: BTreeSet<ChannelId>,
     /// How often a channel has waited for it with a sender that could not send, and for how long, added over channels; without those
     /// that wait now.
     pub(crate) delayed: (u64, Duration),
+}
+
+/// How far a listener is behind the head of a ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(crate) enum Lag {
+    /// It has nothing or little to read.
+    #[default]
+    None,
+    /// It may go on, but has not caught up.
+    Late,
+    /// It is behind: senders wait for it.
+    Behind,
 }
 
 /// What the channels with backpressure know.
@@ -176,6 +208,11 @@ impl Credits {
             return Some(Moment::default()); // they are looked at as soon as possible
         }
         self.deadlines.first().map(|&(deadline, _)| deadline)
+    }
+
+    /// Whether the publication of the connection on the channel may lack credit.
+    pub(crate) fn is_wanting(&self, id: ChannelId, conn: ConnId) -> bool {
+        self.channels.get(&id).is_some_and(|channel| channel.wanting.contains(&conn))
     }
 
     /// The connection has used up credit on the channel.
@@ -347,10 +384,15 @@ impl Broker {
 
     /// Grants credit on the channel, or notes what it waits for.
     fn review(&mut self, now: Moment, id: ChannelId, effects: &mut Effects) {
-        let (Some(paced), Some(channel)) = (self.credits.channels.get(&id), self.registry.channel(id)) else { return };
+        let Some(paced) = self.credits.channels.get(&id) else { return };
         if paced.wanting.is_empty() {
             return self.set_wait(now, id, Wait::Nothing, None);
         }
+        let wanting: Vec<_> = paced.wanting.iter().copied().collect();
+        for conn in wanting {
+            self.note_followers(now, conn, id, effects);
+        }
+        let (Some(paced), Some(channel)) = (self.credits.channels.get(&id), self.registry.channel(id)) else { return };
         self.turn_work += paced.wanting.len() + channel.subscribers().len();
 
         // Senders without credit: since when, and for how long at most.
@@ -431,11 +473,12 @@ impl Broker {
                 let wants = channels.get(&id).is_some_and(|channel| channel.wanting.contains(&conn));
                 assert!(wants || !pace.is_empty(), "{conn:?} has no credit on {id:?} and gets none");
             }
-            let Backlog { behind, left_behind, delays, delayed: _ } = &connection.backlog;
+            let Backlog { behind, left_behind, in_rings, delays, delayed: _ } = &connection.backlog;
             let (is_behind, recovers) = (connection.is_behind(self.room()), recovering.contains(&conn));
             assert!(behind.is_some() || !is_behind, "since when {conn:?} is behind");
             assert!(behind.is_none() || is_behind || recovers, "{conn:?} is not behind any more");
-            assert!(!left_behind || !connection.outbox.is_empty(), "{conn:?} has caught up and is left behind");
+            let has_caught_up = connection.outbox.is_empty() && *in_rings == Lag::None;
+            assert!(!left_behind || !has_caught_up, "{conn:?} has caught up and is left behind");
             assert!(delays.is_empty() || recovers || behind.is_some() && !left_behind, "{delays:?} wait for {conn:?}");
             let all_wait = delays.iter().all(|&id| self.credits.waits_for(id, conn));
             assert!(all_wait, "{conn:?} delays one of {delays:?} that does not know");

@@ -25,11 +25,9 @@ pub(crate) struct Published {
 
 /// How messages are queued.
 #[derive(Debug, Clone, Copy)]
-enum Admission<'a> {
+pub(crate) enum Admission {
     /// As the policy of each listener decides.
     Uncredited,
-    /// The same, but these listeners read them from a ring.
-    Relayed(&'a BTreeSet<ConnId>),
     /// Without a loss, whatever waits for the listener, if senders with backpressure wait for it: their sender was granted credit for them.
     Credited,
 }
@@ -55,10 +53,10 @@ impl Broker {
         let mut reach = None;
         if messages > 0 {
             let credited = run.split_front(bytes, messages);
-            reach = Some(self.fan_out(now, credited, Admission::Credited, effects));
+            reach = Some(self.fan_out(now, credited, Admission::Credited, None, effects));
         }
         if run.messages() > 0 {
-            reach = Some(self.fan_out(now, run, Admission::Uncredited, effects));
+            reach = Some(self.fan_out(now, run, Admission::Uncredited, None, effects));
         }
         self.set_reach(conn, published.channel, reach.unwrap_or_default(), not_retained);
     }
@@ -150,31 +148,30 @@ impl Broker {
         None
     }
 
-    /// Queues messages from a ring for every subscriber but the `followers`, which read them themselves.
-    pub(crate) fn fan_out_relayed(
+    /// Queues messages for every subscriber but the `followers`, which read them from a ring.
+    pub(crate) fn fan_out(
         &mut self,
         now: Moment,
         run: Run,
-        followers: &BTreeSet<ConnId>,
+        admission: Admission,
+        followers: Option<&BTreeSet<ConnId>>,
         effects: &mut Effects,
     ) -> Reach {
-        self.fan_out(now, run, Admission::Relayed(followers), effects)
-    }
-
-    fn fan_out(&mut self, now: Moment, run: Run, admission: Admission<'_>, effects: &mut Effects) -> Reach {
         let room = self.room();
         let (channel, ledger) = (run.channel(), self.ledger.clone());
         let span = LazyCell::new(|| Span::new(run, &ledger));
         let mut too_slow = Vec::new();
         let reach = self.each_subscriber(now, channel, effects, |connection, subscriber, losses| {
             let terms = subscriber.terms;
+            if followers.is_some_and(|followers| followers.contains(&subscriber.conn)) {
+                return Pushed::Queued;
+            }
             match admission {
                 Admission::Credited if terms.slows_senders() && !connection.backlog.left_behind => {
                     connection.outbox.push_credited(&span, terms, room);
                     return Pushed::Queued;
                 }
-                Admission::Relayed(followers) if followers.contains(&subscriber.conn) => return Pushed::Queued,
-                Admission::Credited | Admission::Relayed(_) | Admission::Uncredited => {}
+                Admission::Credited | Admission::Uncredited => {}
             }
             let pushed = connection.outbox.push_span(&span, terms, room, losses);
             if pushed == Pushed::TooSlow {

@@ -71,6 +71,7 @@ impl Broker {
             Control::EndRing(end) => self.end_ring(conn, &end, effects)?,
             Control::LinkAdded(added) => self.link_added(now, conn, LinkId(added.link), effects)?,
             Control::Unlink(unlink) => self.unlink(now, conn, LinkId(unlink.link), effects)?,
+            Control::Progress(progress) => self.progress(now, conn, LinkId(progress.link), effects)?,
             Control::Hello(_)
             | Control::Welcome(_)
             | Control::Refused(_)
@@ -98,6 +99,7 @@ impl Broker {
             | Control::AddLink(_)
             | Control::Follow(_)
             | Control::Unfollow(_)
+            | Control::AwaitProgress(_)
             | Control::Report(_) => {
                 let reason = format!("a frame of kind {:#04x} is not a request", control.kind());
                 return Err((RefusedCode::Protocol, reason));

@@ -87,6 +87,8 @@ pub(super) struct Links {
     is_unexplained: bool,
     /// Senders wake this listener.
     is_armed: bool,
+    /// The daemon may await progress of a link.
+    is_awaited: bool,
 }
 
 #[derive(Debug)]
@@ -97,6 +99,8 @@ struct Link {
     bytes: u64,
     /// A request that concerns its channel is not answered: where the daemon has ended it is not known yet.
     is_paused: bool,
+    /// The daemon awaits a report that everything before this position was taken.
+    awaited: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -210,7 +214,7 @@ impl Links {
         let ready = Control::from(LinkReady { link: key.1, extensions: Vec::new() });
         ready.encode(&mut frame).expect("a number is shorter than a control frame");
         self.answer = Some((key, frame));
-        self.links.insert(key, Link { state: State::Ready(ring), channel, bytes, is_paused: false });
+        self.links.insert(key, Link { state: State::Ready(ring), channel, bytes, is_paused: false, awaited: None });
     }
 
     // ---- what the stream states ----
@@ -235,6 +239,29 @@ impl Links {
             LinkChange::Unlinked => self.end(key, None),
         }
         Ok(())
+    }
+
+    /// The daemon awaits a report that the listener has taken everything before this position. Of a link that has ended, it awaits nothing.
+    pub(super) fn await_progress(&mut self, key: Key, position: u64) {
+        if let Some(link) = self.links.get_mut(&key) {
+            link.awaited = Some(position);
+            self.is_awaited = true;
+        }
+    }
+
+    /// A link of the connection whose listener has come to where the daemon awaits it.
+    pub(super) fn next_progress(&mut self, connection: u64) -> Option<u32> {
+        if !self.is_awaited {
+            return None;
+        }
+        let mut own = self.links.range_mut((connection, 0)..=(connection, u32::MAX));
+        let found = own.find(|(_, link)| link.has_come());
+        let Some((&(_, number), link)) = found else {
+            self.is_awaited = self.links.values().any(|link| link.awaited.is_some());
+            return None;
+        };
+        link.awaited = None;
+        Some(number)
     }
 
     /// The next link of the connections up to this one is to be read to its end. `false` if there is none any more.
@@ -280,10 +307,15 @@ impl Links {
         }
     }
 
-    /// The next messages of any link, unless the socket must be read first.
+    /// Whether any link has come to where the daemon awaits it.
+    fn has_come(&self) -> bool {
+        self.is_awaited && self.links.values().any(Link::has_come)
+    }
+
+    /// The next messages of any link, unless the socket has its turn.
     pub(super) fn poll(&mut self) -> Option<FromRing> {
         self.disarm();
-        if self.runs >= RUNS_MAX {
+        if self.runs >= RUNS_MAX || self.has_come() {
             return None;
         }
         let behind = (Bound::Excluded(self.last), Bound::Unbounded);
@@ -334,6 +366,16 @@ impl Links {
 }
 
 impl Link {
+    /// Whether everything was taken before the position that the daemon awaits.
+    fn has_come(&self) -> bool {
+        let position = match &self.state {
+            State::Following(ring) => ring.position(),
+            State::Ready(_) => 0,
+            State::Corrupt(_) => u64::MAX,
+        };
+        self.awaited.is_some_and(|awaited| position >= awaited)
+    }
+
     /// Its ring, if that may be read now.
     fn readable(&mut self) -> Option<&mut Box<dyn RingInput>> {
         match &mut self.state {

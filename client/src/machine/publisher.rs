@@ -195,9 +195,9 @@ impl Publication {
         }
     }
 
-    /// Whether a frame would be written now, rather than wait for credit.
+    /// Whether a frame would be written now, or be put into the ring, rather than wait for credit.
     fn has_credit(&self) -> bool {
-        self.balance.is_left() && self.aside.is_empty()
+        self.balance.is_left() && (self.aside.is_empty() || self.upload.is_active())
     }
 }
 
@@ -440,12 +440,12 @@ impl Publisher {
 
     #[inline]
     fn append(&mut self, place: Place, kind: u8, metadata: &[u8], payload: &[u8], len: u32) {
-        if self.is_paced() {
-            return self.append_paced(place, kind, metadata, payload, len);
-        }
         let publication = &self.publications[place.0];
         if publication.upload.is_active() {
             return self.stage(place, kind, metadata, payload, len);
+        }
+        if self.is_paced() {
+            return self.append_paced(place, kind, metadata, payload, len);
         }
         self.frames.append((publication.label, self.id), kind, publication.next, metadata, payload, len);
         self.commit(place);
@@ -470,7 +470,7 @@ impl Publisher {
     /// Moves frames of the publication to those that may be written, as far as its credit goes.
     fn promote(&mut self, place: Place) {
         let publication = &mut self.publications[place.0];
-        if !publication.balance.is_left() || publication.aside.is_empty() {
+        if !publication.balance.is_left() || publication.aside.is_empty() || publication.upload.is_active() {
             return;
         }
         let (balance, aside_bytes) = (&mut publication.balance, &mut self.aside_bytes);
@@ -575,7 +575,10 @@ impl Publisher {
     /// disconnects clients that do not read.
     #[inline]
     pub(super) fn should_look(&self, place: Place) -> bool {
-        self.unread >= UNREAD_MAX || (self.is_paced() && self.publications[place.0].balance.is_low())
+        let publication = &self.publications[place.0];
+        // The daemon calls a publisher that looks at its ring.
+        let is_low = || publication.balance.is_low() && !publication.upload.is_active();
+        self.unread >= UNREAD_MAX || (self.is_paced() && is_low())
     }
 
     /// Everything was read that had arrived.
@@ -994,7 +997,9 @@ impl Publisher {
     fn granted(&mut self, credit: &Credit) -> Result<(), Ended> {
         let place = self.open.get(&ChannelId(credit.id)).copied().filter(|_| self.is_paced());
         let place = place.ok_or(Ended::Unexpected(kind::CREDIT))?;
-        self.publications[place.0].balance.grant(credit.bytes);
+        let publication = &mut self.publications[place.0];
+        publication.balance.grant(credit.bytes);
+        publication.upload.has_credit();
         if self.is_ready() {
             self.promote(place);
         }
@@ -1134,10 +1139,10 @@ impl Machine for Publisher {
         }
     }
 
-    /// A ring was accepted as a whole if the connection took what ends it. Otherwise it is not known how far the daemon has read it.
+    /// A ring was accepted as a whole if the connection took what ends it. Otherwise the daemon's page states how much of it was.
     fn accepted(&mut self) {
         let mut firsts = self.firsts_waiting();
-        for (place, first) in self.uploads.unread(&self.publications) {
+        for (place, first) in self.uploads.accepted(&self.publications) {
             firsts[place.0] = firsts[place.0].min(first);
         }
         for (publication, first) in self.publications.iter_mut().zip(firsts) {
@@ -1150,7 +1155,7 @@ impl Machine for Publisher {
     }
 
     fn wants_rings(&self) -> bool {
-        self.uploads.rings != Rings::Never && !self.is_paced() && self.history == 0
+        self.uploads.rings != Rings::Never && self.history == 0
     }
 
     fn set_time(&mut self, now: Instant) {

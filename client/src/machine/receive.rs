@@ -138,6 +138,7 @@ pub fn value<L: Link>(subscriber: &mut Subscriber, link: &mut L) -> Result<Step<
 /// that there is room for the rest when there is something to read.
 fn write_requests<L: Link>(subscriber: &mut Subscriber, link: &mut L) {
     subscriber.expect_descriptors(link);
+    subscriber.report_progress();
     while subscriber.writes() {
         if subscriber.outgoing().is_empty() {
             subscriber.answer_offers(link);

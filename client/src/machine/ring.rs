@@ -8,6 +8,12 @@ pub trait Bell: Debug + Send + Sync {
     /// Wakes the reader if it sleeps. False if it cannot be woken: then it cannot read this ring any more.
     fn ring(&mut self, published: &Published) -> bool;
 
+    /// Wakes the reader although nothing was published: it is to look at the ring. Only the daemon is called, which does not count as asleep.
+    fn call(&mut self);
+
+    /// How many messages of the ring the reader has received and lost. Of a daemon that has stopped, all that it has accepted.
+    fn counted(&self) -> u64;
+
     /// Whether the reader has called this sender to its connection since the last time that this returned true. Only the daemon does.
     fn is_called(&mut self) -> bool;
 }
@@ -56,6 +62,9 @@ pub trait RingInput: Debug + Send + Sync {
 
     /// The sequence number of the message that is due.
     fn next_sequence(&self) -> u64;
+
+    /// The position up to which messages were taken.
+    fn position(&self) -> u64;
 
     /// Requests to be woken. False: something is there.
     fn arm(&mut self) -> bool;

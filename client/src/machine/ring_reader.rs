@@ -45,6 +45,10 @@ where
         self.intake.cursor().sequence
     }
 
+    fn position(&self) -> u64 {
+        self.intake.cursor().position
+    }
+
     /// A ring that is closed has nothing that could be taken: its end is stated in the stream of the connection. Neither has one in which
     /// nothing can be found: it is corrupt, or its sender is publishing, and looks at the doorbell after that.
     fn arm(&mut self) -> bool {

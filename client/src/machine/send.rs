@@ -908,7 +908,8 @@ enum Written<W> {
 /// Writes the frames that may be written, and publishes what belongs into rings.
 fn write_out<L: Link, E: From<L::Error>>(publisher: &mut Publisher, link: &mut L) -> Result<Written<L::Wait>, E> {
     loop {
-        if publisher.has_unpublished() {
+        // Credit may arrive while it publishes.
+        while publisher.has_unpublished() {
             publish::<L, E>(publisher, link)?;
             if !publisher.is_ready() {
                 return Ok(Written::Lost);

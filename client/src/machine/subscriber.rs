@@ -7,8 +7,8 @@ use super::session::{Ended, Machine, Phase, Session, unexpected};
 use super::{Link, Transfer};
 use crate::{ChannelName, ChannelPattern};
 use broadcaster_protocol::control::{
-    self, Control, Declined, Extension, OfferLink, Overflow, Prepare, Prepared, Refused, RefusedCode, Subscribe,
-    Unlink, Unsubscribe, Welcome, kind,
+    self, AwaitProgress, Control, Declined, Extension, OfferLink, Overflow, Prepare, Prepared, Progress, Refused,
+    RefusedCode, Subscribe, Unlink, Unsubscribe, Welcome, kind,
 };
 use broadcaster_protocol::frame::{KIND_PUBLISH, KIND_RETAIN};
 use broadcaster_protocol::limits::PAYLOAD_BYTES_MAX;
@@ -564,6 +564,9 @@ impl Subscriber {
                 if !self.links.withdraw(link) {
                     return Ok(Some(Arrived::Link(link, LinkChange::Unlinked)));
                 }
+            }
+            Item::Control(Control::AwaitProgress(AwaitProgress { link, position, .. })) => {
+                self.links.await_progress((self.connection, link), position);
             }
             item => return Err(unexpected(&item)),
         }
@@ -1150,6 +1153,14 @@ impl Subscriber {
             self.session.push(&Prepare::default().into());
             self.session.push(&Prepared::default().into());
             self.passing = Passing::Asked;
+        }
+    }
+
+    /// Reports where it has come to in rings, if the daemon awaits that.
+    #[inline]
+    pub(super) fn report_progress(&mut self) {
+        while let Some(link) = self.links.next_progress(self.connection) {
+            self.session.push(&Progress { link, extensions: Vec::new() }.into());
         }
     }
 

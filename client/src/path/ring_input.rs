@@ -64,6 +64,10 @@ impl RingInput for MappedRing {
         self.reader.next_sequence()
     }
 
+    fn position(&self) -> u64 {
+        self.reader.position()
+    }
+
     fn arm(&mut self) -> bool {
         self.reader.arm()
     }

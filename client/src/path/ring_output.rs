@@ -4,7 +4,7 @@
 use crate::machine::{Bell, RingOutput};
 use broadcaster_local::{self as local, Descriptor, ReadOnlyMemory, WritableMemory};
 use broadcaster_protocol::frame::{KIND_BATCH, KIND_PUBLISH};
-use broadcaster_ring::{HEADER_WORDS, PAGE_BYTES, PageReader, Published, PushError, Writer};
+use broadcaster_ring::{HEADER_WORDS, PAGE_BYTES, PageReader, Published, PushError, Sample, Writer};
 use std::io;
 
 /// Bytes of messages, with 16 for each, that a ring keeps for readers that are behind. The memory is used when it is first written to.
@@ -87,6 +87,15 @@ impl Bell for SharedBell {
     #[inline]
     fn ring(&mut self, published: &Published) -> bool {
         !self.page.must_ring(published) || local::ring_doorbell(&self.doorbell).is_ok()
+    }
+
+    fn call(&mut self) {
+        let _ = local::ring_doorbell(&self.doorbell); // a daemon that is gone has ended the connection
+    }
+
+    fn counted(&self) -> u64 {
+        let Sample { received, lost, .. } = self.page.sample();
+        received.saturating_add(lost)
     }
 
     #[inline]

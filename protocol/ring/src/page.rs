@@ -83,6 +83,12 @@ impl<W: WordsMut> PageWriter<W> {
         words.store(at::LOST, counted.lost, Relaxed);
         words.store(at::POSITION, counted.position, Release);
     }
+
+    /// Notes the end: the reader has reached `position`, and `total` records in all. Those that it did not count before were not for it to copy.
+    pub fn finish(&mut self, position: u64, total: u64) {
+        let Sample { received, lost, .. } = self.counted;
+        self.count(position, total.saturating_sub(received.saturating_add(lost)), 0);
+    }
 }
 
 /// The page of a reader, as the writer of the ring and the daemon see it. They trust no word of it.

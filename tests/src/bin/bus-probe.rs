@@ -5,7 +5,7 @@
 //!   count, and a summary at the end.
 //! - `bus-probe send CHANNEL COUNT BYTES`: prints `ready`, waits for a line, sends COUNT messages of BYTES each, and prints
 //!   `sent`.
-//! - `bus-probe produce CHANNEL BYTES`: connects, prints `ready`, and obeys each line of its standard input. `ring`: sends until the messages
+//! - `bus-probe produce CHANNEL BYTES [MILLISECONDS]`: connects, with backpressure if a time is given, prints `ready`, and obeys each line of its standard input. `ring`: sends until the messages
 //!   are in shared memory, and prints `in a ring after COUNT`. `burst COUNT`: sends so many, and prints `sent`. `confirm`: prints
 //!   `confirmed` or `in doubt COUNT`. `rings`: prints how many rings it uses. Each message begins with its number, the rest of it is the last byte of that.
 //! - `bus-probe consume CHANNEL`: connects, prints `joined`, and listens until it is killed. It obeys the newest line of its standard input by
@@ -37,7 +37,8 @@ fn main() -> ExitCode {
     let outcome = match arguments[..] {
         ["listen", channel, count] => listen(channel, count),
         ["send", channel, count, bytes] => send(channel, count, bytes),
-        ["produce", channel, bytes] => produce(channel, bytes),
+        ["produce", channel, bytes] => produce(channel, bytes, "0"),
+        ["produce", channel, bytes, backpressure] => produce(channel, bytes, backpressure),
         ["consume", channel] => consume(channel),
         ["first", channel] => first(channel),
         ["ping", channel] => ping(channel),
@@ -119,9 +120,12 @@ fn send(channel: &str, count: &str, bytes: &str) -> Outcome {
     wait_for_line()
 }
 
-fn produce(channel: &str, bytes: &str) -> Outcome {
+/// With backpressure, listeners that are behind may delay it for so many milliseconds.
+fn produce(channel: &str, bytes: &str, backpressure: &str) -> Outcome {
     let bytes = bytes.parse::<usize>()?.max(size_of::<u64>());
-    let mut sender = Options::new().shared_memory(SharedMemory::Always).sender(channel)?;
+    let backpressure = Duration::from_millis(backpressure.parse()?);
+    let options = Options::new().shared_memory(SharedMemory::Always).backpressure(backpressure);
+    let mut sender = options.sender(channel)?;
     print_line("ready");
     let mut number = 0_u64;
     let mut payload = vec![0; bytes];

@@ -5,8 +5,8 @@ use broadcaster_protocol::control::OfferLink;
 use broadcaster_protocol::frame::{KIND_BATCH, KIND_PUBLISH};
 use broadcaster_protocol::{ChannelId, Run, SenderId};
 use broadcaster_ring::{
-    Corrupt, Cursor, HEADER_WORDS, Intake, PAGE_BYTES, PageReader, PageWriter, Published, PushError, Start, Taken,
-    Words, WordsMut, Writer,
+    Corrupt, Cursor, HEADER_WORDS, Intake, PAGE_BYTES, PageReader, PageWriter, Published, PushError, Sample, Start,
+    Taken, Words, WordsMut, Writer,
 };
 use fastrand::Rng;
 use std::collections::VecDeque;
@@ -307,6 +307,17 @@ impl Bell for WorldBell {
         true
     }
 
+    fn call(&mut self) {
+        if !self.life.is_over() {
+            self.doorbell.ring();
+        }
+    }
+
+    fn counted(&self) -> u64 {
+        let Sample { received, lost, .. } = self.page.sample();
+        received.saturating_add(lost)
+    }
+
     fn is_called(&mut self) -> bool {
         self.page.is_called()
     }
@@ -343,6 +354,10 @@ impl RingInput for Followed {
 
     fn next_sequence(&self) -> u64 {
         self.intake.cursor().sequence
+    }
+
+    fn position(&self) -> u64 {
+        self.intake.cursor().position
     }
 
     /// As that of a client: the end of a ring is nothing that could be taken.

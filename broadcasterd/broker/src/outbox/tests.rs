@@ -17,7 +17,7 @@ use std::rc::Rc;
 const SENDER: SenderId = SenderId::new(1, 1);
 
 /// A kind of control frame that receivers skip.
-const MARKER: u8 = 0x7e;
+const MARKER: u8 = 0xf0;
 
 const ROOMY: Room = Room { bytes: usize::MAX, messages: u64::MAX };
 

@@ -2,6 +2,8 @@
 
 use super::{Due, LinkState, RingPhase, Upload};
 use crate::broker::Broker;
+use crate::credit::Lag;
+use crate::event::LinkId;
 use crate::limits::{LINKS_MAX, LINKS_PER_RING_MAX, RINGS_PER_CONNECTION_MAX};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -74,6 +76,11 @@ impl Broker {
             let (counted, readable) = (link.counted.received + link.counted.lost, self.rings.readable(link));
             let is_bounded = counted <= readable || state == LinkState::Draining;
             assert!(is_bounded, "{counted} messages of {readable} were counted on {id:?}");
+        }
+        for (conn, connection) in self.open_connections() {
+            let reports = |link: &LinkId| links[link].is_awaited || links[link].state == LinkState::Draining;
+            let is_behind = connection.backlog.in_rings == Lag::Behind;
+            assert!(!is_behind || connection.links.iter().any(reports), "{conn:?} is behind for ever");
         }
         let of_rings = rings.iter().filter_map(|(&id, ring)| Some((ring.deadline?, Due::Ring(id))));
         let of_links = links.iter().filter_map(|(&id, link)| Some((link.deadline?, Due::Link(id))));

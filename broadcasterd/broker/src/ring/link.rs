@@ -95,6 +95,7 @@ impl Broker {
             end: None,
             counted: Sample::default(),
             frame_bytes: 0,
+            is_awaited: false,
             deadline: None,
         };
         self.rings.links.insert(id, link);
@@ -282,7 +283,7 @@ impl Broker {
         }
     }
 
-    pub(crate) fn link_ended(&mut self, id: LinkId, sample: Option<Sample>) {
+    pub(crate) fn link_ended(&mut self, now: Moment, id: LinkId, sample: Option<Sample>, effects: &mut Effects) {
         if let Some(sample) = sample {
             self.count_sample(id, sample);
         }
@@ -291,6 +292,7 @@ impl Broker {
             && let Some(connection) = self.connection(link.listener)
         {
             connection.links.remove(&id);
+            self.note_lag(now, link.listener, effects);
         }
     }
 
@@ -303,6 +305,9 @@ impl Broker {
             .is_some_and(|link| link.state == LinkState::Draining && self.rings.unread(link) == 0);
         if drained {
             self.end_link(now, id, effects);
+        }
+        if let Some(listener) = self.rings.links.get(&id).map(|link| link.listener) {
+            self.note_lag(now, listener, effects);
         }
     }
 

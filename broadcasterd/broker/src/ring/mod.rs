@@ -16,6 +16,7 @@
 mod check;
 mod count;
 mod link;
+mod pace;
 mod passing;
 mod upload;
 
@@ -70,6 +71,10 @@ struct Ring {
     sender: SenderId,
     /// Bytes of its memory.
     bytes: u64,
+    /// Bytes that a listener may have to read before its sender, which has backpressure, gets no more credit.
+    room: Option<u64>,
+    /// For how many bytes and messages in it the sender has used up credit.
+    spent: (u64, u64),
     phase: RingPhase,
     /// The sender knows that it is accepted.
     is_announced: bool,
@@ -126,6 +131,8 @@ struct Link {
     counted: Sample,
     /// Bytes of a frame, on average, when the listener was last looked at.
     frame_bytes: u64,
+    /// The listener was requested to report its progress, and has not.
+    is_awaited: bool,
     deadline: Option<Moment>,
 }
 

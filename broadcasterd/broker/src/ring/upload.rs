@@ -1,9 +1,12 @@
 //! From the offer of a ring to its end, and what the relay reads from it. It never decides which listener follows.
 
 use super::count::distance;
+use super::pace::ring_room;
 use super::{LinkState, Ring, RingPhase};
 use crate::broker::{Broker, Phase};
 use crate::connection::ConnPhase;
+use crate::credit::Pace;
+use crate::delivery::Admission;
 use crate::effect::{Attachment, Effect, Effects};
 use crate::event::{ConnId, Head, LinkId, Moment, RingId};
 use crate::limits::{ALONE_MAX, RECALL_STEP, RINGS_PER_CONNECTION_MAX, counted};
@@ -82,9 +85,6 @@ impl Broker {
             return Err((RefusedCode::Protocol, format!("the publication on channel {} has a ring already", id.0)));
         }
         let unsupported = |reason: &str| Err((RefusedCode::Unsupported, reason.to_owned()));
-        if publication.pace.is_some() {
-            return unsupported("a publication with backpressure cannot have a ring");
-        }
         if !matches!(self.phase, Phase::Idle(_) | Phase::Serving) {
             return unsupported("the daemon is stopping");
         }
@@ -112,12 +112,24 @@ impl Broker {
         let (Some(sender), Some(publication)) = (connection.sender, connection.publications.get_mut(&channel)) else {
             return;
         };
+        let mut room = None;
+        if let Some(pace) = &mut publication.pace {
+            let quarter = ring_room(bytes);
+            if !pace.begin_ring(quarter) {
+                let reason = format!("a ring of {bytes} bytes has no room for the credit of its sender");
+                let declined = Declined::new(kind::OFFER_RING, channel.0, RefusedCode::Unsupported, reason);
+                return self.reply(now, conn, &Control::Declined(declined), effects);
+            }
+            room = Some(quarter);
+        }
         publication.upload = Upload::Offered(id);
         let ring = Ring {
             conn,
             channel,
             sender,
             bytes,
+            room,
+            spent: (0, 0),
             phase: RingPhase::Offered,
             is_announced: false,
             first: 0,
@@ -201,6 +213,7 @@ impl Broker {
         let connection = self.connection(conn);
         if let Some(publication) = connection.and_then(|connection| connection.publications.get_mut(&channel)) {
             publication.upload = Upload::Socket;
+            publication.pace.iter_mut().for_each(Pace::end_ring);
         }
         effects.push(Effect::EndRing(id));
     }
@@ -226,6 +239,7 @@ impl Broker {
             self.unfollow(now, link, sequence, effects);
         }
         self.rings.rings.remove(&id);
+        self.note_readers(now, id, effects);
         if self.is_recalling() && self.rings.rings.is_empty() {
             self.drain(effects);
         }
@@ -269,8 +283,15 @@ impl Broker {
         let followers = std::mem::take(&mut ring.followers);
         let mut reach = (lost > 0).then(|| self.lose(now, channel, lost, Some(&followers), effects));
         let has_run = run.is_some();
-        if let Some(run) = run {
-            reach = Some(self.fan_out_relayed(now, run, &followers, effects));
+        if let Some(mut run) = run {
+            let (bytes, messages) = self.spend_relayed(now, id, &run);
+            if messages > 0 {
+                let credited = run.split_front(bytes, messages);
+                reach = Some(self.fan_out(now, credited, Admission::Credited, Some(&followers), effects));
+            }
+            if run.messages() > 0 {
+                reach = Some(self.fan_out(now, run, Admission::Uncredited, Some(&followers), effects));
+            }
         }
         if let Some(ring) = self.rings.rings.get_mut(&id) {
             ring.followers = followers;

@@ -20,7 +20,7 @@ const UID: u32 = 1000;
 
 /// Bytes of the frame of every message, and words of it in a ring.
 pub(crate) const FRAME_BYTES: u64 = HEADER_BYTES as u64 + 8;
-const WORDS: u64 = 3;
+pub(crate) const WORDS: u64 = 3;
 
 /// Messages that a ring holds, and bytes of its memory.
 pub(crate) const CAPACITY: u64 = 1000;
@@ -625,6 +625,8 @@ impl Peer {
                 line
             }
             Control::Goodbye(_) => "goodbye".to_owned(),
+            Control::Credit(credit) => format!("credit {}", credit.bytes),
+            Control::AwaitProgress(request) => format!("await {}", request.position),
             other => panic!("{other:?}"),
         };
         self.log.push(line);

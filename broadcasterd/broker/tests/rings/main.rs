@@ -5,6 +5,7 @@
 mod bus;
 mod counts;
 mod introductions;
+mod pace;
 #[path = "../common/run.rs"]
 mod run;
 mod sequences;

@@ -38,6 +38,8 @@ struct Ring<S: Socket> {
     /// Until it is written.
     page_descriptor: Option<S::Descriptor>,
     doorbell: S::Descriptor,
+    /// Sequence number of its first message, once it has begun.
+    first: u64,
     /// The broker needs the messages.
     is_relayed: bool,
 }
@@ -152,6 +154,7 @@ impl<S: Socket> Driver<S> {
             ring.page.disarm();
         }
         self.relay_once(now, ring);
+        self.heed_call(now, ring);
         self.finish_turn(now);
         match self.shared.rings.get_mut(&ring) {
             None => Input::Ended,
@@ -198,6 +201,18 @@ impl<S: Socket> Driver<S> {
         true
     }
 
+    /// A sender with backpressure has rung because it needs credit, perhaps: looks at what decides whether it gets any.
+    fn heed_call(&mut self, now: Moment, id: RingId) {
+        if !self.broker.is_paced(id) {
+            return;
+        }
+        match self.shared.rings.get(&id) {
+            Some(ring) if !ring.is_relayed => self.sample(now, id),
+            Some(_) if self.broker.wants_credit(id) => self.sample_links(now, id),
+            Some(_) | None => {}
+        }
+    }
+
     /// Reads what is in the ring now for those that do not read it themselves, and looks at everyone else.
     pub(super) fn sync(&mut self, now: Moment, id: RingId) {
         let Some(Ok(end)) = self.shared.head(id) else { return self.sample(now, id) };
@@ -211,6 +226,10 @@ impl<S: Socket> Driver<S> {
     /// Looks at the ring, and at the listeners that read it themselves.
     fn sample(&mut self, now: Moment, id: RingId) {
         self.sample_head(now, id);
+        self.sample_links(now, id);
+    }
+
+    fn sample_links(&mut self, now: Moment, id: RingId) {
         for link in self.broker.links_of(id).collect::<Vec<_>>() {
             self.sample_link(now, link);
         }
@@ -245,6 +264,13 @@ impl<S: Socket> Driver<S> {
     pub(super) fn look_before(&mut self, now: Moment, event: &Event) {
         match event {
             Event::Control { control: Control::Inspect(_) | Control::Stop(_), .. } => self.sample_all(now),
+            Event::Control { control: Control::Progress(progress), .. } => {
+                let link = LinkId(progress.link);
+                if let Some(Link { ring, .. }) = self.shared.links.get(&link) {
+                    self.sample_head(now, *ring);
+                    self.sample_link(now, link);
+                }
+            }
             event => {
                 for ring in self.broker.rings_before(event) {
                     self.sync(now, ring);
@@ -332,6 +358,7 @@ impl<S: Socket> Driver<S> {
             page: PageWriter::new(page),
             page_descriptor: Some(page_descriptor),
             doorbell,
+            first: 0,
             is_relayed: false,
         };
         self.shared.rings.insert(id, ring);
@@ -344,10 +371,16 @@ impl<S: Socket> Driver<S> {
     pub(super) fn begin_ring(&mut self, now: Moment, id: RingId, (channel, sender, first): (ChannelId, SenderId, u64)) {
         let Some(ring) = self.shared.rings.get_mut(&id) else { return };
         let Memory::Blank(memory) = std::mem::replace(&mut ring.memory, Memory::Useless) else { return };
+        ring.first = first;
         // The oldest message may be overwritten already.
         let start = Start::At(Cursor { position: 0, sequence: first });
         match Intake::open(memory, start, channel, sender) {
-            Ok(intake) => ring.memory = Memory::Begun(intake),
+            Ok(intake) => {
+                ring.memory = Memory::Begun(intake);
+                if self.broker.is_paced(id) {
+                    self.requests.push_back(Request::WatchRing(id)); // its sender may call, whatever the broker needs
+                }
+            }
             Err(corrupt) => self.apply(now, Event::RingCorrupt { ring: id, problem: corrupt.to_string() }),
         }
     }
@@ -364,10 +397,14 @@ impl<S: Socket> Driver<S> {
 
     pub(super) fn end_ring(&mut self, now: Moment, id: RingId) {
         let head = self.shared.head(id).and_then(Result::ok);
-        if let Some(ring) = self.shared.rings.remove(&id)
-            && let Some(connection) = self.connections.get_mut(ring.conn.0)
-        {
-            connection.rings.retain(|own| *own != id);
+        if let Some(mut ring) = self.shared.rings.remove(&id) {
+            if let Some(Head { newest, .. }) = head {
+                // A sender whose daemon stops learns how much was accepted.
+                ring.page.finish(newest.position, newest.sequence.wrapping_sub(ring.first));
+            }
+            if let Some(connection) = self.connections.get_mut(ring.conn.0) {
+                connection.rings.retain(|own| *own != id);
+            }
         }
         self.requests.push_back(Request::UnwatchRing(id));
         self.apply(now, Event::RingEnded { ring: id, head });

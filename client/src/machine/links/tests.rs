@@ -906,3 +906,62 @@ fn rings_are_of_use_to_listeners_that_lose_the_oldest() {
     assert!(!wants(Subscription { observer: true, ..to("a") }));
     assert!(!wants(Subscription { overflow: Overflow::Latest, ..to("a") }));
 }
+
+// ---- progress ----
+
+fn await_progress(link: u32, position: u64) -> Control {
+    Control::AwaitProgress(control::AwaitProgress { link, position, extensions: Vec::new() })
+}
+
+fn progress(link: u32) -> Control {
+    Control::Progress(control::Progress { link, extensions: Vec::new() })
+}
+
+#[test]
+fn progress_is_reported_once_at_the_place_where_it_is_awaited() {
+    let mut world = World::on(&["news"]);
+    let mut sender = world.following(1, 1, 0);
+    world.written();
+    // Messages have 3 words each.
+    world.arrive(&[await_progress(1, 5 * 3)]);
+    for received in 1..=8 {
+        sender.publish(1);
+        assert_eq!(world.all(), messages(1, received - 1..received));
+        let expected = if received == 5 { vec![progress(1)] } else { vec![] };
+        assert_eq!(world.written(), expected, "after {received} messages");
+    }
+    world.arrive(&[await_progress(1, 3)]);
+    assert_eq!(world.all(), []);
+    assert_eq!(world.written(), [progress(1)], "it has passed that place already");
+}
+
+#[test]
+fn a_busy_listener_reports_its_progress_before_it_reads_on() {
+    let mut world = World::on(&["news"]);
+    let mut sender = world.following(1, 1, 0);
+    world.written();
+    world.arrive(&[await_progress(1, 3)]);
+    world.stream_first();
+    assert_eq!(world.poll(), Ok(None));
+    sender.publish(1);
+    assert_eq!(world.poll(), Ok(Some(Message(1, 0))));
+    sender.publish(1);
+    assert_eq!(world.poll(), Ok(Some(Message(1, 1))));
+    assert_eq!(world.written(), [progress(1)]);
+}
+
+#[test]
+fn progress_of_links_that_have_ended_is_not_reported() {
+    let mut world = World::on(&["news", "sport"]);
+    let mut senders = [world.following(1, 1, 0), world.following(2, 2, 0)];
+    senders.iter_mut().for_each(|sender| sender.publish(2));
+    world.arrive(&[await_progress(1, 6), await_progress(7, 0), await_progress(2, 1000), unfollow(1, 0)]);
+    world.stream_first();
+    assert_eq!(world.all(), messages(2, 0..2));
+    assert_eq!(world.written().last(), Some(&unlink(1)), "nothing but that it has read to the end");
+    // With the connection, the requests of its daemon are gone.
+    world.join(&["news", "sport"]);
+    senders[1].publish(10);
+    world.all();
+    assert_eq!(world.written(), []);
+}

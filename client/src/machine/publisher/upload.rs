@@ -1,11 +1,14 @@
 //! How the messages of one channel reach the daemon and those listeners that read rings: over the connection, or through a ring in shared
 //! memory. It never reads or writes a connection.
 
-use super::{Place, Publisher, State};
+use super::{Place, Publication, Publisher, State};
+use crate::machine::credit::Balance;
 use crate::machine::frames::{Body, Frames};
 use crate::machine::link::Loss;
 use crate::machine::ring::{Bell, RingOutput};
 use broadcaster_protocol::control::{BeginRing, Control, EndRing, LinkAdded, OfferRing, Prepare, Prepared, Unlink};
+use broadcaster_protocol::frame::KIND_RETAIN;
+use broadcaster_protocol::limits::HEADER_BYTES;
 use broadcaster_ring::Published;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -90,6 +93,19 @@ struct Active {
     begun: bool,
     /// Batches that were published since the connection was read.
     unread: u32,
+    /// How urgently the daemon was requested to grant credit, since it did.
+    called: Called,
+}
+
+/// How a publisher with backpressure has called the daemon, which is not woken by what is published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+enum Called {
+    #[default]
+    Not,
+    /// When half of the credit was used up.
+    Early,
+    /// When there was none left.
+    Late,
 }
 
 /// What the daemon has sent about rings, in order.
@@ -142,8 +158,8 @@ pub(super) struct Uploads {
     places: Vec<Place>,
     /// What was read and not handled.
     notices: VecDeque<Notice>,
-    /// Rings whose end was not written yet, with their first sequence numbers.
-    ending: Vec<(Place, u64)>,
+    /// Rings whose end was not written yet, with their first sequence numbers and the daemon as a reader.
+    ending: Vec<(Place, u64, Box<dyn Bell>)>,
     /// The connection has ended, which was noticed after a message was published.
     loss: Option<Loss>,
 }
@@ -184,6 +200,13 @@ impl Upload {
         matches!(self.phase, Phase::Active(_))
     }
 
+    /// The daemon has granted credit.
+    pub(super) fn has_credit(&mut self) {
+        if let Phase::Active(active) = &mut self.phase {
+            active.called = Called::Not;
+        }
+    }
+
     fn active(&mut self) -> Option<&mut Active> {
         match &mut self.phase {
             Phase::Active(active) => Some(active),
@@ -221,6 +244,20 @@ impl Upload {
 }
 
 impl Active {
+    /// Calls the daemon, which grants credit, when half of the credit is used up and when there is none left.
+    #[inline]
+    fn call(&mut self, balance: Balance) {
+        let due = match balance {
+            balance if !balance.is_left() => Called::Late,
+            balance if balance.is_low() => Called::Early,
+            _ => Called::Not,
+        };
+        if due > self.called {
+            self.called = due;
+            self.relay.call();
+        }
+    }
+
     /// Shows everything to all readers. False if the daemon cannot be woken.
     #[inline]
     fn publish(&mut self, frames: &mut Frames) -> bool {
@@ -245,7 +282,7 @@ impl Active {
 
 impl Uploads {
     /// The connection took everything.
-    pub(super) fn written(&mut self, publications: &mut [super::Publication]) {
+    pub(super) fn written(&mut self, publications: &mut [Publication]) {
         self.ending.clear();
         for &Place(at) in &self.places {
             if let Some(active) = publications[at].upload.active() {
@@ -263,18 +300,20 @@ impl Uploads {
         self.loss = None;
     }
 
-    /// For each ring that the daemon has perhaps not read to its end, the channel and the first sequence number.
-    pub(super) fn unread(&self, publications: &[super::Publication]) -> impl Iterator<Item = (Place, u64)> {
+    /// For each ring whose end was not written, the channel and the sequence number of the first message that the daemon, which has
+    /// stopped, has not accepted.
+    pub(super) fn accepted(&self, publications: &[Publication]) -> Vec<(Place, u64)> {
         let active = self.places.iter().filter_map(|&place| match &publications[place.0].upload.phase {
-            Phase::Active(active) => Some((place, active.first)),
+            Phase::Active(active) => Some((place, active.first, &active.relay)),
             Phase::Socket | Phase::Announced | Phase::Unsent(_) | Phase::Offered(_) => None,
         });
-        self.ending.iter().copied().chain(active)
+        let ending = self.ending.iter().map(|(place, first, relay)| (*place, *first, relay));
+        ending.chain(active).map(|(place, first, relay)| (place, first.saturating_add(relay.counted()))).collect()
     }
 }
 
 impl Publisher {
-    /// When a ring is offered. A publisher with backpressure or a history never offers one.
+    /// When a ring is offered. A publisher with a history never offers one.
     #[must_use]
     pub fn with_rings(mut self, rings: Rings) -> Self {
         self.uploads.rings = rings;
@@ -297,7 +336,7 @@ impl Publisher {
     /// Whether messages on the channel can be put into its ring at once.
     #[inline]
     pub(in crate::machine) fn is_in_ring(&self, place: Place) -> bool {
-        self.publications[place.0].upload.is_active() && self.frames.is_empty()
+        self.publications[place.0].upload.is_active() && self.frames.is_empty() && !self.lacks_credit(place)
     }
 
     // ---- the way to a ring ----
@@ -435,11 +474,16 @@ impl Publisher {
             Phase::Offered(ring) => ring,
             other => return *phase = other,
         };
-        let (id, first) = (id.0, publication.next);
+        // What lacks credit is in the ring as well, if that can be.
+        let waits_for = publication.aside.data().next();
+        let first = waits_for.map_or(publication.next, |(_, header)| header.sequence());
+        let fits = publication.aside.data().all(|(_, header)| header.kind() != KIND_RETAIN);
+        let id = id.0;
         ring.begin(first);
         frames.append_control(&BeginRing { id, sequence: first, extensions: Vec::new() }.into());
-        if let Some(relay) = relay {
-            *phase = Phase::Active(Box::new(Active { ring, first, relay, links: Vec::new(), begun: false, unread: 0 }));
+        if let Some(relay) = relay.filter(|_| fits) {
+            let (links, begun, unread, called) = (Vec::new(), false, 0, Called::Not);
+            *phase = Phase::Active(Box::new(Active { ring, first, relay, links, begun, unread, called }));
             publication.upload.due = 0;
         } else {
             let _ = ring.close(); // no reader knows it
@@ -497,9 +541,18 @@ impl Publisher {
     #[inline]
     pub(in crate::machine) fn put(&mut self, place: Place, metadata: &[u8], payload: &[u8]) -> bool {
         self.publish_on(place);
-        let Some(active) = self.publications[place.0].upload.active() else { return false };
+        if self.lacks_credit(place) {
+            return false;
+        }
+        let is_paced = self.is_paced();
+        let Publication { upload, balance, .. } = &mut self.publications[place.0];
+        let Some(active) = upload.active() else { return false };
         let is_in = active.ring.push(metadata, payload).is_ok();
         let is_intact = is_in && active.publish(&mut self.frames);
+        if is_in && is_paced {
+            balance.charge(HEADER_BYTES + metadata.len() + payload.len(), 1);
+            active.call(*balance);
+        }
         if is_in {
             self.commit(place);
         }
@@ -518,10 +571,15 @@ impl Publisher {
         self.commit(place);
     }
 
-    /// Whether [`publish`](Self::publish) may have something to do.
+    /// Whether [`publish`](Self::publish) has something to do.
     #[inline]
     pub(in crate::machine) fn has_unpublished(&self) -> bool {
-        self.aside_bytes > 0 && !self.uploads.places.is_empty()
+        let is_unpublished = |&Place(at): &Place| {
+            let publication = &self.publications[at];
+            let begun = matches!(&publication.upload.phase, Phase::Active(active) if active.begun);
+            begun && !publication.aside.is_empty() && !self.lacks_credit(Place(at))
+        };
+        self.aside_bytes > 0 && self.uploads.places.iter().any(is_unpublished)
     }
 
     /// The channels that have a ring, or have offered one, by number.
@@ -549,26 +607,41 @@ impl Publisher {
     }
 
     fn publish_waiting(&mut self, place: Place) {
+        let is_paced = self.is_paced();
         let Self { publications, frames, id, .. } = self;
-        let publication = &mut publications[place.0];
-        let Some(active) = publication.upload.active().filter(|active| active.begun) else { return };
-        let mut fits = true;
-        let waiting = publication.aside.waiting_bytes();
-        let pushed = publication.aside.take_while(|frame| {
-            let pushed = match frame {
-                Body::Message { metadata, payload } => active.ring.push(metadata, payload),
-                Body::Batch { messages, body } => active.ring.push_batch(messages, body),
+        let Publication { upload, balance, aside, label, .. } = &mut publications[place.0];
+        let Some(active) = upload.active().filter(|active| active.begun) else { return };
+        let (mut fits, mut pushed_bytes) = (true, 0);
+        let waiting = aside.waiting_bytes();
+        let pushed = aside.take_while(|frame| {
+            if is_paced && !balance.is_left() {
+                return false;
+            }
+            let (pushed, body_bytes, messages) = match frame {
+                Body::Message { metadata, payload } => {
+                    (active.ring.push(metadata, payload), metadata.len() + payload.len(), 1)
+                }
+                Body::Batch { messages, body } => (active.ring.push_batch(messages, body), body.len(), messages),
             };
             fits = pushed.is_ok();
+            if fits {
+                pushed_bytes += HEADER_BYTES + body_bytes;
+                if is_paced {
+                    balance.charge(HEADER_BYTES + body_bytes, messages.into());
+                }
+            }
             fits
         });
-        let is_intact = active.publish(frames);
-        if fits {
-            publication.aside.sent(waiting);
-        } else {
-            publication.aside.drop_messages((publication.label, *id), pushed);
+        let is_intact = pushed == 0 || active.publish(frames);
+        if is_paced {
+            active.call(*balance);
         }
-        self.aside_bytes = self.aside_bytes - waiting + publication.aside.waiting_bytes();
+        if fits {
+            aside.sent(pushed_bytes);
+        } else {
+            aside.drop_messages((*label, *id), pushed);
+        }
+        self.aside_bytes = self.aside_bytes - waiting + aside.waiting_bytes();
         if !(fits && is_intact) {
             self.end_ring(place);
         }
@@ -583,11 +656,19 @@ impl Publisher {
         active.wake(&published, frames);
         let waiting = publication.aside.data().next();
         let sequence = waiting.map_or(publication.next, |(_, header)| header.sequence());
-        self.uploads.ending.push((place, active.first));
         frames.append_control(&EndRing { id: id.0, sequence, extensions: Vec::new() }.into());
-        self.aside_bytes -= publication.aside.waiting_bytes();
-        frames.take_from(&mut publication.aside, |_, _| true);
+        let phase = std::mem::replace(&mut publication.upload.phase, Phase::Socket);
+        if let Phase::Active(active) = phase {
+            self.uploads.ending.push((place, active.first, active.relay));
+        }
         self.give_up_ring(place);
+        if self.is_paced() {
+            return self.promote(place);
+        }
+        let Self { publications, frames, .. } = self;
+        let aside = &mut publications[place.0].aside;
+        self.aside_bytes -= aside.waiting_bytes();
+        frames.take_from(aside, |_, _| true);
     }
 }
 

@@ -1,17 +1,18 @@
 use super::*;
 use crate::ChannelName;
+use crate::machine::send::look;
 use crate::machine::session::tests::{feed_bytes, welcome};
 use crate::machine::{
     Carrier, Confirmation, Confirming, Counted, Ended, First, Link, Machine, OWN, PendingSend, Receipted, Rejected,
     Requested, Requesting, Sending, Step, Subscriber, Transfer, confirm, count, flush,
 };
 use broadcaster_protocol::control::{
-    AddLink, Declined, Goodbye, InboxOpened, Listeners, Opened, Prepare, Prepared, Recall, Receipt, RefusedCode,
-    Report, RingAccepted, Welcome, kind,
+    AddLink, Credit, Declined, Goodbye, InboxOpened, Listeners, Opened, Prepare, Prepared, Recall, Receipt,
+    RefusedCode, Report, RingAccepted, Welcome, kind,
 };
-use broadcaster_protocol::limits::HEADER_BYTES;
+use broadcaster_protocol::limits::{CREDIT_MESSAGE_BYTES, HEADER_BYTES};
 use broadcaster_protocol::{ChannelId, Decoder, Header, Item, Run, SenderId};
-use broadcaster_ring::{Cursor, HEADER_WORDS, Intake, PageReader, PageWriter, PushError, Start, Writer};
+use broadcaster_ring::{Cursor, HEADER_WORDS, Intake, PageReader, PageWriter, PushError, Sample, Start, Writer};
 use bytes::{BufMut, BytesMut};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -74,11 +75,14 @@ impl RingOutput for SimulatedRing {
 struct SimulatedBell {
     page: PageReader<Memory>,
     reader: Arc<Rung>,
+    calls_seen: usize,
 }
 
 #[derive(Debug, Default)]
 struct Rung {
     times: AtomicUsize,
+    /// How often the sender has called it to the ring.
+    calls: AtomicUsize,
     is_broken: AtomicBool,
     /// The sender holds the bell.
     is_held: AtomicBool,
@@ -87,7 +91,8 @@ struct Rung {
 impl SimulatedBell {
     fn boxed(page: &Memory, reader: &Arc<Rung>) -> Box<dyn Bell> {
         reader.is_held.store(true, Ordering::Relaxed);
-        Box::new(Self { page: PageReader::open(Arc::clone(page)).expect("a page"), reader: Arc::clone(reader) })
+        let (page, reader) = (PageReader::open(Arc::clone(page)).expect("a page"), Arc::clone(reader));
+        Box::new(Self { page, reader, calls_seen: 0 })
     }
 }
 
@@ -99,8 +104,20 @@ impl Bell for SimulatedBell {
         !self.reader.is_broken.load(Ordering::Relaxed)
     }
 
+    fn call(&mut self) {
+        self.reader.calls.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn counted(&self) -> u64 {
+        let Sample { received, lost, .. } = self.page.sample();
+        received.saturating_add(lost)
+    }
+
+    /// A reader that answers calls at once has an answer after each of them.
     fn is_called(&mut self) -> bool {
-        self.page.is_called()
+        let is_answered = self.reader.calls.load(Ordering::Relaxed) > self.calls_seen;
+        self.calls_seen = self.reader.calls.load(Ordering::Relaxed);
+        self.page.is_called() || is_answered
     }
 }
 
@@ -219,6 +236,9 @@ struct Bus {
     time: Option<Instant>,
     reads: usize,
     rings_made: usize,
+    /// Bytes of credit that each call to a ring is answered with, at once; 0: it is not.
+    answers_calls: u64,
+    calls_answered: usize,
 }
 
 impl Bus {
@@ -248,6 +268,8 @@ impl Bus {
             time: None,
             reads: 0,
             rings_made: 0,
+            answers_calls: 0,
+            calls_answered: 0,
         }
     }
 
@@ -485,6 +507,10 @@ impl Link for Bus {
         self.reads += 1;
         if !self.connected {
             return Transfer::Broken;
+        }
+        if self.answers_calls > 0 && self.calls() > self.calls_answered {
+            self.calls_answered = self.calls();
+            self.answer(Credit { id: ID, bytes: self.answers_calls, extensions: Vec::new() });
         }
         let mut bytes = Vec::new();
         // At most one frame with descriptors, at the beginning.
@@ -1015,20 +1041,196 @@ fn a_message_to_retain_goes_by_the_connection() {
 // ---- whether and when a ring is offered ----
 
 #[test]
-fn publisher_with_backpressure_or_a_history_never_offers_a_ring() {
-    let paced = publisher(Rings::After(0)).with_backpressure(Duration::from_secs(1));
+fn publisher_with_a_history_never_offers_a_ring() {
     let retaining = publisher(Rings::After(0)).with_history(5);
-    for (mut publisher, is_paced) in [(paced, true), (retaining, false), (publisher(Rings::Never), false)] {
+    for mut publisher in [retaining, publisher(Rings::Never)] {
         let mut bus = Bus::new();
         assert!(!publisher.wants_rings());
         assert_eq!(bus.connect(&mut publisher), Ok(Step::Done(Carrier::Stream)));
-        if is_paced {
-            let credit = broadcaster_protocol::control::Credit { id: 3, bytes: 1 << 30, extensions: Vec::new() };
-            bus.answer(credit);
-        }
         send_all(&mut publisher, &mut bus, 2000);
         assert_eq!((bus.kinds(), bus.rings_made, publisher.rings()), (Vec::new(), 0, 0));
     }
+}
+
+// ---- backpressure ----
+
+/// What a message of [`payload`] with a number of two digits uses up, alone in its frame.
+const COST: u64 = HEADER_BYTES as u64 + 10 + CREDIT_MESSAGE_BYTES;
+
+/// The id of the own channel.
+const ID: u32 = 3;
+
+impl Bus {
+    /// Grants credit, as soon as the publisher reads.
+    fn grant(&mut self, bytes: u64) {
+        self.answer(Credit { id: ID, bytes, extensions: Vec::new() });
+        if self.publications.get(&ID).is_some_and(|own| own.relay.is_some()) {
+            self.call(ID);
+        }
+    }
+
+    /// How often the publisher has called the daemon to its ring.
+    fn calls(&self) -> usize {
+        self.rung().calls.load(Ordering::Relaxed)
+    }
+
+    fn rung(&self) -> &Arc<Rung> {
+        &self.publications[&ID].relay.as_ref().expect("a ring").reader.rung
+    }
+}
+
+/// A publisher with backpressure and a ring, which has credit for so many messages.
+fn paced(messages: u64) -> (Publisher, Bus) {
+    let mut publisher = publisher(Rings::After(0)).with_backpressure(Duration::from_secs(5));
+    let mut bus = Bus::new();
+    assert_eq!(bus.connect(&mut publisher), Ok(Step::Done(Carrier::Stream)));
+    let granted = 40 * COST;
+    bus.grant(granted);
+    until_rings(&mut publisher, &mut bus, 1);
+    while send(&mut publisher, &mut bus) == DONE {}
+    let cost = |sequence| (HEADER_BYTES + payload(sequence).len()) as u64 + CREDIT_MESSAGE_BYTES;
+    let used: u64 = (0..publisher.committed()).map(cost).sum();
+    bus.grant(used - granted + messages * COST);
+    look::<_, Failure>(&mut publisher, &mut bus).expect("connected");
+    assert_eq!(publisher.lacks_credit(OWN), messages == 0);
+    (publisher, bus)
+}
+
+#[test]
+fn messages_in_a_ring_use_up_credit() {
+    let (mut publisher, mut bus) = paced(10);
+    let begun = publisher.committed();
+    send_all(&mut publisher, &mut bus, 10);
+    assert_eq!(send(&mut publisher, &mut bus), Ok(Step::Wait(Due::Answer)));
+    assert!(publisher.lacks_credit(OWN) && publisher.committed() == begun + 10);
+    // More than nothing is enough for any message.
+    bus.grant(1);
+    assert_eq!(send(&mut publisher, &mut bus), DONE);
+    assert_eq!(send(&mut publisher, &mut bus), Ok(Step::Wait(Due::Answer)));
+    bus.grant(COST - 1);
+    assert_eq!(send(&mut publisher, &mut bus), Ok(Step::Wait(Due::Answer)), "the debt is paid");
+    bus.grant(COST);
+    assert_eq!(send(&mut publisher, &mut bus), DONE);
+    check(&publisher, &mut bus, begun + 12);
+    assert_eq!(bus.kinds(), [kind::OFFER_RING, kind::BEGIN_RING], "the ring goes on");
+}
+
+#[test]
+fn the_daemon_is_called_when_half_of_the_credit_is_used_up_and_when_it_all_is() {
+    let (mut publisher, mut bus) = paced(0);
+    bus.grant(20 * COST);
+    let before = bus.calls();
+    let mut calls = Vec::new();
+    for _ in 0..20 {
+        assert_eq!(send(&mut publisher, &mut bus), DONE);
+        calls.push(bus.calls() - before);
+    }
+    assert_eq!(calls, [&[0; 9][..], &[1; 10], &[2]].concat());
+    for _ in 0..5 {
+        assert_eq!(send(&mut publisher, &mut bus), Ok(Step::Wait(Due::Answer)));
+    }
+    assert_eq!(bus.calls() - before, 2, "once is enough");
+    bus.grant(2 * COST);
+    send_all(&mut publisher, &mut bus, 2);
+    assert_eq!(bus.calls() - before, 4, "and again after each grant");
+}
+
+#[test]
+fn what_is_fed_waits_for_credit_and_goes_into_the_ring() {
+    let (mut publisher, mut bus) = paced(1);
+    let begun = publisher.committed();
+    for _ in 0..500 {
+        let payload = payload(publisher.next(OWN));
+        publisher.feed(&payload).expect("fed");
+    }
+    assert_eq!(flushed(&mut publisher, &mut bus), Ok(Step::Wait(Due::Answer)), "a batch has used up all credit");
+    let mut grants = 0;
+    while !publisher.is_flushed() {
+        bus.grant(100 * COST);
+        grants += 1;
+        let flushed = flushed(&mut publisher, &mut bus);
+        assert!(flushed == DONE || flushed == Ok(Step::Wait(Due::Answer)), "{flushed:?}");
+        assert!(grants < 100, "it does not go on");
+    }
+    assert!(grants > 1, "{grants}");
+    check(&publisher, &mut bus, begun + 500);
+    assert_eq!(bus.kinds(), [kind::OFFER_RING, kind::BEGIN_RING]);
+}
+
+#[test]
+fn credit_that_arrives_while_messages_are_published_is_used() {
+    let (mut publisher, mut bus) = paced(1);
+    let begun = publisher.committed();
+    for _ in 0..500 {
+        let payload = payload(publisher.next(OWN));
+        publisher.feed(&payload).expect("fed");
+    }
+    (bus.answers_calls, bus.calls_answered) = (1_000_000, bus.calls());
+    assert_eq!(flushed(&mut publisher, &mut bus), DONE);
+    check(&publisher, &mut bus, begun + 500);
+}
+
+#[test]
+fn what_lacks_credit_when_the_ring_begins_is_in_the_ring() {
+    let mut publisher = publisher(Rings::After(0)).with_backpressure(Duration::from_secs(5));
+    let mut bus = Bus::new();
+    bus.takes = Takes::Later;
+    assert_eq!(bus.connect(&mut publisher), Ok(Step::Done(Carrier::Stream)));
+    bus.grant(30 * COST);
+    until_offered(&mut publisher, &mut bus);
+    while send(&mut publisher, &mut bus) == DONE {}
+    for _ in 0..100 {
+        let payload = payload(publisher.next(OWN));
+        publisher.feed(&payload).expect("fed");
+    }
+    assert_eq!(flushed(&mut publisher, &mut bus), Ok(Step::Wait(Due::Answer)));
+    bus.takes = Takes::All;
+    bus.answer_offer(ID);
+    for _ in 0..20 {
+        let _ = flushed(&mut publisher, &mut bus);
+    }
+    assert_eq!((publisher.rings(), bus.kinds()), (1, vec![kind::OFFER_RING, kind::BEGIN_RING]));
+    bus.grant(1000 * COST);
+    assert_eq!(flushed(&mut publisher, &mut bus), DONE);
+    let count = publisher.committed();
+    check(&publisher, &mut bus, count);
+    assert_eq!(bus.relayed, 100);
+}
+
+#[test]
+fn what_lacks_credit_when_the_ring_ends_waits_for_it_on_the_connection() {
+    let (mut publisher, mut bus) = paced(1);
+    let begun = publisher.committed();
+    for _ in 0..500 {
+        let payload = payload(publisher.next(OWN));
+        publisher.feed(&payload).expect("fed");
+    }
+    assert_eq!(flushed(&mut publisher, &mut bus), Ok(Step::Wait(Due::Answer)));
+    bus.recall(ID);
+    assert_eq!(flushed(&mut publisher, &mut bus), Ok(Step::Wait(Due::Answer)));
+    assert_eq!(bus.kinds(), [kind::OFFER_RING, kind::BEGIN_RING, kind::END_RING]);
+    assert!(publisher.rings() == 0 && !publisher.is_flushed());
+    bus.grant(1_000_000);
+    assert_eq!(flushed(&mut publisher, &mut bus), DONE);
+    check(&publisher, &mut bus, begun + 500);
+}
+
+#[test]
+fn without_credit_a_lost_connection_takes_the_ring_and_nothing_that_waits() {
+    let (mut publisher, mut bus) = paced(5);
+    send_all(&mut publisher, &mut bus, 5);
+    for _ in 0..50 {
+        let payload = payload(publisher.next(OWN));
+        publisher.feed(&payload).expect("fed");
+    }
+    assert_eq!(flushed(&mut publisher, &mut bus), Ok(Step::Wait(Due::Answer)));
+    bus.relay();
+    bus.break_off();
+    assert_eq!(flushed(&mut publisher, &mut bus), Ok(Step::Wait(Due::Answer)), "it has no credit there either");
+    bus.answer(Credit { id: ID + 1, bytes: 1_000_000, extensions: Vec::new() });
+    assert_eq!(flushed(&mut publisher, &mut bus), DONE);
+    let count = publisher.committed();
+    check(&publisher, &mut bus, count);
 }
 
 #[test]
@@ -1371,8 +1573,27 @@ fn a_daemon_that_has_read_the_end_of_a_ring_has_accepted_all_of_it() {
     assert_eq!(publisher.take_doubt(), 11, "those in the ring; {first} were accepted");
 }
 
+#[test]
+fn a_daemon_that_stops_states_how_much_of_a_ring_it_has_accepted() {
+    for is_recalled in [false, true] {
+        for accepted in [0, 4, 11] {
+            let (mut publisher, mut bus) = active();
+            send_all(&mut publisher, &mut bus, 10);
+            let relay = bus.publications.get_mut(&ID).and_then(|own| own.relay.as_mut()).expect("a ring");
+            relay.reader.page.finish(0, accepted);
+            if is_recalled {
+                bus.recall(ID);
+            }
+            bus.answer(goodbye());
+            bus.room = 0;
+            assert_eq!(read_all(&mut publisher, &mut bus), Ok(()));
+            assert_eq!(publisher.take_doubt(), 11 - accepted, "{is_recalled}");
+        }
+    }
+}
+
 fn read_all(publisher: &mut Publisher, bus: &mut Bus) -> Result<(), Failure> {
-    crate::machine::send::look(publisher, bus)
+    look(publisher, bus)
 }
 
 #[test]
