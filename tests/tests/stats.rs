@@ -172,6 +172,8 @@ fn rings_and_their_readers_are_listed() {
         }
     };
     assert_eq!((&stats["daemon"]["rings"], &stats["daemon"]["links"]), (&1.into(), &2.into()));
+    let in_rings = stats["daemon"]["ring_messages_accepted"].as_u64().expect("a number");
+    assert!((1..stats["daemon"]["messages_accepted"].as_u64().expect("a number")).contains(&in_rings), "{in_rings}");
     let connections = stats["connections"].as_array().expect("an array");
     let of_each = |field: &str| connections.iter().map(|it| it[field].clone()).collect::<Vec<_>>();
     assert_eq!(of_each("rings"), [0, 0, 0, 1].map(Value::from), "oldest first");

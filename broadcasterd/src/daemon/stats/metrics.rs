@@ -166,6 +166,11 @@ impl Exposition {
             "broadcaster_links",
             "Listeners that read a ring themselves, counted for each ring.",
             [(NONE, daemon.links)],
+        )?;
+        page.counter(
+            "broadcaster_ring_messages_accepted",
+            "Messages accepted in rings, which are among those that were accepted.",
+            [(NONE, daemon.ring_messages_accepted)],
         )
     }
 
@@ -401,6 +406,7 @@ mod tests {
             ("broadcaster_queue_messages_max", "65536"),
             ("broadcaster_rings", "9"),
             ("broadcaster_links", "14"),
+            ("broadcaster_ring_messages_accepted_total", "6000"),
             ("broadcaster_channels_omitted", "0"),
             ("broadcaster_listeners_omitted", "0"),
             (r#"broadcaster_channel_accepted_bytes_total{channel="com.example.sync"}"#, "700"),

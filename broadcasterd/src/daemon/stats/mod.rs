@@ -89,6 +89,7 @@ impl About {
                 queue_messages_max: limits.outbox_messages_max,
                 rings: snapshot.rings as u64,
                 links: snapshot.links as u64,
+                ring_messages_accepted: totals.ring_messages_accepted,
                 connections_max: limits.connections_max as u64,
                 channels_max: limits.channels_max as u64,
             },

@@ -92,6 +92,9 @@ pub(crate) struct Daemon {
     pub(crate) rings: u64,
     #[serde(default)]
     pub(crate) links: u64,
+    /// Messages accepted in rings, which are among those that were accepted.
+    #[serde(default)]
+    pub(crate) ring_messages_accepted: u64,
     pub(crate) connections_max: u64,
     pub(crate) channels_max: u64,
 }

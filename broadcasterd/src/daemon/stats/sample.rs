@@ -47,6 +47,7 @@ fn daemon() -> Daemon {
         queue_messages_max: 65_536,
         rings: 9,
         links: 14,
+        ring_messages_accepted: 6000,
         connections_max: 4096,
         channels_max: 65_537,
     }

@@ -50,7 +50,15 @@ pub(crate) fn summary(stats: &Stats, width: Option<usize>) -> String {
                 size(daemon.retained_bytes_max)
             ),
         ),
-        ("rings", format!("{} in shared memory, {} links to listeners that read them", daemon.rings, daemon.links)),
+        (
+            "rings",
+            format!(
+                "{} in shared memory, {} links to listeners that read them, {} messages so far",
+                daemon.rings,
+                daemon.links,
+                count(daemon.ring_messages_accepted)
+            ),
+        ),
         ("queue", format!("at most {} or {} messages each", size(daemon.queue_bytes_max), daemon.queue_messages_max)),
     ];
     let mut text = format!("broadcasterd {}, process {}\n", daemon.version, daemon.pid);
@@ -176,7 +184,12 @@ mod tests {
         assert_eq!(lines[0], "broadcasterd 1.2.3, process 4321");
         assert!(text.contains("accepted     12.3k messages, 4.0 MiB"), "{text}");
         assert!(text.contains("held         1.0 MiB of 256 MiB"), "{text}");
-        assert!(text.contains("rings        9 in shared memory, 14 links"), "{text}");
+        assert!(
+            text.contains(
+                "rings        9 in shared memory, 14 links to listeners that read them, 6000 messages so far"
+            ),
+            "{text}"
+        );
         let slow = lines.iter().position(|&line| line == "Slow listeners").expect("both listeners are slow");
         assert_eq!(lines.len() - slow, 5, "a heading, two rows and no sender: {text}");
         assert!(lines[slow + 3].contains("2147418115"), "the longest queue comes first: {text}");

@@ -41,6 +41,7 @@ pub(crate) fn daemon(uptime_ms: u64) -> Daemon {
         queue_messages_max: 65_536,
         rings: 0,
         links: 0,
+        ring_messages_accepted: 0,
         connections_max: 4096,
         channels_max: 65_536,
     }
