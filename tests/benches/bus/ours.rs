@@ -36,8 +36,13 @@ impl OursSender {
     }
 
     pub(crate) fn connect_lossless(path: &Path, batched: bool) -> Result<Self> {
-        let sender = options(path).backpressure(BACKPRESSURE).sender(CHANNEL)?;
-        Ok(Self { sender, batched })
+        let options = options(path).backpressure(BACKPRESSURE).shared_memory(SharedMemory::Never);
+        Ok(Self { sender: options.sender(CHANNEL)?, batched })
+    }
+
+    pub(crate) fn connect_lossless_memory(path: &Path, batched: bool) -> Result<Self> {
+        let options = options(path).backpressure(BACKPRESSURE).shared_memory(SharedMemory::Always);
+        Ok(Self { sender: options.sender(CHANNEL)?, batched })
     }
 }
 

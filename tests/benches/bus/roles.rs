@@ -154,6 +154,8 @@ fn run_sender(fields: &Fields, role: impl SenderRole) -> Result<()> {
         System::LosslessBatched => role.run(fields, OursSender::connect_lossless(&socket, true)?),
         System::Memory => role.run(fields, OursSender::connect_memory(&socket, false)?),
         System::MemoryBatched => role.run(fields, OursSender::connect_memory(&socket, true)?),
+        System::LosslessMemory => role.run(fields, OursSender::connect_lossless_memory(&socket, false)?),
+        System::LosslessMemoryBatched => role.run(fields, OursSender::connect_lossless_memory(&socket, true)?),
         System::FloorRing | System::FloorPolled => role.run(fields, RingSender::connect(&socket)?),
     }
 }

@@ -22,10 +22,13 @@ pub(crate) enum System {
     /// Through shared memory.
     Memory,
     MemoryBatched,
+    /// Through shared memory, with backpressure.
+    LosslessMemory,
+    LosslessMemoryBatched,
 }
 
 impl System {
-    const ALL: [(Self, &str); 12] = [
+    const ALL: [(Self, &str); 14] = [
         (Self::FloorA, "floor-a"),
         (Self::FloorB, "floor-b"),
         (Self::FloorC, "floor-c"),
@@ -38,6 +41,8 @@ impl System {
         (Self::LosslessBatched, "lossless-batched"),
         (Self::Memory, "memory"),
         (Self::MemoryBatched, "memory-batched"),
+        (Self::LosslessMemory, "lossless-memory"),
+        (Self::LosslessMemoryBatched, "lossless-memory-batched"),
     ];
 
     pub(crate) fn label(self) -> &'static str {
@@ -51,7 +56,7 @@ impl System {
 
     /// Whether senders wait for listeners, so that any loss is a failure.
     pub(crate) fn is_lossless(self) -> bool {
-        matches!(self, Self::Lossless | Self::LosslessBatched)
+        matches!(self, Self::Lossless | Self::LosslessBatched | Self::LosslessMemory | Self::LosslessMemoryBatched)
     }
 }
 

@@ -6,8 +6,8 @@ use crate::bench::Bench;
 use crate::error::{Result, fail};
 use crate::stats::{median, spread};
 use crate::system::System::{
-    self, FloorA, FloorB, FloorC, FloorRing, FloorWide, Lossless, LosslessBatched, Memory, MemoryBatched, Ours,
-    OursBatched,
+    self, FloorA, FloorB, FloorC, FloorRing, FloorWide, Lossless, LosslessBatched, LosslessMemory,
+    LosslessMemoryBatched, Memory, MemoryBatched, Ours, OursBatched,
 };
 use crate::table::{Goal, Row, bytes, millions, percent, ratio_with_goal};
 use crate::traffic::{Plan, Traffic, calibrate, run};
@@ -74,19 +74,26 @@ pub(crate) fn lossless(bench: &Bench) {
     let one_sender = [
         Comparison { system: Lossless, floors: &[FloorB], goal: Some(0.8) },
         Comparison { system: LosslessBatched, floors: &[FloorC], goal: Some(0.8) },
+        Comparison { system: LosslessMemory, floors: &[FloorB], goal: Some(0.8) },
+        Comparison { system: LosslessMemoryBatched, floors: &[FloorC], goal: Some(0.8) },
     ];
     // Each frame is a batch by itself.
-    let large = [Comparison { system: Lossless, floors: &[FloorB, FloorC], goal: Some(0.8) }];
+    let large = [
+        Comparison { system: Lossless, floors: &[FloorB, FloorC], goal: Some(0.8) },
+        Comparison { system: LosslessMemory, floors: &[FloorB, FloorC], goal: Some(0.8) },
+    ];
+    let systems = [FloorB, FloorC, Lossless, LosslessBatched, LosslessMemory, LosslessMemoryBatched];
     for listeners in [1, 8] {
-        let systems = [FloorB, FloorC, Lossless, LosslessBatched];
         case(bench, "lossless", (64, 1, listeners), &systems, &one_sender);
-        case(bench, "lossless", (64 << 10, 1, listeners), &[FloorB, FloorC, Lossless], &large);
+        case(bench, "lossless", (64 << 10, 1, listeners), &[FloorB, FloorC, Lossless, LosslessMemory], &large);
     }
     let many_senders = [
         Comparison { system: Lossless, floors: &[FloorB], goal: None },
         Comparison { system: LosslessBatched, floors: &[FloorC], goal: Some(0.6) },
+        Comparison { system: LosslessMemory, floors: &[FloorB], goal: None },
+        Comparison { system: LosslessMemoryBatched, floors: &[FloorC], goal: Some(0.6) },
     ];
-    case(bench, "lossless", (64, 8, 1), &[FloorB, FloorC, Lossless, LosslessBatched], &many_senders);
+    case(bench, "lossless", (64, 8, 1), &systems, &many_senders);
 }
 
 /// Through shared memory, against the connections of the bus.
@@ -100,8 +107,12 @@ pub(crate) fn memory(bench: &Bench) {
         case(bench, "memory", (64, 1, listeners), &systems, &small);
     }
     for (payload_bytes, goal) in [(1 << 10, 1.5), (64 << 10, 2.0)] {
-        let comparison = [Comparison { system: Memory, floors: &[Ours], goal: Some(goal) }];
-        case(bench, "memory", (payload_bytes, 1, 8), &[FloorRing, Ours, Memory], &comparison);
+        let comparisons = [
+            Comparison { system: Memory, floors: &[Ours], goal: Some(goal) },
+            Comparison { system: LosslessMemory, floors: &[Lossless], goal: Some(goal) },
+        ];
+        let systems = [FloorRing, Ours, Memory, Lossless, LosslessMemory];
+        case(bench, "memory", (payload_bytes, 1, 8), &systems, &comparisons);
     }
 }
 
