@@ -425,7 +425,7 @@ impl Broker {
             self.credits.release_memory();
         }
         for conn in left {
-            self.leave_behind(now, conn);
+            self.leave_behind(now, conn, effects);
         }
         let wait = match longest {
             Some((_, conn)) => Wait::Listener { conn, since: waiting.first().map(|_| now) },
@@ -510,11 +510,12 @@ impl Broker {
         assert_eq!(*deadlines, own.collect(), "deadlines of channels");
     }
 
-    fn leave_behind(&mut self, now: Moment, conn: ConnId) {
+    fn leave_behind(&mut self, now: Moment, conn: ConnId, effects: &mut Effects) {
         let Some(connection) = self.connections.get_mut(conn.0).and_then(Option::as_mut) else { return };
         connection.backlog.left_behind = true;
         self.credits.release(now, &mut connection.backlog);
         self.stats.listeners_left_behind += 1;
+        self.note_lag(now, conn, effects); // it reports when it has caught up
     }
 
     /// Replaces what the channel waits for. A wait for the same listener goes on.

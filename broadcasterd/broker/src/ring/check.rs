@@ -79,7 +79,8 @@ impl Broker {
         }
         for (conn, connection) in self.open_connections() {
             let reports = |link: &LinkId| links[link].is_awaited || links[link].state == LinkState::Draining;
-            let is_behind = connection.backlog.in_rings == Lag::Behind;
+            let lag = if connection.backlog.left_behind { Lag::Late } else { Lag::Behind };
+            let is_behind = connection.backlog.in_rings >= lag;
             assert!(!is_behind || connection.links.iter().any(reports), "{conn:?} is behind for ever");
         }
         let of_rings = rings.iter().filter_map(|(&id, ring)| Some((ring.deadline?, Due::Ring(id))));

@@ -24,6 +24,11 @@ pub(super) fn ring_room(bytes: u64) -> u64 {
     bytes.saturating_sub(HEADER_WORDS as u64 * WORD_BYTES) / 4
 }
 
+/// What a listener may have to read that has caught up, in a ring with so much room.
+fn caught_up(room: u64) -> u64 {
+    room / 4
+}
+
 impl Rings {
     /// How far the listener with these links is behind in the rings of senders with backpressure.
     fn lag(&self, links: &BTreeSet<LinkId>) -> Lag {
@@ -44,7 +49,7 @@ impl Ring {
         let words = self.head.newest.position.saturating_sub(link.counted.position);
         match words.saturating_mul(WORD_BYTES) {
             bytes if bytes > room => Lag::Behind,
-            bytes if bytes > room / 4 => Lag::Late,
+            bytes if bytes > caught_up(room) => Lag::Late,
             _ => Lag::None,
         }
     }
@@ -117,7 +122,7 @@ impl Broker {
     }
 
     /// Notes how far the listener is behind in rings. It is requested to report when that is over.
-    pub(super) fn note_lag(&mut self, now: Moment, listener: ConnId, effects: &mut Effects) {
+    pub(crate) fn note_lag(&mut self, now: Moment, listener: ConnId, effects: &mut Effects) {
         let room = self.room();
         let Some(connection) = self.connections.get_mut(listener.0).and_then(Option::as_mut) else { return };
         let lag = self.rings.lag(&connection.links);
@@ -127,9 +132,11 @@ impl Broker {
                 self.credits.recovering.insert(listener);
             }
         }
-        if lag == Lag::Behind {
+        // Senders wait for the end of the one, or can wait for it again after the end of the other.
+        let awaited = if connection.backlog.left_behind { Lag::Late } else { Lag::Behind };
+        if lag >= awaited {
             for link in connection.links.clone() {
-                self.await_progress(now, link, effects);
+                self.await_progress(now, link, awaited, effects);
             }
         }
     }
@@ -142,15 +149,17 @@ impl Broker {
         }
     }
 
-    /// If the listener of the link is behind, it reports as soon as it is so no more.
-    fn await_progress(&mut self, now: Moment, id: LinkId, effects: &mut Effects) {
+    /// If the listener of the link is behind as far as this, or farther, it reports as soon as it is so no more.
+    fn await_progress(&mut self, now: Moment, id: LinkId, lag: Lag, effects: &mut Effects) {
         let Some(link) = self.rings.links.get(&id).filter(|link| !link.is_awaited) else { return };
         let Some(ring) = self.rings.rings.get(&link.ring) else { return };
-        if link.state != LinkState::Following || ring.lag_of(&self.rings, link) != Lag::Behind {
+        if link.state != LinkState::Following || ring.lag_of(&self.rings, link) < lag {
             return;
         }
         // Half of what it may have to read is left then, so that it has something to do until more arrives.
-        let ahead = ring.room.unwrap_or(0) / WORD_BYTES / 2;
+        let room = ring.room.unwrap_or(0);
+        let allowed = if lag == Lag::Behind { room } else { caught_up(room) };
+        let ahead = allowed / WORD_BYTES / 2;
         let position = ring.head.newest.position.saturating_sub(ahead);
         let listener = link.listener;
         if let Some(link) = self.rings.links.get_mut(&id) {

@@ -196,6 +196,39 @@ fn a_listener_that_delays_for_too_long_is_left_behind_until_it_has_caught_up() {
 }
 
 #[test]
+fn a_listener_that_was_left_behind_reports_when_it_has_caught_up() {
+    let mut bus = bus();
+    let (sender, ring, listener, link) = following(&mut bus);
+    exhaust(&mut bus, sender, ring);
+    let first = awaited(&mut bus, listener).expect("it is to report");
+    bus.wait(PATIENCE * 2);
+    assert_eq!(bus.broker.stats().listeners_left_behind, 1);
+    assert!(granted(&mut bus, sender) > 0, "it delays no sender");
+    // It reads as far as it was requested to. The sender never calls again.
+    bus.read_rings(listener, first.div_ceil(WORDS));
+    report(&mut bus, ring, listener, link);
+    let second = awaited(&mut bus, listener).expect("it is to report that it has caught up");
+    assert!(second > first, "{second}");
+    bus.read_rings(listener, (second - first).div_ceil(WORDS));
+    report(&mut bus, ring, listener, link);
+    assert_eq!(awaited(&mut bus, listener), None);
+    // It counts for every sender.
+    let other = paced_sender(&mut bus);
+    bus.stall(listener);
+    let mut next = 0;
+    loop {
+        bus.send_messages(other, next..next + WINDOW_MESSAGES);
+        bus.end_turn();
+        next += WINDOW_MESSAGES;
+        if granted(&mut bus, other) == 0 {
+            break;
+        }
+        assert!(next < 10_000, "it does not count");
+    }
+    assert_eq!(bus.broker.stats().messages_lost, 0);
+}
+
+#[test]
 fn a_listener_that_leaves_the_ring_delays_no_sender() {
     let leaves: [fn(&mut Bus, ConnId, LinkId); 3] = [
         |bus, listener, _| bus.close(listener),
