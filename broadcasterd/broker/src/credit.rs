@@ -36,6 +36,9 @@ const WINDOWS_SHARE: usize = 4;
 /// How long after it was full a socket is tried again while a sender waits for it.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
+/// The lowest balance. Only the words of a hostile sender's ring could lead below it, and what such a sender lacks is still a number.
+const BALANCE_MIN: i64 = i64::MIN / 2;
+
 /// The balance of a publication with backpressure.
 #[derive(Debug)]
 pub(crate) struct Pace {
@@ -88,7 +91,7 @@ impl Pace {
     }
 
     fn spend(&mut self, now: Moment, bytes: u64, messages: u64) {
-        self.balance = self.balance.saturating_sub(cost(bytes, messages));
+        self.balance = self.balance.saturating_sub(cost(bytes, messages)).max(BALANCE_MIN);
         if self.is_empty() {
             self.empty.get_or_insert(now);
         }

@@ -1,9 +1,10 @@
 //! Senders with backpressure whose messages are in rings: credit, listeners that are behind, and those that are left behind.
 
 use crate::bus::{Bus, FRAME_BYTES, RING_BYTES, Sender, WORDS, subscribe_to};
-use broadcaster_broker::{ConnId, Event, Limits, LinkId, RingId};
+use broadcaster_broker::{ConnId, Event, Head, Limits, LinkId, RingId};
 use broadcaster_protocol::control::{AwaitProgress, Extension, Open, Overflow, Progress, Selector, extension};
 use broadcaster_protocol::limits::CREDIT_MESSAGE_BYTES;
+use broadcaster_ring::Cursor;
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -321,4 +322,21 @@ fn progress_of_others_is_ignored() {
     let request = AwaitProgress { link: link.0, position: 0, extensions: Vec::new() };
     bus.happen(Event::Control { conn: listener, control: request.into() });
     assert!(bus.log(listener).iter().any(|line| line.starts_with("refused")), "only the daemon awaits");
+}
+
+#[test]
+fn a_head_that_is_absurd_costs_its_sender_credit_and_others_nothing() {
+    let mut bus = bus();
+    let (sender, ring, _, _) = following(&mut bus);
+    granted(&mut bus, sender);
+    for step in 1..4 {
+        let newest = Cursor { position: step << 61, sequence: step << 61 };
+        bus.apply(Event::RingSampled { ring, head: Head { newest, frame_bytes: u64::MAX } });
+        bus.end_turn();
+    }
+    bus.wait(PATIENCE * 2);
+    assert_eq!(bus.broker.stats().listeners_left_behind, 1);
+    let other = paced_sender(&mut bus);
+    bus.end_turn();
+    assert!(granted(&mut bus, other) > 0);
 }
