@@ -17,6 +17,7 @@ use futures_util::{FutureExt, SinkExt};
 use std::error::Error;
 use std::io::{Read, Write};
 use std::net::Shutdown;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -148,6 +149,22 @@ fn serve(path: &Path, mut conversation: impl FnMut(Conversation) + Send + 'stati
     });
 }
 
+/// How long `operation` takes, in milliseconds. A machine that stops for a moment prolongs it, so that one of a few attempts suffices.
+fn takes(expected: &Range<u128>, mut operation: impl FnMut()) {
+    let mut times = Vec::new();
+    while times.len() < 3 {
+        let begun = Instant::now();
+        operation();
+        let time = begun.elapsed().as_millis();
+        assert!(time >= expected.start, "{time} ms, which is less than {expected:?}");
+        if expected.contains(&time) {
+            return;
+        }
+        times.push(time);
+    }
+    panic!("{times:?} ms, not {expected:?}");
+}
+
 #[test]
 fn a_timeout_is_the_total_whatever_progress_there_is() {
     let (directory, options) = absent();
@@ -161,13 +178,14 @@ fn a_timeout_is_the_total_whatever_progress_there_is() {
         }
     });
     let options = options.timeout(Duration::from_secs(1));
-    let begun = Instant::now();
-    let error = options.listener("news").unwrap_err();
-    assert!(error.is_timeout(), "{error}");
-    assert!((1000..2000).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
-    let begun = Instant::now();
-    let error = runtime().block_on(options.sender_async("news")).unwrap_err();
-    assert!(error.is_timeout() && begun.elapsed() < Duration::from_secs(2), "{error} {:?}", begun.elapsed());
+    takes(&(1000..2000), || {
+        let error = options.listener("news").unwrap_err();
+        assert!(error.is_timeout(), "{error}");
+    });
+    takes(&(999..2000), || {
+        let error = runtime().block_on(options.sender_async("news")).unwrap_err();
+        assert!(error.is_timeout(), "{error}");
+    });
 }
 
 #[test]
@@ -188,10 +206,10 @@ fn a_stop_has_one_timeout_in_total() {
     let stops: [&dyn Fn() -> Result<(), ConnectError>; 2] =
         [&|| daemon.stop(), &|| runtime().block_on(daemon.stop_async())];
     for stop in stops {
-        let begun = Instant::now();
-        let error = stop().unwrap_err();
-        assert!(error.is_timeout(), "{error}");
-        assert!((1500..2500).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
+        takes(&(1500..2500), || {
+            let error = stop().unwrap_err();
+            assert!(error.is_timeout(), "{error}");
+        });
     }
 }
 
@@ -724,10 +742,13 @@ fn a_send_without_credit_gives_up_after_both_durations_and_sends_nothing() {
             sender.flush()
         }];
     for send in sends {
-        let begun = Instant::now();
-        let error = send(&mut sender).unwrap_err();
-        assert!(matches!(error, SendError::TimedOut { after } if after == Duration::from_micros(599_500)), "{error}");
-        assert!((599..1600).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
+        takes(&(599..1600), || {
+            let error = send(&mut sender).unwrap_err();
+            assert!(
+                matches!(error, SendError::TimedOut { after } if after == Duration::from_micros(599_500)),
+                "{error}"
+            );
+        });
     }
     grant.send(1000).unwrap();
     sender.flush().unwrap();

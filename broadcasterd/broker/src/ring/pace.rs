@@ -115,7 +115,6 @@ impl Broker {
     pub(crate) fn note_followers(&mut self, now: Moment, sender: ConnId, channel: ChannelId, effects: &mut Effects) {
         let Some(ring) = self.ring_of(sender, channel).and_then(|id| self.rings.rings.get(&id)) else { return };
         let listeners: Vec<_> = ring.links.keys().copied().collect();
-        self.turn_work += listeners.len();
         for listener in listeners {
             self.note_lag(now, listener, effects);
         }
@@ -126,6 +125,7 @@ impl Broker {
         let room = self.room();
         let Some(connection) = self.connections.get_mut(listener.0).and_then(Option::as_mut) else { return };
         let lag = self.rings.lag(&connection.links);
+        self.turn_work += connection.links.len();
         if lag != connection.backlog.in_rings {
             connection.backlog.in_rings = lag;
             if connection.note_backlog(now, room) {
