@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use system_broadcaster::{Listener, Options, Sender};
+use system_broadcaster::{Listener, Options, Sender, SharedMemory};
 
 use crate::error::{Result, fail};
 
@@ -22,6 +22,8 @@ pub(crate) enum Exchange {
     Messages,
     /// It sends a request, and the listener replies.
     Request,
+    /// The same; the request goes through shared memory.
+    MemoryRequest,
     /// It sends a message, and the daemon gives a receipt.
     Receipt,
     /// It sends a message, and the daemon confirms everything that was sent.
@@ -29,13 +31,15 @@ pub(crate) enum Exchange {
 }
 
 impl Exchange {
-    pub(crate) const ALL: [Self; 4] = [Self::Messages, Self::Request, Self::Receipt, Self::Confirmation];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Messages, Self::Request, Self::MemoryRequest, Self::Receipt, Self::Confirmation];
 
     /// One word.
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Messages => "messages",
             Self::Request => "request",
+            Self::MemoryRequest => "memory-request",
             Self::Receipt => "receipt",
             Self::Confirmation => "confirmation",
         }
@@ -61,7 +65,8 @@ pub(crate) struct Caller {
 impl Caller {
     pub(crate) fn connect(path: &Path, exchange: Exchange) -> Result<Self> {
         let back = if exchange == Exchange::Messages { Some(options(path).listener(BACK)?) } else { None };
-        Ok(Self { exchange, sender: options(path).sender(THERE)?, back })
+        let memory = if exchange == Exchange::MemoryRequest { SharedMemory::Always } else { SharedMemory::Never };
+        Ok(Self { exchange, sender: options(path).shared_memory(memory).sender(THERE)?, back })
     }
 
     /// One exchange, from the send to the answer.
@@ -72,7 +77,9 @@ impl Caller {
                 self.sender.send(payload)?;
                 back.recv_ref()?.payload() == payload
             }
-            (Exchange::Request, _) => self.sender.request_one(payload, ANSWER_MAX)?.payload() == payload,
+            (Exchange::Request | Exchange::MemoryRequest, _) => {
+                self.sender.request_one(payload, ANSWER_MAX)?.payload() == payload
+            }
             (Exchange::Receipt, _) => self.sender.send_confirmed(payload)?.took == 1,
             (Exchange::Confirmation | Exchange::Messages, _) => {
                 self.sender.send(payload)?;
@@ -103,7 +110,7 @@ impl Answerer {
                 let message = self.listener.recv_ref()?;
                 Ok(self.back.send(message.payload())?)
             }
-            Exchange::Request => {
+            Exchange::Request | Exchange::MemoryRequest => {
                 let message = self.listener.recv()?;
                 Ok(self.listener.reply(&message, message.payload())?)
             }

@@ -61,7 +61,8 @@ fn case(bench: &Bench, pinned: bool) {
             ..Row::default()
         };
         if exchange != Exchange::Messages {
-            let goal = (exchange == Exchange::Request).then_some(REQUEST_GOAL);
+            let is_request = matches!(exchange, Exchange::Request | Exchange::MemoryRequest);
+            let goal = is_request.then_some(REQUEST_GOAL);
             let (p50, cpu) = (ratio(|timing| timing.p50_us), ratio(|timing| timing.cpu_s_per_million));
             row.ratio = format!("messages: {}, cpu {cpu:.2}x", ratio_with_goal("p50", p50, "<=", goal));
             row.goal = goal.map_or(Goal::None, |goal| Goal::of(p50 <= goal));
