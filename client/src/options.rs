@@ -168,6 +168,8 @@ impl Options {
     /// loses messages, is informed as usual, and delays no sender again until it has caught up. All that are behind are left behind at the
     /// same time, so that the delay is not added up.
     ///
+    /// A sender with backpressure uses [shared memory](Self::shared_memory) when its channel is busy.
+    ///
     /// Only listeners with [`Overflow::DropOldest`] count. Listeners with another policy, and observers, never slow a sender. Other senders,
     /// and other channels of the same sender, are not affected. Messages can still be lost if the daemon dies
     /// ([`Sender::confirm`](crate::Sender::confirm)) or runs out of memory, or if senders without backpressure send to the same listener.

@@ -10,7 +10,7 @@ use broadcaster_protocol::control::{
 use broadcaster_protocol::frame::KIND_PUBLISH;
 use broadcaster_protocol::limits::PAYLOAD_BYTES_MAX;
 use broadcaster_protocol::{ChannelId, Decoder, Header, Item, SenderId, handshake};
-use broadcaster_ring::{Cursor, HEADER_WORDS, Intake, PAGE_BYTES, PageReader, PageWriter, Start, Writer};
+use broadcaster_ring::{Cursor, HEADER_WORDS, Intake, PAGE_BYTES, PageReader, PageWriter, Sample, Start, Writer};
 use broadcaster_server::driver::{Drain, Driver, Input, Output, Request, Socket};
 use bytes::buf::Limit;
 use bytes::{BufMut, BytesMut};
@@ -852,4 +852,22 @@ fn stop_recalls_rings_and_delivers_what_they_hold() {
         assert_eq!(read_ring(&mut intake, &mut page), if answers { 100 } else { 150 });
         assert_eq!(bus.turn(|driver, now| driver.relay(now, id)), Input::Ended);
     }
+}
+
+#[test]
+fn daemon_that_stops_states_what_it_has_accepted_in_a_ring_that_it_does_not_read() {
+    let mut bus = Bus::new();
+    let (mut listener, mut sender) = (bus.listener(), bus.sender());
+    let (mut ring, id) = bus.begin(&mut sender, 0);
+    let _reads = bus.introduce((&mut sender, &mut ring, id), &mut listener);
+    ring.publish(10);
+    bus.turn(Driver::stop);
+    bus.now = bus.now.after(Duration::from_millis(20));
+    bus.turn(Driver::tick);
+    ring.publish(5);
+    while bus.turn(Driver::drain) != Drain::Done {}
+    let accepted = ring.sequence();
+    ring.publish(3); // which no daemon accepts
+    let Sample { received, lost, .. } = ring.relay.as_ref().unwrap().sample();
+    assert_eq!((received + lost, accepted), (16, 16), "with the message that has introduced the listener");
 }

@@ -8,7 +8,7 @@ pub trait Bell: Debug + Send + Sync {
     /// Wakes the reader if it sleeps. False if it cannot be woken: then it cannot read this ring any more.
     fn ring(&mut self, published: &Published) -> bool;
 
-    /// Wakes the reader although nothing was published: it is to look at the ring. Only the daemon is called, which does not count as asleep.
+    /// Wakes the reader whether it sleeps or not, so that it looks at the ring. Only the daemon is called.
     fn call(&mut self);
 
     /// How many messages of the ring the reader has received and lost. Of a daemon that has stopped, all that it has accepted.

@@ -20,6 +20,21 @@ impl<W: Words, P: WordsMut> RingReader<W, P> {
     pub fn new(intake: Intake<W>, page: PageWriter<P>) -> Self {
         Self { intake, page }
     }
+
+    /// [`take`](RingInput::take) of frames of `bytes_max` bytes and one more, or fewer.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    #[inline]
+    pub fn take_within(&mut self, end: Option<u64>, bytes_max: usize) -> Result<Taken, Corrupt> {
+        let taken = self.intake.take(end, bytes_max)?;
+        if !taken.is_empty() {
+            let received = taken.run.as_ref().map_or(0, Run::messages);
+            self.page.count(self.intake.cursor().position, received, taken.lost);
+        }
+        Ok(taken)
+    }
 }
 
 impl<W, P> RingInput for RingReader<W, P>
@@ -33,12 +48,7 @@ where
 
     #[inline]
     fn take(&mut self, end: Option<u64>) -> Result<Taken, Corrupt> {
-        let taken = self.intake.take(end, TURN_BYTES)?;
-        if !taken.is_empty() {
-            let received = taken.run.as_ref().map_or(0, Run::messages);
-            self.page.count(self.intake.cursor().position, received, taken.lost);
-        }
-        Ok(taken)
+        self.take_within(end, TURN_BYTES)
     }
 
     fn next_sequence(&self) -> u64 {

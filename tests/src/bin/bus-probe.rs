@@ -5,9 +5,10 @@
 //!   count, and a summary at the end.
 //! - `bus-probe send CHANNEL COUNT BYTES`: prints `ready`, waits for a line, sends COUNT messages of BYTES each, and prints
 //!   `sent`.
-//! - `bus-probe produce CHANNEL BYTES [MILLISECONDS]`: connects, with backpressure if a time is given, prints `ready`, and obeys each line of its standard input. `ring`: sends until the messages
-//!   are in shared memory, and prints `in a ring after COUNT`. `burst COUNT`: sends so many, and prints `sent`. `confirm`: prints
-//!   `confirmed` or `in doubt COUNT`. `rings`: prints how many rings it uses. Each message begins with its number, the rest of it is the last byte of that.
+//! - `bus-probe produce CHANNEL BYTES [MILLISECONDS]`: connects, with backpressure if a time is given, prints `ready`, and obeys each line
+//!   of its standard input. `ring`: sends until the messages are in shared memory, and prints `in a ring after COUNT`. `burst COUNT`: sends
+//!   so many, and prints `sent`. `confirm`: prints `confirmed` or `in doubt COUNT`. `rings`: prints how many rings it uses. Each message
+//!   begins with its number, the rest of it is the last byte of that.
 //! - `bus-probe consume CHANNEL`: connects, prints `joined`, and listens until it is killed. It obeys the newest line of its standard input by
 //!   printing a summary as soon as that is true. `following`: it reads shared memory itself. `rings COUNT`: it has mapped so many rings.
 //!   `count COUNT`: that is how many messages it has received and lost. `at NUMBER`: it has received that message or a later one. `gaps

@@ -3,7 +3,7 @@
 
 use broadcaster_protocol::control::OfferLink;
 use broadcaster_protocol::frame::{KIND_BATCH, KIND_PUBLISH};
-use broadcaster_protocol::{ChannelId, Run, SenderId};
+use broadcaster_protocol::{ChannelId, SenderId};
 use broadcaster_ring::{
     Corrupt, Cursor, HEADER_WORDS, Intake, PAGE_BYTES, PageReader, PageWriter, Published, PushError, Sample, Start,
     Taken, Words, WordsMut, Writer,
@@ -14,7 +14,7 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use system_broadcaster::machine::{Bell, RingInput, RingOutput};
+use system_broadcaster::machine::{Bell, RingInput, RingOutput, RingReader};
 
 /// The bytes of a word.
 const WORD_BYTES: usize = size_of::<u64>();
@@ -223,7 +223,8 @@ impl Shared {
         self.doorbells.push(doorbell);
         self.is_introduced.store(true, Ordering::Relaxed);
         let (counts, is_introduced) = (Arc::clone(&self.counts), Arc::clone(&self.is_introduced));
-        Some(Followed { intake, page: PageWriter::new(page.of(&self.life)), rng, counts, is_introduced })
+        let reader = RingReader::new(intake, PageWriter::new(page.of(&self.life)));
+        Some(Followed { reader, rng, counts, is_introduced })
     }
 
     /// Drops the ring that was offered.
@@ -326,8 +327,7 @@ impl Bell for WorldBell {
 /// A ring that a listener reads, with the listener's page.
 #[derive(Debug)]
 pub(super) struct Followed {
-    intake: Intake<Memory>,
-    page: PageWriter<Memory>,
+    reader: RingReader<Memory, Memory>,
     /// Decides how much one call takes.
     rng: Rng,
     counts: Arc<Counts>,
@@ -339,36 +339,29 @@ impl RingInput for Followed {
     fn follow(&mut self, position: u64, sequence: u64) {
         self.is_introduced.store(false, Ordering::Relaxed);
         self.counts.followed.fetch_add(1, Ordering::Relaxed);
-        self.intake.seek(Cursor { position, sequence });
+        self.reader.follow(position, sequence);
     }
 
     fn take(&mut self, end: Option<u64>) -> Result<Taken, Corrupt> {
-        let taken = self.intake.take(end, self.rng.usize(1..=1000))?;
+        let taken = self.reader.take_within(end, self.rng.usize(1..=1000))?;
         self.counts.lapped.fetch_add(u64::from(taken.lost > 0), Ordering::Relaxed);
-        if !taken.is_empty() {
-            let received = taken.run.as_ref().map_or(0, Run::messages);
-            self.page.count(self.intake.cursor().position, received, taken.lost);
-        }
         Ok(taken)
     }
 
     fn next_sequence(&self) -> u64 {
-        self.intake.cursor().sequence
+        self.reader.next_sequence()
     }
 
     fn position(&self) -> u64 {
-        self.intake.cursor().position
+        self.reader.position()
     }
 
-    /// As that of a client: the end of a ring is nothing that could be taken.
     fn arm(&mut self) -> bool {
-        let Self { intake, page, .. } = self;
-        let next = intake.cursor().position;
-        page.arm(|| intake.newest().is_ok_and(|newest| newest.position != next))
+        self.reader.arm()
     }
 
     fn disarm(&mut self) {
-        self.page.disarm();
+        self.reader.disarm();
     }
 }
 

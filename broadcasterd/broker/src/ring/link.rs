@@ -306,7 +306,9 @@ impl Broker {
         if drained {
             self.end_link(now, id, effects);
         }
-        if let Some(listener) = self.rings.links.get(&id).map(|link| link.listener) {
+        if let Some((ring, listener)) = self.rings.links.get(&id).map(|link| (link.ring, link.listener))
+            && self.is_paced(ring)
+        {
             self.note_lag(now, listener, effects);
         }
     }

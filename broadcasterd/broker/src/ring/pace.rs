@@ -89,7 +89,7 @@ impl Broker {
         }
     }
 
-    pub(super) fn spend_up_to_head(&mut self, now: Moment, id: RingId) {
+    fn spend_up_to_head(&mut self, now: Moment, id: RingId) {
         let Some(ring) = self.rings.rings.get(&id) else { return };
         let bytes = ring.head.frame_bytes.saturating_sub(ring.spent.0);
         let messages = ring.messages().saturating_sub(ring.spent.1);

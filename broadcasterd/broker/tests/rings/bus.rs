@@ -445,7 +445,7 @@ impl Bus {
         id
     }
 
-    /// The sender publishes into its ring. Nobody notices yet.
+    /// The sender publishes into its ring. The daemon does not notice yet.
     pub(crate) fn publish(&mut self, ring: RingId, messages: u64) {
         self.rings.get_mut(&ring).unwrap().published += messages;
     }

@@ -130,7 +130,7 @@ fn a_ring_whose_sender_is_never_prepared_is_declined() {
 }
 
 #[test]
-fn a_ring_that_nobody_could_read_is_declined() {
+fn a_ring_that_no_listener_could_read_is_declined() {
     let by_name = || Selector::Name("news".to_owned());
     let subscriptions = [
         subscribe_to(1, Selector::All, Overflow::DropOldest, false),
@@ -215,7 +215,7 @@ fn rings_are_limited_for_each_connection_and_in_total() {
 }
 
 #[test]
-fn whoever_offers_or_uses_a_ring_out_of_turn_is_refused() {
+fn a_client_that_offers_or_uses_a_ring_out_of_turn_is_refused() {
     type Case = fn(&mut Bus, Sender);
     let cases: [(&str, Case); 8] = [
         ("refused 5: channel 99 is not open on this connection", |bus, sender| {

@@ -536,8 +536,8 @@ impl Publisher {
 
     // ---- messages ----
 
-    /// Puts the next message, which is not committed yet, into the ring of its channel, and shows it to all readers. False: it has not, and
-    /// the messages are not in a ring any more.
+    /// Puts the next message, which is not committed yet, into the ring of its channel, and shows it to all readers. False: it has not,
+    /// because there is no credit, or the messages are not in a ring any more.
     #[inline]
     pub(in crate::machine) fn put(&mut self, place: Place, metadata: &[u8], payload: &[u8]) -> bool {
         self.publish_on(place);
