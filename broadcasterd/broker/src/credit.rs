@@ -11,6 +11,12 @@
 //! The system may report a full socket as writable only when most of it is free. So while a sender waits for a listener, the write is tried
 //! again every 100 ms, so that a slow reader is not mistaken for one that has stopped.
 //!
+//! The decision is made at the end of a turn, because only then has every listener been offered what waits for it: before that, a listener
+//! that reads would look slow. A channel that lacks credit is looked at once, with all of its listeners, and then waits for the one with the
+//! most bytes; it is looked at again when that one has made room or left, or at a deadline. So a byte costs a comparison, a grant costs a
+//! look at the listeners, and nothing is scanned in between. What happens after the end of a turn, such as a write that fails, leaves a deadline
+//! that has passed, so that the next turn follows at once.
+//!
 //! A listener is behind while its socket is full and more than half of its room is used at the end of a turn. So a listener is never
 //! behind because the turn has not written to it yet, and a moment of room within a turn, which helps no sender, does not count. A listener that
 //! reads a ring itself is behind while it has more than a quarter of the ring to read. The memory budget is like one more listener of every

@@ -1,4 +1,14 @@
 //! The beginning and the end of connections, and of the broker itself. It knows nothing of what they request.
+//!
+//! An orderly stop loses nothing that was sent before it:
+//!
+//! 1. Senders with rings are requested to end them, because what they publish by their sockets afterwards goes to the next daemon. A sender
+//!    that publishes nothing for 20 ms is not waited for. What a ring holds when the last input was read is delivered.
+//! 2. The server removes its socket, stops accepting and closes every connection for reading: what was sent is still read, and what is sent
+//!    afterwards fails in the sender and goes to the next daemon. Where closing for reading discards bytes (everywhere but Linux), each
+//!    connection is read before it is closed.
+//! 3. It alternates reading and writing until everything is delivered or one second is over, ends the connections with a Goodbye,
+//!    releases the lock, and then ends those that only observe.
 
 use crate::broker::{Broker, Phase};
 use crate::connection::{ConnPhase, Connection};

@@ -6,6 +6,15 @@
 //! Subscribe -> Named, Retained, the newest of the history; in one event, so that the next message accepted is the next delivered
 //! Redeclare -> the history of a channel that has had none, and at once to the subscribers that requested replay
 //! ```
+//!
+//! A retained message is copied once, into memory of its own, because it may stay long after the chunk that it was read into. Its span is then
+//! shared like any other: a replay queues references. Live delivery does not know of it; a Retain frame goes through `delivery` like a
+//! Publish frame. Replayed messages are queued like messages within credit: they drop nothing, and nothing but the memory budget drops
+//! them before they are behind others. No connection can give up retained memory; hence its own limit, a quarter of that of the ledger at most.
+//!
+//! A history that cannot take a new message is emptied, because an older message must not pass for the value. A channel remembers that
+//! it has had a history, so while it exists, a message that is declared again never wins against one that was retained, cleared or has
+//! expired since.
 
 use crate::broker::Broker;
 use crate::delivery::named;

@@ -1,5 +1,5 @@
 //! What a publisher keeps of the messages that a daemon retains for it, and what it declares to the next daemon. It never decides what a
-//! daemon retains.
+//! daemon retains. Clients declare again what was the value when the daemon ended: `Superseded` lets them forget everything else.
 
 use super::frames::Frames;
 use broadcaster_protocol::frame::KIND_REDECLARE;

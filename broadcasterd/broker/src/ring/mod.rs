@@ -11,6 +11,16 @@
 //! Unfollow stand in the outbox of a listener; from the one to the other, it reads the ring itself, and the relay passes it by. So a
 //! subscriber has one source at any moment, and each change of it has its exact place in its stream.
 //!
+//! Subscribers that are not listeners by name that drop the oldest stay with the relay, whose runs pass through `delivery` like those of a
+//! socket. The server maps the memory, and names a ring in events and effects by a number.
+//!
+//! A decision that depends on the newest message, such as the answer to Unsubscribe or Confirm, needs a look at the ring:
+//! [`Broker::rings_before`] names the rings of an event, and the server reads and samples them first. Counts are differences of such
+//! samples, clamped, so that a client can falsify neither those of others nor make any fall.
+//!
+//! Descriptors travel with the first byte of a control frame. An outbox holds the name of what is attached; `outgoing` ends before such a
+//! frame, and offers it alone. What was attached may have ended by then: the frame is withdrawn.
+//!
 //! A ring has one life: offered, active, ended. While no subscriber needs the relay, the server does not read the ring, and is not woken.
 
 mod check;

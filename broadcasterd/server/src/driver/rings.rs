@@ -1,5 +1,6 @@
 //! What the driver holds of shared memory: the rings of senders, the pages of listeners, and their descriptors. It reads rings for the
-//! subscribers that do not read them themselves, and reports to the broker what their words state.
+//! subscribers that do not read them themselves, and reports to the broker what their words state. When nothing needs the relay, it does not
+//! request to be woken. A busy sender never reads its socket by itself, so the driver calls it through the relay's page after each write to it.
 
 use super::{Driver, Input, RUN_BYTES, Request, Socket, Stopping};
 use broadcaster_broker::{Attachment, ConnId, Event, Head, LinkId, Moment, RingId};
