@@ -1,6 +1,7 @@
 //! The plain model: a list of what was accepted, and a position in it for each listener. It shares no code with the broker.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 
 /// The sender of a message, and its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,6 +50,11 @@ impl Channel {
         self.stray.insert(mark);
     }
 
+    /// Whether the message was published behind the end of a ring.
+    pub fn is_stray(&self, mark: Mark) -> bool {
+        self.stray.contains(&mark)
+    }
+
     /// How many messages were published behind the end of a ring.
     pub fn strays(&self) -> usize {
         self.stray.len()
@@ -79,6 +85,11 @@ impl Channel {
         self.senders.get(&sender).map_or(0, |places| places.partition_point(|&other| other < place))
     }
 
+    /// How many of these messages were accepted at these places.
+    fn among(&self, marks: &BTreeSet<Mark>, places: &Range<usize>) -> u64 {
+        marks.iter().filter(|mark| self.places.get(mark).is_some_and(|place| places.contains(place))).count() as u64
+    }
+
     /// How many messages were accepted.
     pub fn len(&self) -> usize {
         self.accepted.len()
@@ -88,6 +99,15 @@ impl Channel {
     pub fn is_empty(&self) -> bool {
         self.accepted.is_empty()
     }
+}
+
+/// What a listener knows of a channel from earlier connections. It leaves that out if it arrives again.
+#[derive(Debug, Clone, Default)]
+pub struct Heard {
+    /// Messages that have arrived.
+    pub marks: BTreeSet<Mark>,
+    /// How many others were reported as lost when their connection had ended.
+    pub lost: u64,
 }
 
 /// What one listener has received of one daemon's channel since it joined there.
@@ -118,6 +138,8 @@ struct Loose {
     skipped: u64,
     /// For each sender, the last message that it has received from behind the end of a ring.
     strays: BTreeMap<u64, u64>,
+    /// All of these. The sender may send them again, and then they are left out.
+    early: BTreeSet<Mark>,
 }
 
 impl Cursor {
@@ -148,15 +170,28 @@ impl Cursor {
         self.left_at.is_none()
     }
 
-    /// Whether it has left, and everything up to there has arrived or was reported. What it has `seen` before is left out if it is replayed.
-    pub fn is_over(&self, seen: impl Fn(&Mark) -> bool) -> bool {
-        self.left_at.is_some_and(|len| self.reaches(len, self.replays.len(), seen))
+    /// Whether it has left, and everything up to there has arrived or was reported. What it has `seen` before is left out if it is replayed, and
+    /// what it has `heard` over another connection is left out.
+    pub fn is_over(&self, channel: &Channel, seen: impl Fn(&Mark) -> bool, heard: &Heard) -> bool {
+        self.left_at.is_some_and(|len| self.reaches(channel, len, self.replays.len(), seen, heard))
     }
 
     /// Whether everything in front of this place, with the first `replays` of those that are replayed, was reported as lost, or left out.
-    fn reaches(&self, place: usize, replays: usize, seen: impl Fn(&Mark) -> bool) -> bool {
+    fn reaches(
+        &self,
+        channel: &Channel,
+        place: usize,
+        replays: usize,
+        seen: impl Fn(&Mark) -> bool,
+        heard: &Heard,
+    ) -> bool {
         if let Some(loose) = &self.loose {
-            return (place - loose.joined_at) as u64 == self.received + self.lost;
+            // The losses that a daemon reports may include what it need not have delivered.
+            let all = (place - loose.joined_at) as u64;
+            let places = loose.joined_at..place;
+            let left_out = channel.among(&heard.marks, &places) + channel.among(&loose.early, &places) + heard.lost;
+            let least = all.saturating_sub(left_out);
+            return (least..=all).contains(&(self.received + self.lost));
         }
         let missing = place.checked_sub(self.next).map(|missing| (missing + replays) as u64);
         let left_out = self.replays.iter().take(replays).filter(|(_, mark)| seen(mark)).count() as u64;
@@ -175,8 +210,19 @@ impl Cursor {
     ///
     /// If the message is out of order, a duplicate, from before the listener joined, or the gap before it is not what was
     /// reported.
-    pub fn received(&mut self, channel: &Channel, mark: Mark, seen: impl Fn(&Mark) -> bool) -> Result<(), String> {
-        if let Some(loose) = self.loose.as_mut().filter(|_| channel.stray.contains(&mark)) {
+    pub fn received(
+        &mut self,
+        channel: &Channel,
+        mark: Mark,
+        seen: impl Fn(&Mark) -> bool,
+        heard: &Heard,
+    ) -> Result<(), String> {
+        if heard.marks.contains(&mark) {
+            return Err(format!("{mark:?} has arrived over an earlier connection"));
+        }
+        let is_stray = channel.stray.contains(&mark) && !channel.places.contains_key(&mark);
+        if let Some(loose) = self.loose.as_mut().filter(|_| is_stray) {
+            loose.early.insert(mark);
             let last = loose.strays.insert(mark.sender, mark.sequence);
             let is_next = last.is_none_or(|last| last < mark.sequence);
             return if is_next { Ok(()) } else { Err(format!("{mark:?} has arrived behind {last:?}")) };
@@ -192,8 +238,12 @@ impl Cursor {
             let Some(skipped) = rank.checked_sub(*next) else {
                 return Err(format!("{mark:?} has number {rank} of its sender, and number {next} is due"));
             };
+            let skipped_places = channel.senders[&mark.sender][*next..rank].iter();
+            let is_left_out = |mark: &Mark| heard.marks.contains(mark) || loose.early.contains(mark);
+            let left_out = skipped_places.filter(|&&place| is_left_out(&channel.accepted[place])).count();
+            let skipped = skipped - left_out;
             (*next, loose.skipped) = (rank + 1, loose.skipped + skipped as u64);
-            if loose.skipped > self.lost {
+            if loose.skipped > self.lost + heard.lost {
                 return Err(format!(
                     "{skipped} messages are missing before {mark:?}, {} in all, and a loss of {} was reported",
                     loose.skipped, self.lost
@@ -203,7 +253,7 @@ impl Cursor {
             return Ok(());
         }
         let replays = self.replays.iter().take_while(|&&(before, _)| before <= place).count();
-        if !self.reaches(place, replays, seen) {
+        if !self.reaches(channel, place, replays, seen, heard) {
             return Err(format!(
                 "{mark:?} is at place {place}, with {replays} replayed before it; the last was {}, and a loss of {} was reported",
                 self.next, self.reported
@@ -232,7 +282,7 @@ impl Cursor {
         let Some((at, &(place, _))) = at.and_then(|at| Some((at, self.replays.get(at)?))) else {
             return Err(format!("{mark:?} is not among those that are replayed: {:?}", self.replays));
         };
-        if !self.reaches(place, at, seen) {
+        if !self.reaches(&Channel::default(), place, at, seen, &Heard::default()) {
             return Err(format!(
                 "{mark:?} is replayed at place {place}, after {at} others; the last was {}, and a loss of {} was reported",
                 self.next, self.reported
@@ -249,9 +299,9 @@ impl Cursor {
     /// # Errors
     ///
     /// If something is missing without a report, or reported without being missing.
-    pub fn rest(&self, channel: &Channel, seen: impl Fn(&Mark) -> bool) -> Result<(), String> {
+    pub fn rest(&self, channel: &Channel, seen: impl Fn(&Mark) -> bool, heard: &Heard) -> Result<(), String> {
         let due = self.left_at.unwrap_or(channel.len());
-        if self.reaches(due, self.replays.len(), seen) {
+        if self.reaches(channel, due, self.replays.len(), seen, heard) {
             return Ok(());
         }
         if let Some(loose) = &self.loose {

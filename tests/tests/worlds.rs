@@ -138,6 +138,36 @@ fn senders_with_backpressure_lose_nothing_in_rings() {
     assert_eq!(lapped, 0, "a reader for which its sender waits is not lapped");
 }
 
+/// The daemon is killed while all listeners read the rings of all senders: those go on with each other, and with the next daemon.
+#[test]
+fn ring_peers_lose_nothing_when_the_daemon_is_killed() {
+    let mut survived = 0;
+    let mut worlds = 0;
+    for seed in seeds(60) {
+        let mut world = World::with_limits(seed, tight()).pipes_of(600).sharing_memory(4096);
+        let listeners: Vec<_> = (0..3).map(|_| world.listener("news", Overflow::DropOldest)).collect();
+        world.run_until_quiet();
+        let patience = [Duration::ZERO, PATIENCE][usize::from(seed % 2 == 0)];
+        for _ in 0..2 {
+            world.paced_sender("news", 500, 30, patience);
+        }
+        while world.faults().followed < 6 && world.step() {}
+        if world.faults().followed < 6 {
+            continue; // a sender was done before, or uses no ring
+        }
+        world.kill_daemon();
+        world.run_until_quiet();
+        for &listener in &listeners {
+            assert_eq!(world.tally(listener).gaps, 1, "seed {seed}: other senders may have lost something");
+            assert_eq!(world.arrived(listener), 1000, "seed {seed}");
+        }
+        assert_eq!(world.faults().lapped, 0, "seed {seed}");
+        survived += world.faults().survived;
+        worlds += 1;
+    }
+    assert_happened(worlds > 10 && survived > 100, &format!("{survived} messages in {worlds} worlds"));
+}
+
 #[test]
 fn a_stalled_listener_is_left_behind_and_catches_up() {
     for seed in seeds(20) {
@@ -803,7 +833,7 @@ fn anything_may_happen_with_rings() {
                 13 => world.kill(client),
                 14 => world.kill_within_a_write(client),
                 15 => world.cut(client),
-                16 if rng.u32(0..3) == 0 => world.kill_daemon(),
+                16 => world.kill_daemon(),
                 17 if rng.u32(0..3) == 0 => world.stop_daemon(),
                 18 => world.pass(Duration::from_secs(rng.u64(0..12))),
                 19 | 20 => world.join(client, ["news", "sync", "*"][rng.usize(0..3)], POLICIES[rng.usize(0..4)]),
@@ -825,8 +855,9 @@ fn anything_may_happen_with_rings() {
         faults += world.faults();
     }
     let Faults { rings_begun, followed, lapped, relayed, links_refused, joined_during_introduction, .. } = faults;
-    let Faults { rings_begun_again, rings_ended, .. } = faults;
+    let Faults { rings_begun_again, rings_ended, survived, .. } = faults;
     let rings = [
+        survived,
         rings_begun,
         rings_begun_again,
         rings_ended,

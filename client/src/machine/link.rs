@@ -132,6 +132,20 @@ pub trait Link {
         None
     }
 
+    /// The same wait, and for the rings that [`open_ring`](Self::open_ring) has returned: there is no connection, but they are read on.
+    ///
+    /// # Errors
+    ///
+    /// If it is impossible to wait.
+    fn beside_rings(&mut self, wait: Self::Wait) -> Result<Self::Wait, Self::Error> {
+        Ok(wait)
+    }
+
+    /// Whether it looks for another daemon when the connection is lost.
+    fn reconnects(&self) -> bool {
+        true
+    }
+
     /// Drops the ring that came with an offer, instead of opening it.
     fn decline_ring(&mut self) {}
 

@@ -1,7 +1,9 @@
 //! The rings that a listener reads beside the stream of its connection. It takes messages from them in turn, and never decides when to wait.
 
 use super::RingInput;
+use super::heard::Heard;
 use crate::ChannelName;
+use broadcaster_protocol::SenderId;
 use broadcaster_protocol::control::{Control, LinkReady, OfferLink};
 use broadcaster_ring::Taken;
 use std::collections::{BTreeMap, VecDeque};
@@ -63,11 +65,14 @@ pub(super) enum Rest {
     Messages(FromRing),
     /// No more: it was read up to where the daemon has ended it.
     Read(Key),
+    /// No more. The stream may contain again what was in it.
+    Left(Heard),
     /// Nothing.
     Nothing,
 }
 
-/// The links of one connection, and those of earlier ones until they are read to their ends.
+/// The links of one connection, and those of earlier ones: while there is no daemon, and until the next one has confirmed the subscriptions,
+/// their rings are read on.
 #[derive(Debug, Default)]
 pub(super) struct Links {
     links: BTreeMap<Key, Link>,
@@ -95,6 +100,9 @@ pub(super) struct Links {
 struct Link {
     state: State,
     channel: ChannelName,
+    sender: SenderId,
+    /// Sequence number of the first message that was read from it, once it is known.
+    start: u64,
     /// Bytes of its memory.
     bytes: u64,
     /// A request that concerns its channel is not answered: where the daemon has ended it is not known yet.
@@ -209,12 +217,21 @@ impl Links {
     }
 
     /// The ring that was offered is open. The answer is to be written.
-    pub(super) fn opened(&mut self, key: Key, bytes: u64, channel: ChannelName, ring: Box<dyn RingInput>) {
+    pub(super) fn opened(
+        &mut self,
+        connection: u64,
+        offer: &OfferLink,
+        channel: ChannelName,
+        ring: Box<dyn RingInput>,
+    ) {
         let mut frame = Vec::new();
-        let ready = Control::from(LinkReady { link: key.1, extensions: Vec::new() });
+        let ready = Control::from(LinkReady { link: offer.link, extensions: Vec::new() });
         ready.encode(&mut frame).expect("a number is shorter than a control frame");
+        let key = (connection, offer.link);
         self.answer = Some((key, frame));
-        self.links.insert(key, Link { state: State::Ready(ring), channel, bytes, is_paused: false, awaited: None });
+        let (sender, bytes) = (SenderId::from_raw(offer.sender), offer.bytes);
+        let state = State::Ready(ring);
+        self.links.insert(key, Link { state, channel, sender, start: 0, bytes, is_paused: false, awaited: None });
     }
 
     // ---- what the stream states ----
@@ -229,6 +246,7 @@ impl Links {
                 let State::Ready(_) = &link.state else { return Err(Misplaced) };
                 if let State::Ready(mut ring) = std::mem::replace(&mut link.state, State::Corrupt(sequence)) {
                     ring.follow(position, sequence);
+                    link.start = sequence;
                     link.state = State::Following(ring);
                 }
             }
@@ -264,13 +282,19 @@ impl Links {
         Some(number)
     }
 
-    /// The next link of the connections up to this one is to be read to its end. `false` if there is none any more.
-    pub(super) fn end_next_of(&mut self, connection: u64) -> bool {
-        let next = self.links.range(..=(connection, u32::MAX)).next().map(|(&key, _)| key);
-        if let Some(key) = next {
-            self.end(key, None);
+    /// The next link of the connections before this one is to be read to its end. `false` if there is none any more.
+    pub(super) fn end_next_before(&mut self, connection: u64) -> bool {
+        let Some((&key, link)) = self.links.range_mut(..(connection, 0)).next() else { return false };
+        if let State::Following(ring) = &mut link.state {
+            ring.leave();
         }
-        next.is_some()
+        self.end(key, None);
+        true
+    }
+
+    /// Whether there are links of connections before this one.
+    pub(super) fn has_before(&self, connection: u64) -> bool {
+        self.links.range(..(connection, 0)).next().is_some()
     }
 
     fn end(&mut self, key: Key, end: Option<u64>) {
@@ -278,15 +302,33 @@ impl Links {
         self.ending = Some(Ending { key, end, bytes_left });
     }
 
-    /// The connection is gone: there is nothing left to answer. Links of channels that are no longer `wanted` end at once.
-    pub(super) fn disconnected(&mut self, wanted: impl Fn(&ChannelName) -> bool) {
-        (self.offers, self.answer) = (VecDeque::new(), None);
-        self.links.retain(|_, link| wanted(&link.channel));
+    /// The connection is gone: there is nothing left to answer. The senders of rings learn of it, because they may not notice it by themselves.
+    pub(super) fn disconnected(&mut self) {
+        (self.offers, self.answer, self.is_awaited) = (VecDeque::new(), None, false);
+        for link in self.links.values_mut() {
+            link.awaited = None;
+            if let State::Ready(ring) | State::Following(ring) = &mut link.state {
+                ring.call_sender();
+            }
+        }
     }
 
-    /// Pauses the links of these channels, and no others.
-    pub(super) fn pause(&mut self, must_pause: impl Fn(&ChannelName) -> bool) {
-        self.links.values_mut().for_each(|link| link.is_paused = must_pause(&link.channel));
+    /// Ends the links of channels before this connection that are no longer wanted.
+    pub(super) fn retain(&mut self, connection: u64, is_wanted: impl Fn(&ChannelName) -> bool) {
+        self.links.retain(|&(made_by, _), link| made_by >= connection || is_wanted(&link.channel));
+    }
+
+    /// Pauses the links of the present connection, and of earlier ones, for which this is necessary, and no others.
+    pub(super) fn pause(
+        &mut self,
+        connection: u64,
+        must_pause: impl Fn(&ChannelName) -> bool,
+        must_pause_before: impl Fn(&ChannelName) -> bool,
+    ) {
+        for ((made_by, _), link) in &mut self.links {
+            let is_present = *made_by >= connection;
+            link.is_paused = if is_present { must_pause(&link.channel) } else { must_pause_before(&link.channel) };
+        }
     }
 
     // ---- messages ----
@@ -300,9 +342,14 @@ impl Links {
         match found {
             Some((channel, taken)) => Rest::Messages(FromRing { key, channel, taken: Some(taken) }),
             None => {
-                self.links.remove(&key);
                 self.ending = None;
-                if is_stated { Rest::Read(key) } else { Rest::Nothing }
+                match self.links.remove(&key) {
+                    _ if is_stated => Rest::Read(key),
+                    Some(Link { state: State::Following(ring), channel, sender, start, .. }) => {
+                        Rest::Left(Heard { channel, sender, sequences: start..ring.next_sequence() })
+                    }
+                    Some(_) | None => Rest::Nothing,
+                }
             }
         }
     }

@@ -26,6 +26,7 @@
 mod counting;
 mod credit;
 mod frames;
+mod heard;
 mod link;
 mod links;
 mod publisher;

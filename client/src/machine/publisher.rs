@@ -1,6 +1,7 @@
 //! The publications of one connection: numbers messages, keeps those that are not written yet, and carries them over a lost connection.
 //! It never waits for a listener; it only knows how much the daemon lets it send.
 
+mod surviving;
 mod upload;
 
 pub use upload::Rings;
@@ -119,6 +120,8 @@ pub struct Publisher {
     /// Bytes of frames that wait aside, in all publications.
     aside_bytes: usize,
     uploads: Uploads,
+    /// The daemon has closed the connection without a word.
+    is_abandoned: bool,
     /// How many messages were committed in all.
     commits: u64,
     /// How many when the daemon was asked for a confirmation, until it answers.
@@ -231,6 +234,7 @@ impl Publisher {
             frames: Frames::default(),
             aside_bytes: 0,
             uploads: Uploads::default(),
+            is_abandoned: false,
             commits: 0,
             asked: None,
             confirmed: 0,
@@ -434,6 +438,9 @@ impl Publisher {
             self.append(place, KIND_RETAIN, entry.as_ref().map_or(&[], |entry| entry), payload, len);
         } else {
             self.append(place, KIND_PUBLISH, &[], payload, len);
+            if self.survives(place) {
+                self.push_on(place, &[], payload);
+            }
         }
         Ok(())
     }
@@ -846,8 +853,19 @@ impl Publisher {
     /// Takes all messages out and commits them again, without those that `keep` rejects: the first of its reasons is reported later.
     /// Messages behind those that are rejected move up: a daemon accepts no gap in the numbers of a sender.
     fn recommit(&mut self, keep: impl Fn(&Self, Place, &Waiting) -> Result<u32, Rejected>) {
-        let firsts = self.firsts_waiting();
+        let mut firsts = self.firsts_waiting();
         let messages = self.take_messages();
+        let is_rejected = |(place, message): &&(Place, Waiting)| keep(self, *place, message).is_err();
+        let moving: Vec<Place> = messages.iter().filter(is_rejected).map(|&(place, _)| place).collect();
+        for place in moving {
+            // Listeners know some of its messages by their present numbers.
+            if let Some(next) = self.end_surviving(place) {
+                let (publication, first) = (&mut self.publications[place.0], &mut firsts[place.0]);
+                publication.next = next + (publication.next - *first);
+                publication.settled = publication.settled.max(next);
+                *first = next;
+            }
+        }
         for (publication, first) in self.publications.iter_mut().zip(firsts) {
             publication.commits -= publication.next - first;
             self.commits -= publication.next - first;
@@ -1100,15 +1118,17 @@ impl Machine for Publisher {
             self.frames.assign_ids(self.id, |id| open.get(&id).map_or(id, |place| place.label()));
         }
         self.session.disconnected();
+        let is_abandoned = std::mem::take(&mut self.is_abandoned);
         self.open.clear();
         self.opening.clear();
         for (at, publication) in self.publications.iter_mut().enumerate() {
             publication.state = State::Closed;
             publication.label = Place(at).label();
             let label = publication.label;
+            let next = publication.aside.data().next().map_or(publication.next, |(_, header)| header.sequence());
+            publication.upload.disconnected(is_abandoned, &publication.aside, next);
             publication.aside.assign_ids(self.id, |_| label);
             publication.balance = Balance::default();
-            publication.upload = Upload::default();
         }
         self.uploads.disconnected();
         if self.is_paced() {
@@ -1150,6 +1170,10 @@ impl Machine for Publisher {
         }
     }
 
+    fn abandoned(&mut self) {
+        self.is_abandoned = true;
+    }
+
     fn is_opening(&self) -> bool {
         self.session.phase == Phase::Joining
     }
@@ -1167,6 +1191,9 @@ impl Machine for Publisher {
         while let Some(item) = self.session.next()? {
             match (self.session.phase, item) {
                 (Phase::Greeting, Item::Control(Control::Welcome(welcome))) => {
+                    if self.id != SenderId::from_raw(welcome.sender) {
+                        self.end_all_surviving(); // its listeners would take it for another sender
+                    }
                     self.id = SenderId::from_raw(welcome.sender);
                     self.number = self.id.number();
                     let before = self.payload_bytes_max;

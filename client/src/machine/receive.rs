@@ -38,7 +38,14 @@ pub fn receive<L: Link>(
         }
         let was_ready = subscriber.is_ready();
         if let Step::Wait(wait) = link.connect(subscriber)? {
-            return Ok(Step::Wait(wait));
+            if !subscriber.reads_rings() {
+                return Ok(Step::Wait(wait));
+            }
+            let wait = link.beside_rings(wait)?;
+            if subscriber.arm() {
+                return Ok(Step::Wait(wait));
+            }
+            continue;
         }
         if subscriber.is_ready() && !was_ready {
             continue; // frames may have arrived together with the end of the handshake

@@ -14,8 +14,15 @@ pub trait Bell: Debug + Send + Sync {
     /// How many messages of the ring the reader has received and lost. Of a daemon that has stopped, all that it has accepted.
     fn counted(&self) -> u64;
 
-    /// Whether the reader has called this sender to its connection since the last time that this returned true. Only the daemon does.
+    /// Whether the reader has called this sender to its connection since the last time that this returned true: the daemon because it has written
+    /// something, a listener because its own connection has ended.
     fn is_called(&mut self) -> bool;
+
+    /// Whether the reader may not have found what was published last, because it has left.
+    fn has_left(&self, published: &Published) -> bool;
+
+    /// Whether the reader passes messages on to others. Only the daemon does.
+    fn is_relaying(&self) -> bool;
 }
 
 /// The ring of one publication.
@@ -71,4 +78,10 @@ pub trait RingInput: Debug + Send + Sync {
 
     /// Requests not to be woken.
     fn disarm(&mut self);
+
+    /// Calls the sender to its connection, because the one of this listener has ended.
+    fn call_sender(&mut self);
+
+    /// States that what is in the ring now is the last that this listener takes from it.
+    fn leave(&mut self);
 }

@@ -70,4 +70,12 @@ where
     fn disarm(&mut self) {
         self.page.disarm();
     }
+
+    fn call_sender(&mut self) {
+        self.page.call();
+    }
+
+    fn leave(&mut self) {
+        self.page.leave();
+    }
 }

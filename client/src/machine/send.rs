@@ -118,12 +118,14 @@ impl<'a> Sending<'a> {
         E: From<Rejected> + From<L::Error>,
     {
         loop {
-            match link.connect(publisher)? {
-                Step::Wait(wait) => return Ok(Step::Wait(wait)),
-                Step::Done(Carrier::Messages) => {
+            match link.connect(publisher) {
+                Ok(Step::Done(Carrier::Stream)) => {}
+                Ok(Step::Done(Carrier::Messages)) => {
                     return Ok(Step::Done(self.post(publisher, link).map_err(Rejected::from)?));
                 }
-                Step::Done(Carrier::Stream) => {}
+                Ok(Step::Wait(_)) | Err(_) if self.goes_on(publisher, link)? => return Ok(Step::Done(())),
+                Ok(Step::Wait(wait)) => return Ok(Step::Wait(wait)),
+                Err(error) => return Err(error.into()),
             }
             let header = match self.header {
                 Some(header) => header,
@@ -208,6 +210,17 @@ impl<'a> Sending<'a> {
         if self.left.is_some() && !waits {
             return Ok(Prepared::Partly); // it has just been written
         }
+        if !waits && publisher.survives(self.place) {
+            match self.purpose {
+                Purpose::Publish => {
+                    publisher.feed_on(self.place, self.metadata, self.payload)?;
+                    self.left = Some(publisher.commits_on(self.place));
+                }
+                // Only the daemon can do what it is for.
+                Purpose::Request(_) | Purpose::Retain(_) => drop(publisher.end_surviving(self.place)),
+            }
+            return Ok(Prepared::Partly);
+        }
         if !waits && publisher.is_step_due(self.place) {
             step_to_ring::<L, E>(publisher, link, self.place)?;
             return Ok(Prepared::Partly);
@@ -228,6 +241,21 @@ impl<'a> Sending<'a> {
         }
     }
 
+    /// There is no daemon: commits the message if listeners read the ring of its channel nevertheless. Returns whether that is all of them, so
+    /// that nothing remains to be done.
+    #[cold]
+    fn goes_on<L: Link>(&mut self, publisher: &mut Publisher, link: &L) -> Result<bool, Rejected> {
+        let is_for_rings = self.purpose == Purpose::Publish && self.confirms == Confirms::Not && self.left.is_none();
+        if !is_for_rings || !publisher.goes_on(self.place) || !link.reconnects() {
+            return Ok(false);
+        }
+        let is_complete = publisher.feed_on(self.place, self.metadata, self.payload)?;
+        if !is_complete {
+            self.left = Some(publisher.commits_on(self.place));
+        }
+        Ok(is_complete)
+    }
+
     /// Puts the message into the ring of its channel, which is all that is to be done. False: something has changed.
     #[inline]
     fn put<L: Link, E>(&mut self, publisher: &mut Publisher, link: &mut L) -> Result<bool, E>
@@ -236,7 +264,9 @@ impl<'a> Sending<'a> {
     {
         if publisher.must_look(self.place) {
             look::<L, E>(publisher, link)?;
-            return Ok(false);
+            if !publisher.is_in_ring(self.place) {
+                return Ok(false);
+            }
         }
         let is_in = match self.purpose {
             Purpose::Retain(_) => {

@@ -93,6 +93,9 @@ pub trait Machine {
     /// The daemon has stopped, and has accepted everything that the connection took.
     fn accepted(&mut self) {}
 
+    /// The daemon has closed the connection without a word: it is gone. [`disconnected`](Self::disconnected) follows.
+    fn abandoned(&mut self) {}
+
     /// Messages arrive without a daemon from now on.
     fn detached(&mut self) {}
 

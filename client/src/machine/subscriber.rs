@@ -1,6 +1,7 @@
 //! The subscriptions of one connection, for listeners and monitors alike: frames as they arrive, and gaps in their places. It
 //! never decides whether to connect again.
 
+use super::heard::AllHeard;
 use super::links::{FromRing, Key, LinkChange, Links, Misplaced, Offered, Rest};
 use super::replay::{Announced, Seen};
 use super::session::{Ended, Machine, Phase, Session, unexpected};
@@ -158,6 +159,8 @@ pub struct Subscriber {
     /// The messages behind the loss that was found in a ring, with the number of their connection.
     behind: Option<(Run, u64)>,
     pub(super) links: Links,
+    /// What was received from rings while there was no daemon.
+    heard: AllHeard,
     passing: Passing,
     /// What was found, if it is not in `run`.
     found: Option<Found>,
@@ -227,6 +230,10 @@ impl Entry {
     fn is_answered(&self) -> bool {
         matches!(self.state, State::Confirmed | State::Ending)
     }
+
+    fn wants(&self, channel: &ChannelName) -> bool {
+        self.is_wanted() && self.selector().covers(channel)
+    }
 }
 
 /// What waits to be handed out.
@@ -241,8 +248,8 @@ enum Held {
     Gap(Selector),
     External(External),
     Link(Key, LinkChange),
-    /// The connection with this number has ended, and with it its links.
-    Disconnected(u64),
+    /// The connection with this number delivers what the links of earlier ones did.
+    Resumed(u64),
 }
 
 /// Messages that the daemon retains.
@@ -310,7 +317,7 @@ impl Queue {
             | Held::Gap(_)
             | Held::External(_)
             | Held::Link(..)
-            | Held::Disconnected(_) => None,
+            | Held::Resumed(_) => None,
         });
         match gaps.into_iter().find(|(other, _)| **other == channel) {
             Some((_, before)) => *before = before.saturating_add(count),
@@ -327,7 +334,7 @@ impl Held {
     fn bytes(&self) -> usize {
         match self {
             Self::Run(_, run, _) | Self::Retained(_, Retained { run, .. }, _) => run.bytes().len() + HELD_RUN_BYTES,
-            Self::Lagged(..) | Self::Gap(_) | Self::External(_) | Self::Link(..) | Self::Disconnected(_) => 0,
+            Self::Lagged(..) | Self::Gap(_) | Self::External(_) | Self::Link(..) | Self::Resumed(_) => 0,
         }
     }
 }
@@ -360,6 +367,7 @@ impl Subscriber {
             used: false,
             behind: None,
             links: Links::default(),
+            heard: AllHeard::default(),
             passing: Passing::default(),
             found: None,
             channel: None,
@@ -394,8 +402,10 @@ impl Subscriber {
     /// connection.
     #[inline]
     fn poll_sources(&mut self) -> Result<Received, Ended> {
-        if let Some((run, connection)) = self.behind.take() {
-            return Ok(self.take_up(run, connection));
+        if let Some((run, connection)) = self.behind.take()
+            && let Some(received) = self.take_up(run, connection)
+        {
+            return Ok(received);
         }
         let has_links = !self.links.is_empty();
         if has_links && let Some(received) = self.poll_ending() {
@@ -421,18 +431,20 @@ impl Subscriber {
                 return Ok(self.take_up_retained(retained, connection).then_some(Received::Frame));
             }
             Held::Link(key, change) => return self.change_link(key, change),
-            Held::Disconnected(connection) => {
-                if self.links.end_next_of(connection) {
+            Held::Resumed(connection) => {
+                let Self { entries, links, .. } = self;
+                links.retain(connection, |channel| entries.values().any(|entry| entry.wants(channel)));
+                if self.links.end_next_before(connection) {
                     self.queue.items.push_front(item);
                 }
                 return Ok(self.poll_ending());
             }
             Held::Run(channel, run, connection) => {
                 self.channel = Some(channel);
-                self.take_up(run, connection)
+                return Ok(self.take_up(run, connection));
             }
             Held::Lagged(channel, count) => {
-                self.channel = Some(channel);
+                (self.channel, self.run_connection) = (Some(channel), self.connection);
                 Received::Lagged(Some(count))
             }
             Held::Gap(selector) => self.gap(Some(selector)),
@@ -459,10 +471,22 @@ impl Subscriber {
         Received::Lagged(None)
     }
 
+    /// Moves on to the first of these messages; `None` if all of them were received before.
     #[inline]
-    fn take_up(&mut self, run: Run, connection: u64) -> Received {
+    fn take_up(&mut self, mut run: Run, connection: u64) -> Option<Received> {
+        if !self.heard.is_empty() {
+            self.skip_heard(&mut run)?;
+        }
         (self.run, self.used, self.run_connection) = (Some(run), true, connection);
-        Received::Frame
+        Some(Received::Frame)
+    }
+
+    #[cold]
+    fn skip_heard(&mut self, run: &mut Run) -> Option<()> {
+        if let Some(channel) = &self.channel {
+            self.heard.skip(channel, run);
+        }
+        (run.messages() > 0).then_some(())
     }
 
     /// Moves on to the first of these messages; `false` if all of them have arrived before.
@@ -506,7 +530,9 @@ impl Subscriber {
                 None => break,
                 Some(Arrived::Run(run)) => {
                     self.select(run.channel(), KIND_PUBLISH)?;
-                    return Ok(self.take_up(run, self.connection));
+                    if let Some(received) = self.take_up(run, self.connection) {
+                        return Ok(received);
+                    }
                 }
                 Some(Arrived::Retained(retained)) => {
                     self.select(retained.run.channel(), KIND_RETAIN)?;
@@ -516,6 +542,7 @@ impl Subscriber {
                 }
                 Some(Arrived::Lagged(id, count)) => {
                     self.select(id, kind::LAGGED)?;
+                    self.run_connection = self.connection;
                     return Ok(Received::Lagged(Some(count)));
                 }
                 Some(Arrived::Link(link, change)) => {
@@ -686,7 +713,7 @@ impl Subscriber {
         self.announced.first()
     }
 
-    /// The number of the connection on which that frame has arrived. A reply to it can only be sent on the same one.
+    /// The number of the connection on which that frame, or the report of a loss, has arrived. A reply to it can only be sent on the same one.
     pub fn origin(&self) -> u64 {
         self.run_connection
     }
@@ -929,12 +956,8 @@ impl Machine for Subscriber {
         self.early = Queue::default();
         self.entries.retain(|_, entry| entry.is_wanted());
         self.entries.values_mut().for_each(|entry| entry.state = State::Unknown);
-        if !self.links.is_empty() {
-            let Self { entries, links, .. } = self;
-            links.disconnected(|name| entries.values().any(|entry| entry.selector().covers(name)));
-            self.queue.push(Held::Disconnected(self.connection));
-            self.pause_links();
-        }
+        self.links.disconnected();
+        self.pause_links();
     }
 
     /// Only a listener whose losses are those of a ring can read one: the oldest messages.
@@ -1107,14 +1130,20 @@ impl Subscriber {
 
     /// Completes the handshake if the daemon has answered every request for a subscription.
     fn complete_joining(&mut self) {
-        let Self { entries, queue, early, .. } = self;
-        if self.session.phase == Phase::Joining && entries.values().all(Entry::is_answered) {
+        if self.session.phase == Phase::Joining && self.entries.values().all(Entry::is_answered) {
             self.session.phase = Phase::Ready;
+            let Self { entries, queue, early, links, .. } = self;
+            if links.has_before(self.connection) {
+                queue.push(Held::Resumed(self.connection));
+            }
             entries.values_mut().filter(|entry| entry.is_wanted()).for_each(|entry| entry.join(queue));
             queue.append(std::mem::take(early));
         }
     }
 }
+
+/// The ring is corrupt.
+struct Useless;
 
 /// Whether the two sides read descriptors on the present connection, which takes longer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -1202,7 +1231,7 @@ impl Subscriber {
             Some(Offered::Open(offer, channel)) => match link.open_ring(&offer) {
                 None => self.unlink(offer.link),
                 Some(ring) => {
-                    self.links.opened((self.connection, offer.link), offer.bytes, channel, ring);
+                    self.links.opened(self.connection, &offer, channel, ring);
                     self.pause_links();
                 }
             },
@@ -1215,21 +1244,31 @@ impl Subscriber {
     }
 
     /// While the daemon has not answered a request that concerns a channel, it is not known where it has ended a link. No message behind that
-    /// place may be taken from its ring.
+    /// place may be taken from its ring. From rings whose connection has ended, nothing is taken that no subscription wants.
     fn pause_links(&mut self) {
+        let living = self.living();
         let Self { entries, links, .. } = self;
         let concerns = |entry: &Entry, channel: &ChannelName| match entry.state {
             State::Requested | State::Unwanted | State::Ending => entry.selector().covers(channel),
             State::Unknown | State::Confirmed => false,
         };
-        links.pause(|channel| entries.values().any(|entry| concerns(entry, channel)));
+        links.pause(
+            living,
+            |channel| entries.values().any(|entry| concerns(entry, channel)),
+            |channel| !entries.values().any(|entry| entry.wants(channel)),
+        );
+    }
+
+    /// The number of the present connection; if there is none, of the next one.
+    fn living(&self) -> u64 {
+        self.connection + u64::from(self.session.phase == Phase::Down)
     }
 
     /// The stream has reached a change of a link.
     fn change_link(&mut self, key: Key, change: LinkChange) -> Result<Option<Received>, Ended> {
         match self.links.change(key, change) {
             Ok(()) => Ok(self.poll_ending()),
-            Err(Misplaced) if key.0 < self.connection => Ok(None), // it went with its connection
+            Err(Misplaced) if key.0 < self.living() => Ok(None), // it went with its connection
             Err(Misplaced) => Err(Ended::Unexpected(match change {
                 LinkChange::Followed { .. } => kind::FOLLOW,
                 LinkChange::Unfollowed { .. } => kind::UNFOLLOW,
@@ -1240,16 +1279,26 @@ impl Subscriber {
 
     /// What is next in the ring that ends.
     fn poll_ending(&mut self) -> Option<Received> {
-        match self.links.poll_ending() {
-            Rest::Messages(found) => self.take_up_from_ring(found),
-            Rest::Read((connection, link)) => {
-                // The daemon need not look at its page any more.
-                if connection == self.connection && self.session.has_rings() {
-                    self.unlink(link);
+        loop {
+            match self.links.poll_ending() {
+                Rest::Messages(found) => {
+                    if let Ok(Some(received)) = self.take_up_from_ring(found) {
+                        return Some(received);
+                    }
                 }
-                None
+                Rest::Read((connection, link)) => {
+                    // The daemon need not look at its page any more.
+                    if connection == self.connection && self.session.has_rings() {
+                        self.unlink(link);
+                    }
+                    return None;
+                }
+                Rest::Left(heard) => {
+                    self.heard.remember(heard);
+                    return None;
+                }
+                Rest::Nothing => return None,
             }
-            Rest::Nothing => None,
         }
     }
 
@@ -1259,26 +1308,27 @@ impl Subscriber {
             let found = self.links.poll()?;
             let (connection, link) = found.key;
             match self.take_up_from_ring(found) {
-                None if connection == self.connection && self.session.has_rings() => self.unlink(link),
-                None => {}
-                received => return received,
+                Ok(Some(received)) => return Some(received),
+                Err(Useless) if connection == self.connection && self.session.has_rings() => self.unlink(link),
+                Ok(None) | Err(Useless) => {}
             }
         }
     }
 
-    /// `None` if the ring is corrupt.
+    /// `Ok(None)` if everything in it was received before.
     #[inline]
-    fn take_up_from_ring(&mut self, found: FromRing) -> Option<Received> {
+    fn take_up_from_ring(&mut self, found: FromRing) -> Result<Option<Received>, Useless> {
         let FromRing { key: (connection, _), channel, taken } = found;
-        let Taken { lost, run } = taken?;
+        let Taken { lost, run } = taken.ok_or(Useless)?;
         (self.channel, self.channel_id, self.pattern) = (Some(channel), None, None);
-        match run {
+        Ok(match run {
             run if lost > 0 => {
                 self.behind = run.map(|run| (run, connection));
+                self.run_connection = connection;
                 Some(Received::Lagged(Some(lost)))
             }
-            run => run.map(|run| self.take_up(run, connection)),
-        }
+            run => run.and_then(|run| self.take_up(run, connection)),
+        })
     }
 
     /// Whether it reads rings, so that [`receive`](super::receive) ends a wait when one of them has something.

@@ -244,6 +244,14 @@ impl Link for Path {
         self.socket_mut().decline_ring();
     }
 
+    fn beside_rings(&mut self, wait: Wait) -> Result<Wait, ConnectError> {
+        self.socket_mut().beside_rings(wait)
+    }
+
+    fn reconnects(&self) -> bool {
+        self.socket().reconnects()
+    }
+
     fn write_with_descriptors(&mut self, frame: &[u8]) -> Transfer<Wait> {
         self.socket_mut().write_with_descriptors(frame)
     }

@@ -75,6 +75,14 @@ impl RingInput for MappedRing {
     fn disarm(&mut self) {
         self.reader.disarm();
     }
+
+    fn call_sender(&mut self) {
+        self.reader.call_sender();
+    }
+
+    fn leave(&mut self) {
+        self.reader.leave();
+    }
 }
 
 impl Drop for MappedRing {

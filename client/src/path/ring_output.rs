@@ -102,4 +102,12 @@ impl Bell for SharedBell {
     fn is_called(&mut self) -> bool {
         self.page.is_called()
     }
+
+    fn has_left(&self, published: &Published) -> bool {
+        self.page.has_left(published)
+    }
+
+    fn is_relaying(&self) -> bool {
+        self.page.is_relaying()
+    }
 }

@@ -61,6 +61,8 @@ pub(crate) struct SocketPath {
     was_up: bool,
     /// This process could not take descriptors that came with frames. No later connection uses rings: it would end as that one did.
     lost_descriptors: bool,
+    /// Wakes this listener for what is in its rings, once there is one.
+    doorbells: Option<Arc<Doorbells>>,
     /// The first place of the most recent attempt.
     place: PathBuf,
 }
@@ -90,21 +92,12 @@ struct Connection {
     descriptors: Option<Descriptors>,
     /// Frames with descriptors may arrive. To read them takes longer.
     expects_descriptors: bool,
-    /// Wakes this listener for what is in its rings, once there is one.
-    doorbells: Option<Arc<Doorbells>>,
 }
 
 impl Connection {
     fn new(socket: Socket, place: PathBuf, has_rings: bool) -> Self {
         let descriptors = has_rings.then(Descriptors::default);
-        Self {
-            socket: Arc::new(socket),
-            place,
-            pid: local::pid(),
-            descriptors,
-            expects_descriptors: false,
-            doorbells: None,
-        }
+        Self { socket: Arc::new(socket), place, pid: local::pid(), descriptors, expects_descriptors: false }
     }
 
     /// Reads what has arrived, without waiting.
@@ -126,15 +119,15 @@ impl Connection {
     }
 
     /// Maps the ring that was offered, and queues the page and the doorbell of this listener.
-    fn open_ring(&mut self, offer: &OfferLink) -> Option<MappedRing> {
+    fn open_ring(&mut self, offer: &OfferLink, doorbells: &mut Option<Arc<Doorbells>>) -> Option<MappedRing> {
         let descriptors = self.descriptors.as_mut()?;
         let [memory] = descriptors.take()?;
         if local::shared_memory_problem().is_some() {
             return None;
         }
-        let doorbells = match &self.doorbells {
+        let doorbells = match doorbells {
             Some(doorbells) => doorbells,
-            None => self.doorbells.insert(Arc::new(Doorbells::new().ok()?)),
+            None => doorbells.insert(Arc::new(Doorbells::new().ok()?)),
         };
         let (ring, set) = MappedRing::open(offer, &memory, doorbells)?;
         descriptors.queue(set);
@@ -191,6 +184,7 @@ impl SocketPath {
             backoff: BACKOFF_MIN,
             was_up: false,
             lost_descriptors: false,
+            doorbells: None,
             place: PathBuf::new(),
         }
     }
@@ -638,11 +632,14 @@ impl Link for SocketPath {
     }
 
     fn lose(&mut self, machine: &mut impl Machine, loss: Loss) -> Result<(), ConnectError> {
-        let ended = match loss {
-            Loss::Ended(ended) => Some(ended),
+        let (ended, is_closed) = match loss {
+            Loss::Ended(ended) => (Some(ended), false),
             Loss::Write => self.last_words(machine),
-            Loss::Closed => None,
+            Loss::Closed => (None, true),
         };
+        if ended.is_none() && is_closed {
+            machine.abandoned();
+        }
         if ended == Some(Ended::Goodbye) && local::STOPPED_SOCKET_KEEPS_BYTES {
             machine.accepted();
         }
@@ -682,7 +679,17 @@ impl Link for SocketPath {
 
     fn open_ring(&mut self, offer: &OfferLink) -> Option<Box<dyn RingInput>> {
         let State::Up(connection) = &mut self.state else { return None };
-        Some(Box::new(connection.open_ring(offer)?))
+        Some(Box::new(connection.open_ring(offer, &mut self.doorbells)?))
+    }
+
+    fn beside_rings(&mut self, wait: Wait) -> Result<Wait, ConnectError> {
+        let doorbells = self.doorbells.as_ref();
+        doorbells.map_or(Ok(()), |doorbells| doorbells.consume()).map_err(cannot_wait)?;
+        Ok(wait.or_readable(doorbells.map(|doorbells| doorbells.readable())))
+    }
+
+    fn reconnects(&self) -> bool {
+        self.config.reconnect
     }
 
     fn decline_ring(&mut self) {
@@ -724,10 +731,8 @@ impl SocketPath {
                 Ok(_) | Err(_) => return self.replace_connection(subscriber),
             }
         }
-        let doorbells = connection.doorbells.as_ref();
-        doorbells.map_or(Ok(()), |doorbells| doorbells.consume()).map_err(cannot_wait)?;
         let wait = Wait::readable(&connection.socket).or_writable(subscriber.writes());
-        Ok(Step::Wait(wait.or_readable(doorbells.map(|doorbells| doorbells.readable()))))
+        Ok(Step::Wait(self.beside_rings(wait)?))
     }
 
     /// The descriptors that go with frames, if both sides of the present connection use rings.
@@ -747,15 +752,20 @@ impl SocketPath {
         }
     }
 
-    /// What the daemon sent before it closed the connection.
-    fn last_words(&mut self, machine: &mut impl Machine) -> Option<Ended> {
-        let State::Up(connection) = &mut self.state else { return None };
-        while let Ok(1..) = connection.read(&mut machine.target()) {
-            if let Err(ended) = machine.received() {
-                return Some(ended);
+    /// What the daemon sent before it closed the connection, and whether it has: one that stops closes it for reading first.
+    fn last_words(&mut self, machine: &mut impl Machine) -> (Option<Ended>, bool) {
+        let State::Up(connection) = &mut self.state else { return (None, false) };
+        loop {
+            match connection.read(&mut machine.target()) {
+                Ok(0) => return (None, true),
+                Ok(_) => {
+                    if let Err(ended) = machine.received() {
+                        return (Some(ended), false);
+                    }
+                }
+                Err(error) => return (None, error.kind() != io::ErrorKind::WouldBlock),
             }
         }
-        None
     }
 }
 

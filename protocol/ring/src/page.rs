@@ -4,7 +4,7 @@ use crate::doorbell::{Doorbell, Ringer};
 use crate::reader::Corrupt;
 use crate::words::{Words, WordsMut};
 use crate::writer::Published;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 
 /// Bytes of the memory of a page.
 pub const PAGE_BYTES: usize = 4096;
@@ -17,6 +17,8 @@ mod at {
     pub(super) const MAGIC: usize = 0;
     pub(super) const ARMED: usize = 16;
     pub(super) const CALLS: usize = 17;
+    pub(super) const LEFT: usize = 18;
+    pub(super) const RELAYS: usize = 19;
     pub(super) const POSITION: usize = 32;
     pub(super) const RECEIVED: usize = 33;
     pub(super) const LOST: usize = 34;
@@ -65,10 +67,24 @@ impl<W: WordsMut> PageWriter<W> {
         self.doorbell.disarm();
     }
 
-    /// Requests that the writer of the ring looks at its socket. What is there must have been written before.
+    /// Requests that the writer of the ring looks at its socket. What is there must have been written before, or the daemon that serves both is
+    /// gone.
     pub fn call(&mut self) {
         self.calls = self.calls.wrapping_add(1);
         self.doorbell.words().store(at::CALLS, self.calls, Release);
+    }
+
+    /// Notes that the reader reads what is in the ring now, and nothing after that: either it finds a record that was published, or the writer
+    /// [finds](PageReader::has_left) after publishing it that the reader has left.
+    pub fn leave(&mut self) {
+        let words = self.doorbell.words();
+        words.store(at::LEFT, 1, Relaxed);
+        words.fence(SeqCst);
+    }
+
+    /// Notes whether the reader passes records on to others. Only the daemon does.
+    pub fn set_relaying(&mut self, relays: bool) {
+        self.doorbell.words().store(at::RELAYS, relays.into(), Release);
     }
 
     /// Notes that the reader has reached `position`, after it has copied and lost so many more records.
@@ -124,6 +140,16 @@ impl<W: Words> PageReader<W> {
     pub fn is_called(&mut self) -> bool {
         let calls = self.ringer.words().load(at::CALLS, Acquire);
         std::mem::replace(&mut self.calls, calls) != calls
+    }
+
+    /// Whether the reader [has left](PageWriter::leave), and may have done so before it found the last record.
+    pub fn has_left(&self, _: &Published) -> bool {
+        self.ringer.words().load(at::LEFT, Relaxed) != 0
+    }
+
+    /// Whether the reader passes records on to others.
+    pub fn is_relaying(&self) -> bool {
+        self.ringer.words().load(at::RELAYS, Acquire) != 0
     }
 
     /// What the reader has done.

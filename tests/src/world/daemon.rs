@@ -4,7 +4,7 @@ use super::memory::{Counts, Descriptor, Doorbell, Memory, Shared};
 use super::pipe::{DaemonEnd, Pipe};
 use super::tap::{Input as Tapped, Tap};
 use super::{Client, Faults, payload_of};
-use crate::model::{Channel, Cursor, Mark};
+use crate::model::{Channel, Cursor, Heard, Mark};
 use broadcaster_broker::{Broker, ConnId, Limits, Moment, RingId};
 use broadcaster_protocol::control::{Control, Refused, RefusedCode, Selector};
 use broadcaster_ring::{Reader, Start};
@@ -66,6 +66,8 @@ pub(super) struct Joined {
     lost: u64,
     /// The retained messages of each channel that have arrived last, from all daemons, as far as the client remembers them.
     seen: BTreeMap<ChannelName, VecDeque<Mark>>,
+    /// The messages that have arrived over earlier connections.
+    heard: BTreeMap<ChannelName, Heard>,
     /// Messages of different senders may overtake each other.
     is_loose: bool,
 }
@@ -136,6 +138,11 @@ impl Joined {
         self.seen = seen;
     }
 
+    /// What is known of the channel from earlier connections.
+    pub(super) fn heard(&mut self, name: &ChannelName) -> &mut Heard {
+        self.heard.entry(name.clone()).or_default()
+    }
+
     /// A message has arrived; `replayed` if it was announced as such, and `retained` if its sender has requested that.
     pub(super) fn received(
         &mut self,
@@ -146,11 +153,13 @@ impl Joined {
         replayed: bool,
     ) -> Result<(), String> {
         let seen = self.seen.get(name).cloned().unwrap_or_default();
-        let cursor = self.cursor(name).ok_or_else(|| format!("{mark:?} of {name}, which it has not joined"))?;
+        let heard = self.heard.get(name).cloned().unwrap_or_default();
+        let cursor =
+            self.cursor(name, channel).ok_or_else(|| format!("{mark:?} of {name}, which it has not joined"))?;
         let seen_before = |mark: &Mark| seen.contains(mark);
         match replayed {
             true => cursor.received_again(mark, seen_before)?,
-            false => cursor.received(channel, mark, seen_before)?,
+            false => cursor.received(channel, mark, seen_before, &heard)?,
         }
         let most = self.subscriptions.values().map(|&(_, replay)| replay).max().unwrap_or(0) as usize;
         if retained && most > 0 {
@@ -172,11 +181,12 @@ impl Joined {
     }
 
     /// The listener's position in the channel, if it receives it.
-    pub(super) fn cursor(&mut self, name: &ChannelName) -> Option<&mut Cursor> {
+    pub(super) fn cursor(&mut self, name: &ChannelName, channel: &Channel) -> Option<&mut Cursor> {
         let seen = self.seen.get(name).cloned().unwrap_or_default();
+        let heard = self.heard.get(name).cloned().unwrap_or_default();
         while let cursors = self.cursors(name)
             && cursors.len() > 1
-            && cursors.front().is_some_and(|cursor| cursor.is_over(|mark| seen.contains(mark)))
+            && cursors.front().is_some_and(|cursor| cursor.is_over(channel, |mark| seen.contains(mark), &heard))
             && let Some(over) = cursors.pop_front()
         {
             self.received += over.received_count();
@@ -200,7 +210,8 @@ impl Joined {
     /// If it has not.
     pub(super) fn check_complete(&mut self, name: &ChannelName, channel: &Channel) -> Result<(), String> {
         let seen = self.seen.get(name).cloned().unwrap_or_default();
-        self.cursors(name).iter().try_for_each(|cursor| cursor.rest(channel, |mark| seen.contains(mark)))
+        let heard = self.heard.get(name).cloned().unwrap_or_default();
+        self.cursors(name).iter().try_for_each(|cursor| cursor.rest(channel, |mark| seen.contains(mark), &heard))
     }
 }
 
@@ -341,7 +352,7 @@ impl Daemon {
         self.served.clear();
         self.watched.clear();
         // Their listeners read what is published until they find out.
-        self.rings.iter_mut().for_each(|ring| ring.conn = None);
+        self.rings.iter_mut().for_each(|ring| (ring.conn, ring.has_ended) = (None, true));
         self.accepted.push(BTreeMap::new());
         let pid = u32::try_from(self.accepted.len()).unwrap_or(u32::MAX);
         self.driver = Driver::new(Broker::new(self.limits.clone(), UID, pid, "world", self.now));
@@ -578,7 +589,8 @@ impl Daemon {
         if served.channel.is_none() {
             messages = 0; // replies of a listener, which their requesters check
         }
-        let (tap, accepted) = (&mut *served.tap.borrow_mut(), &mut self.accepted[number]);
+        let (earlier, accepted) = self.accepted.split_at_mut(number);
+        let (tap, accepted) = (&mut *served.tap.borrow_mut(), &mut accepted[0]);
         while let Some(input) = tap.unhandled.pop_front() {
             match (input, &served.channel) {
                 (Tapped::Message(mark, payload, keep), Some(name)) if messages > 0 => {
@@ -588,6 +600,9 @@ impl Daemon {
                     if payload != payload_of(mark.sequence, payload.len()) {
                         return Err(format!("{mark:?} reaches the daemon with another payload: {payload:?}"));
                     }
+                    let has_survived =
+                        earlier.iter().filter_map(|accepted| accepted.get(name)).any(|channel| channel.is_stray(mark));
+                    self.faults.borrow_mut().survived += u64::from(has_survived);
                     let channel = accepted.entry(name.clone()).or_default();
                     channel.accept(mark)?;
                     if let Some(keep) = keep {

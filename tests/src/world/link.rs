@@ -173,7 +173,9 @@ impl Link for WorldLink<'_> {
 
     fn read_answer(&mut self, machine: &mut impl Machine) -> Transfer<()> {
         self.count_read();
-        if self.must_pause() {
+        // The end of a connection shows at once.
+        let has_ended = self.connected.as_ref().is_some_and(|connected| connected.pipe.borrow().daemon_left);
+        if self.must_pause() && !has_ended {
             return Transfer::Wait(());
         }
         match self.fill(machine) {
@@ -189,6 +191,10 @@ impl Link for WorldLink<'_> {
 
     fn lose(&mut self, machine: &mut impl Machine, loss: Loss) -> Result<(), Never> {
         self.goodbye |= loss == Loss::Ended(Ended::Goodbye);
+        let is_closed = |connected: &Connected| connected.pipe.borrow().daemon_left;
+        if loss == Loss::Closed && self.connected.as_ref().is_some_and(is_closed) {
+            machine.abandoned();
+        }
         self.drop_connection(machine);
         Ok(())
     }

@@ -322,6 +322,14 @@ impl Bell for WorldBell {
     fn is_called(&mut self) -> bool {
         self.page.is_called()
     }
+
+    fn has_left(&self, published: &Published) -> bool {
+        self.page.has_left(published)
+    }
+
+    fn is_relaying(&self) -> bool {
+        self.page.is_relaying()
+    }
 }
 
 /// A ring that a listener reads, with the listener's page.
@@ -362,6 +370,14 @@ impl RingInput for Followed {
 
     fn disarm(&mut self) {
         self.reader.disarm();
+    }
+
+    fn call_sender(&mut self) {
+        self.reader.call_sender();
+    }
+
+    fn leave(&mut self) {
+        self.reader.leave();
     }
 }
 

@@ -11,7 +11,7 @@ mod memory;
 mod pipe;
 mod tap;
 
-use crate::model::{Channel, Mark};
+use crate::model::{Channel, Heard, Mark};
 use broadcaster_broker::{Broker, Limits, Moment};
 use broadcaster_protocol::control::Overflow;
 use daemon::{Connected, Daemon};
@@ -94,11 +94,20 @@ struct Participant {
     connected: Option<Connected>,
     /// It has left for good.
     gone: bool,
-    /// Totals over all daemons that it has met.
-    received: u64,
-    lost: u64,
+    /// Its connections that have ended, by their numbers. What it reads from rings may belong to one of them.
+    ended: BTreeMap<u64, Ended>,
+    /// What it knows of each channel from all connections.
+    heard: BTreeMap<ChannelName, Heard>,
     /// The retained messages that it has received last, between two connections.
     seen: BTreeMap<ChannelName, VecDeque<Mark>>,
+}
+
+/// A connection that has ended.
+#[derive(Debug)]
+struct Ended {
+    connected: Connected,
+    /// In an orderly stop: everything that its daemon has accepted arrives in the end, at the latest from rings.
+    is_complete: bool,
 }
 
 impl Participant {
@@ -173,6 +182,8 @@ pub struct Faults {
     pub links_refused: u64,
     /// Subscriptions while another listener was being introduced to a sender.
     pub joined_during_introduction: u64,
+    /// Messages that were published in a ring when its daemon was gone, and that the next one has accepted.
+    pub survived: u64,
 }
 
 impl AddAssign for Faults {
@@ -200,6 +211,7 @@ impl AddAssign for Faults {
         self.relayed += more.relayed;
         self.links_refused += more.links_refused;
         self.joined_during_introduction += more.joined_during_introduction;
+        self.survived += more.survived;
     }
 }
 
@@ -374,8 +386,15 @@ impl World {
 
     fn add(&mut self, role: Role) -> Client {
         let pid = self.next_pid();
-        let participant =
-            Participant { role, pid, connected: None, gone: false, received: 0, lost: 0, seen: BTreeMap::new() };
+        let participant = Participant {
+            role,
+            pid,
+            connected: None,
+            gone: false,
+            ended: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            seen: BTreeMap::new(),
+        };
         self.participants.push(participant);
         Client(self.participants.len() - 1)
     }
@@ -537,9 +556,15 @@ impl World {
     pub fn tally(&self, client: Client) -> Tally {
         let participant = &self.participants[client.0];
         let Role::Listener { gaps, .. } = &participant.role else { return Tally::default() };
-        let present = participant.connected.as_ref().map(|connected| connected.joined.borrow().totals());
-        let (received, lost) = present.unwrap_or_default();
-        Tally { received: participant.received + received, lost: participant.lost + lost, gaps: *gaps }
+        let ended = participant.ended.values().map(|ended| &ended.connected);
+        let totals = ended.chain(&participant.connected).map(|connected| connected.joined.borrow().totals());
+        let (received, lost) = totals.fold((0, 0), |sum, (received, lost)| (sum.0 + received, sum.1 + lost));
+        Tally { received, lost, gaps: *gaps }
+    }
+
+    /// How many different messages have arrived at the listener.
+    pub fn arrived(&self, client: Client) -> usize {
+        self.participants[client.0].heard.values().map(|heard| heard.marks.len()).sum()
     }
 
     /// What has happened so far.
@@ -681,17 +706,19 @@ impl World {
             && let Some(connected) = &self.participants[client.0].connected
         {
             let connected = connected.clone();
-            connected.joined.borrow_mut().set_seen(std::mem::take(&mut self.participants[client.0].seen));
+            let participant = &mut self.participants[client.0];
+            let joined = &mut *connected.joined.borrow_mut();
+            joined.set_seen(std::mem::take(&mut participant.seen));
+            participant.heard.iter().for_each(|(name, heard)| *joined.heard(name) = heard.clone());
         }
         if let Some(connected) = before.filter(|_| lost) {
-            self.check_kept(client, &connected);
-            if goodbye {
+            let has_rings = self.daemon.ring_words.is_some();
+            self.ended(client, &connected, goodbye && has_rings);
+            self.check_kept(client);
+            if goodbye && !has_rings {
                 self.check_complete(client, &connected);
             }
-            let (received, lost) = connected.joined.borrow().totals();
-            let participant = &mut self.participants[client.0];
-            participant.seen = connected.joined.borrow_mut().take_seen();
-            (participant.received, participant.lost) = (participant.received + received, participant.lost + lost);
+            self.participants[client.0].seen = connected.joined.borrow_mut().take_seen();
             self.note(format!("{client:?} has lost its connection"));
         }
         match event {
@@ -706,8 +733,17 @@ impl World {
         }
     }
 
+    /// The connection of the client has ended.
+    fn ended(&mut self, client: Client, connected: &Connected, is_complete: bool) {
+        let participant = &mut self.participants[client.0];
+        if let Role::Listener { subscriber, .. } = &participant.role {
+            let ended = Ended { connected: connected.clone(), is_complete };
+            participant.ended.insert(subscriber.connection(), ended);
+        }
+    }
+
     /// Checks what a listener that waited for an answer had received before its connection ended.
-    fn check_kept(&mut self, client: Client, connected: &Connected) {
+    fn check_kept(&mut self, client: Client) {
         loop {
             let Role::Listener { subscriber, .. } = &mut self.participants[client.0].role else { return };
             let event = match subscriber.poll_next() {
@@ -716,7 +752,7 @@ impl World {
                 Ok(Received::Nothing) => return,
                 Err(ended) => panic!("{client:?}: {ended:?} without a connection"),
             };
-            if let Err(problem) = self.check(client, event, Some(connected)) {
+            if let Err(problem) = self.check(client, event, None) {
                 panic!("{client:?}: {problem}");
             }
         }
@@ -735,12 +771,23 @@ impl World {
             Event::Lagged(Some(count)) => Some(count),
             Event::Frame => None,
         };
-        let Some(connected) = connected else { return Err(format!("{event:?} without a connection")) };
+        let ended = participant.ended.get(&subscriber.origin()).map(|ended| &ended.connected);
+        let Some(connected) = ended.or(connected) else { return Err(format!("{event:?} without a connection")) };
         let name = channel.ok_or("no channel is named")?;
         let joined = &mut *connected.joined.borrow_mut();
+        let empty = Channel::default();
+        let accepted = self.daemon.accepted(connected.daemon, &name).unwrap_or(&empty);
         if let Some(count) = count {
-            let cursor = joined.cursor(&name).ok_or_else(|| format!("{event:?} of {name}, which it has not joined"))?;
+            let cursor = joined
+                .cursor(&name, accepted)
+                .ok_or_else(|| format!("{event:?} of {name}, which it has not joined"))?;
             cursor.lagged(count);
+            if ended.is_some() {
+                participant.heard.entry(name.clone()).or_default().lost += count;
+                if let Some(present) = &participant.connected {
+                    present.joined.borrow_mut().heard(&name).lost += count;
+                }
+            }
             return Ok(());
         }
         let frame = subscriber.frame().ok_or("no frame was found")?;
@@ -748,8 +795,6 @@ impl World {
         if frame.payload != payload_of(sequence, frame.payload.len()) {
             return Err(format!("message {sequence} of {sender:x} has another payload: {:?}", frame.payload));
         }
-        let empty = Channel::default();
-        let accepted = self.daemon.accepted(connected.daemon, &name).unwrap_or(&empty);
         if let Some(address) = frame.metadata.reply_address() {
             // The requester checks that it is the one to which this goes.
             let payload = [sender.to_le_bytes(), address.number.to_le_bytes()].concat();
@@ -758,8 +803,16 @@ impl World {
         }
         let (retained, replayed) = (subscriber.is_retained(), subscriber.is_replayed());
         self.daemon.faults.borrow_mut().replayed += u64::from(replayed);
-        let received = joined.received(&name, accepted, Mark { sender, sequence }, retained, replayed);
-        received.map_err(|problem| format!("{name}: {problem}"))
+        let mark = Mark { sender, sequence };
+        joined.received(&name, accepted, mark, retained, replayed).map_err(|problem| format!("{name}: {problem}"))?;
+        if !replayed {
+            participant.heard.entry(name.clone()).or_default().marks.insert(mark);
+        }
+        // Over the present connection, it must not arrive again.
+        if let Some(present) = participant.connected.as_ref().filter(|_| ended.is_some()) {
+            present.joined.borrow_mut().heard(&name).marks.insert(mark);
+        }
+        Ok(())
     }
 
     /// Everything that the daemon accepted has reached the client, or a report of its loss.
@@ -772,13 +825,11 @@ impl World {
         }
     }
 
-    /// Adds what the client has received on its present connection to its totals, and ends the connection.
+    /// Ends the connection of the client.
     fn disconnect(&mut self, client: Client) {
-        let tally = self.tally(client);
-        let participant = &mut self.participants[client.0];
-        (participant.received, participant.lost) = (tally.received, tally.lost);
-        if let Some(connected) = participant.connected.take() {
+        if let Some(connected) = self.participants[client.0].connected.take() {
             connected.pipe.borrow_mut().client_left = true;
+            self.ended(client, &connected, false);
         }
     }
 
@@ -797,7 +848,9 @@ impl World {
                 }
                 (Role::Listener { stalled: true, .. }, _) => {}
                 (Role::Listener { gaps, gaps_due, has_changed, .. }, Some(connected)) => {
-                    self.check_complete(Client(at), connected);
+                    let ended = participant.ended.values().filter(|ended| ended.is_complete);
+                    let complete = ended.map(|ended| &ended.connected).chain([connected]);
+                    complete.for_each(|connected| self.check_complete(Client(at), connected));
                     // What a listener has left in between, or has not joined yet, leaves no gap.
                     if gaps != gaps_due && !has_changed {
                         problems.insert(format!("{gaps} of {gaps_due} gaps were reported to listener {at}"));
@@ -812,6 +865,9 @@ impl World {
     }
 
     fn note(&mut self, line: String) {
+        if std::env::var("TR").is_ok() {
+            eprintln!("T {line}");
+        }
         if self.trace.len() == TRACE_MAX {
             self.trace.pop_front();
         }
@@ -933,7 +989,9 @@ fn send(publisher: &mut Publisher, load: &mut Load, link: &mut WorldLink<'_>) ->
         load.to_send -= 1;
         return true;
     }
-    let is_direct = !load.batch && publisher.waiting_bytes() == 0;
+    // What waits for the next daemon may be in a ring as well, and then more may follow.
+    let goes_on = !publisher.is_ready() && link.rng.bool();
+    let is_direct = !load.batch && (publisher.waiting_bytes() == 0 || goes_on);
     if !(is_direct || (load.to_send > 0 && stray == Some(Stray::Retained))) {
         if publisher.waiting_bytes() == 0 {
             // Nothing to write yet: at least the connection must be made before the next message is fed.

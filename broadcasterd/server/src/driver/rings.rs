@@ -389,6 +389,7 @@ impl<S: Socket> Driver<S> {
     pub(super) fn set_relayed(&mut self, id: RingId, from: Option<Cursor>) {
         let Some(ring) = self.shared.rings.get_mut(&id) else { return };
         ring.is_relayed = from.is_some();
+        ring.page.set_relaying(ring.is_relayed);
         ring.page.disarm();
         if let (Some(from), Memory::Begun(intake)) = (from, &mut ring.memory) {
             intake.seek(from);

@@ -10,7 +10,9 @@ use crate::{ChannelName, ChannelPattern};
 use broadcaster_protocol::control::{self, Control, OfferLink, Overflow, Prepare, Prepared, Welcome, capability, kind};
 use broadcaster_protocol::limits::{PAYLOAD_BYTES_MAX, PROTOCOL_MAX};
 use broadcaster_protocol::{ChannelId, Decoder, Header, Item, SenderId};
-use broadcaster_ring::{HEADER_WORDS, Intake, PAGE_BYTES, PageReader, PageWriter, Sample, Start, WordsMut, Writer};
+use broadcaster_ring::{
+    HEADER_WORDS, Intake, PAGE_BYTES, PageReader, PageWriter, Published, Sample, Start, WordsMut, Writer,
+};
 use bytes::{BufMut, BytesMut};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -46,11 +48,15 @@ impl Sender {
 
     /// Publishes so many messages of 8 bytes, which take 3 words each.
     fn publish(&mut self, messages: u64) {
+        let _ = self.published(messages);
+    }
+
+    fn published(&mut self, messages: u64) -> Published {
         for _ in 0..messages {
             self.writer.push(1, b"", &self.next.to_le_bytes()).expect("fits");
             self.next += 1;
         }
-        let _ = self.writer.publish();
+        self.writer.publish()
     }
 
     /// Overwrites the newest record with what no record can be.
@@ -268,6 +274,18 @@ impl World {
     fn arrive_message(&mut self, id: u32, sequence: u64) {
         let header = Header::publish(ChannelId(id), SenderId::new(8, 8), sequence, 0);
         self.connection.arrived.extend_from_slice(header.as_bytes());
+    }
+
+    /// The same, of the sender of the link with this number.
+    fn arrive_message_of(&mut self, link: u32, id: u32, sequence: u64) {
+        let header = Header::publish(ChannelId(id), SenderId::new(9, link), sequence, 8);
+        self.connection.arrived.extend_from_slice(header.as_bytes());
+        self.connection.arrived.extend_from_slice(&sequence.to_le_bytes());
+    }
+
+    /// The page of the link that was offered as this one, as its sender sees it.
+    fn page(&self, at: usize) -> PageReader<Memory> {
+        PageReader::open(Arc::clone(&self.connection.pages[at])).expect("a page")
     }
 
     /// What has arrived is read, and it is the turn of the stream.
@@ -672,27 +690,107 @@ fn a_link_without_a_stated_end_is_read_to_what_is_there() {
 }
 
 #[test]
-fn links_of_a_lost_connection_are_read_before_the_gap() {
+fn links_of_a_lost_connection_are_read_until_the_next_daemon_serves() {
     let mut world = World::on(&["a", "b"]);
-    let mut a = world.following(1, 1, 0);
-    let mut b = world.following(2, 2, 0);
+    let mut a = world.following(1, 1, 5);
+    let mut b = world.following(2, 2, 5);
     let sender = Sender::begin(0);
     world.offer(3, 1, &sender);
     assert_eq!(world.all(), []);
     assert_eq!(world.written(), [ready(3)]);
     a.publish(2);
     b.publish(50);
+    let mut called = world.page(0);
+    assert!(!called.is_called());
     world.subscriber.disconnected();
+    assert!(called.is_called(), "its sender looks at its own connection");
     let all = world.all();
-    assert_eq!(all[..2], messages(1, 0..2));
+    assert_eq!(all[..2], messages(1, 5..7));
     let Lost(lost) = all[2] else { panic!("{all:?}") };
-    assert_eq!(all[3..], messages(2, lost..50));
+    assert_eq!(all[3..], messages(2, 5 + lost..55));
+    a.publish(1);
+    assert_eq!(world.all(), messages(1, 7..8), "without a daemon");
+    world.connect();
+    a.publish(1);
+    assert_eq!(world.all(), messages(1, 8..9));
+    world.greet(&[welcome(), subscribed(0)]);
+    a.publish(1);
+    assert_eq!(world.all(), messages(1, 9..10), "the other subscription is not confirmed");
+    let published = a.published(1);
+    assert!(!called.has_left(&published));
+    world.greet(&[subscribed(1), named(1, "a"), named(2, "b")]);
+    assert_eq!(world.all(), [messages(1, 10..11), vec![Gap, Gap]].concat());
+    assert!(called.has_left(&published));
     assert!(world.subscriber.links.is_empty(), "the one that was not followed, too");
     a.publish(1);
+    assert_eq!(world.all(), [], "the next daemon delivers it");
+}
+
+#[test]
+fn what_was_received_without_a_daemon_is_not_received_again() {
+    let mut world = World::on(&["a", "b"]);
+    let mut a = world.following(1, 1, 5);
+    a.publish(2);
+    world.subscriber.disconnected();
+    a.publish(2);
     world.join(&["a", "b"]);
-    assert_eq!(world.all(), [Gap, Gap], "what was published since is a part of it");
-    world.following(1, 1, 3).publish(1);
-    assert_eq!(world.all(), messages(1, 3..4), "the next daemon counts its links anew");
+    assert_eq!(world.all(), [messages(1, 5..9), vec![Gap, Gap]].concat());
+    for sequence in [7, 8, 9, 10] {
+        world.arrive_message_of(1, 1, sequence);
+        world.arrive_message_of(1, 2, sequence);
+    }
+    // Of the other channel, and of another sender, nothing was received.
+    world.arrive_message(1, 7);
+    let found = world.all();
+    let of_a = |found: &[Found]| found.iter().filter(|&&found| found != Message(0, 7)).copied().collect::<Vec<_>>();
+    assert_eq!(
+        of_a(&found),
+        [Message(1, 7), Message(1, 8), Message(1, 9), Message(1, 9), Message(1, 10), Message(1, 10)]
+    );
+    assert!(found.contains(&Message(0, 7)));
+
+    // The next ring of the sender continues where it is.
+    let mut next = Sender::begin(11);
+    world.offer(1, 1, &next);
+    assert_eq!(world.all(), []);
+    world.arrive(&[follow(1, 0, 11)]);
+    next.publish(1);
+    assert_eq!(world.all(), messages(1, 11..12));
+}
+
+#[test]
+fn a_sender_that_begins_anew_is_received() {
+    let mut world = World::on(&["a"]);
+    let mut sender = world.following(1, 1, 5);
+    sender.publish(2);
+    world.subscriber.disconnected();
+    world.join(&["a"]);
+    assert_eq!(world.all(), [messages(1, 5..7), vec![Gap]].concat());
+    for sequence in 0..8 {
+        world.arrive_message_of(1, 1, sequence); // the id of its process was used again
+    }
+    assert_eq!(world.all(), messages(1, 0..8));
+}
+
+#[test]
+fn a_listener_finds_all_or_its_sender_finds_that_it_has_left() {
+    for leaves_first in [false, true] {
+        let mut world = World::on(&["a"]);
+        let mut sender = world.following(1, 1, 5);
+        let page = world.page(0);
+        world.subscriber.disconnected();
+        if leaves_first {
+            world.join(&["a"]);
+        }
+        let found = if leaves_first { world.all() } else { Vec::new() };
+        let published = sender.published(1);
+        let has_left = page.has_left(&published);
+        if !leaves_first {
+            world.join(&["a"]);
+        }
+        let is_found = [found, world.all()].concat().contains(&Message(1, 5));
+        assert_eq!((is_found, has_left), (!leaves_first, leaves_first));
+    }
 }
 
 #[test]
@@ -709,21 +807,51 @@ fn what_was_kept_before_the_connection_was_lost_keeps_its_place() {
     world.subscriber.disconnected();
     world.subscriber.disconnected();
     assert_eq!(world.all(), [messages(0, 9..10), messages(1, 0..2)].concat());
-    assert!(world.subscriber.links.is_empty());
+    sender.publish(1);
+    assert_eq!(world.all(), messages(1, 2..3));
 }
 
 #[test]
-fn a_sender_that_goes_on_does_not_prolong_a_lost_connection() {
+fn progress_that_a_lost_daemon_awaited_is_forgotten() {
+    let mut world = World::on(&["a"]);
+    let mut sender = world.following(1, 1, 0);
+    sender.publish(1);
+    world.arrive(&[await_progress(1, 3)]);
+    assert_eq!(world.all(), messages(1, 0..1));
+    world.arrive(&[await_progress(1, 100)]);
+    assert_eq!(world.all(), []);
+    world.written();
+    world.subscriber.disconnected();
+    sender.publish(20);
+    assert_eq!(world.all(), messages(1, 1..21));
+}
+
+#[test]
+fn a_channel_that_is_left_without_a_daemon_is_read_no_more() {
+    let mut world = World::on(&["a", "b"]);
+    let mut a = world.following(1, 1, 0);
+    let mut b = world.following(2, 2, 0);
+    world.subscriber.disconnected();
+    world.subscriber.unsubscribe(&to("a").selector).expect("it has joined");
+    a.publish(1);
+    b.publish(1);
+    assert_eq!(world.all(), messages(2, 0..1));
+}
+
+#[test]
+fn a_sender_that_goes_on_does_not_keep_its_listener_from_the_next_daemon() {
     let mut world = World::on(&["a"]);
     let mut sender = world.following(1, 1, 0);
     sender.publish(1);
     world.subscriber.disconnected();
+    world.join(&["a"]);
     let mut received = 0;
-    while world.poll().expect("well formed").is_some() {
+    while world.poll().expect("well formed") != Some(Gap) {
         received += 1;
         sender.publish(1);
         assert!(received < 100, "it ends");
     }
+    assert!(received >= 1);
 }
 
 #[test]

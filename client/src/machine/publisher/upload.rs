@@ -1,6 +1,7 @@
 //! How the messages of one channel reach the daemon and those listeners that read rings: over the connection, or through a ring in shared
 //! memory. It never reads or writes a connection.
 
+use super::surviving::Surviving;
 use super::{Place, Publication, Publisher, State};
 use crate::machine::credit::Balance;
 use crate::machine::frames::{Body, Frames};
@@ -63,11 +64,11 @@ pub(super) struct Upload {
     counted: u32,
     /// Since when the channel has been busy, perhaps.
     began: Option<Instant>,
-    phase: Phase,
+    pub(super) phase: Phase,
 }
 
 #[derive(Debug)]
-enum Phase {
+pub(super) enum Phase {
     /// Messages are written to the connection.
     Socket,
     /// The same. A ring is to be made once the daemon reads descriptors.
@@ -78,17 +79,19 @@ enum Phase {
     Offered(Box<dyn RingOutput>),
     /// Messages are in the ring.
     Active(Box<Active>),
+    /// Messages are written to the connection, once there is one. The listeners of this ring receive them from it as well.
+    Surviving(Box<Surviving>),
 }
 
 #[derive(Debug)]
-struct Active {
+pub(super) struct Active {
     ring: Box<dyn RingOutput>,
     /// The sequence number of its first message.
     first: u64,
     /// The daemon as a reader.
     relay: Box<dyn Bell>,
-    /// The listeners that read it, by the numbers of their links.
-    links: Vec<(u32, Box<dyn Bell>)>,
+    /// The listeners that read it.
+    links: Vec<Linked>,
     /// What announces the ring was written: messages may be published.
     begun: bool,
     /// Batches that were published since the connection was read.
@@ -96,6 +99,19 @@ struct Active {
     /// How urgently the daemon was requested to grant credit, since it did.
     called: Called,
 }
+
+/// A listener that reads a ring.
+#[derive(Debug)]
+struct Linked {
+    /// The number of its link.
+    number: u32,
+    bell: Box<dyn Bell>,
+    /// It has lost its connection. If that is not because the daemon is gone, the daemon ends the link.
+    has_called: bool,
+}
+
+/// See [`Active::into_parts`].
+type Parts = (Box<dyn RingOutput>, Box<dyn Bell>, Vec<Box<dyn Bell>>);
 
 /// How a publisher with backpressure has called the daemon, which is not woken by what is published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -210,7 +226,51 @@ impl Upload {
     fn active(&mut self) -> Option<&mut Active> {
         match &mut self.phase {
             Phase::Active(active) => Some(active),
-            Phase::Socket | Phase::Announced | Phase::Unsent(_) | Phase::Offered(_) => None,
+            Phase::Socket | Phase::Announced | Phase::Unsent(_) | Phase::Offered(_) | Phase::Surviving(_) => None,
+        }
+    }
+
+    /// The connection is gone; with the daemon, if it was `abandoned`. `waiting` are the messages that were not put into the ring, and
+    /// `next` is the sequence number of the first of them.
+    pub(super) fn disconnected(&mut self, abandoned: bool, waiting: &Frames, next: u64) {
+        let surviving = match std::mem::take(self).phase {
+            Phase::Active(active) if abandoned => Surviving::new(*active, next).and_then(|mut ring| {
+                let mut is_in = true;
+                waiting.take_while(|body| {
+                    is_in = ring.push(body);
+                    is_in
+                });
+                (is_in && ring.publish()).then(|| Box::new(ring))
+            }),
+            Phase::Surviving(ring) => Some(ring),
+            Phase::Active(_) | Phase::Socket | Phase::Announced | Phase::Unsent(_) | Phase::Offered(_) => None,
+        };
+        if let Some(surviving) = surviving {
+            (self.phase, self.due) = (Phase::Surviving(surviving), 0);
+        }
+    }
+
+    /// The channel is open on a connection on which rings may be offered if `rings` states so.
+    fn opened(&mut self, rings: Rings) {
+        let surviving = self.take_surviving(rings);
+        *self = Self::new(rings);
+        if let Some(mut ring) = surviving {
+            ring.serve();
+            (self.phase, self.due) = (Phase::Surviving(ring), 0);
+        }
+    }
+
+    /// Takes the ring that has survived, if there is one.
+    pub(super) fn take_surviving(&mut self, rings: Rings) -> Option<Box<Surviving>> {
+        match std::mem::replace(&mut self.phase, Phase::Socket) {
+            Phase::Surviving(ring) => {
+                self.wait(rings);
+                Some(ring)
+            }
+            phase => {
+                self.phase = phase;
+                None
+            }
         }
     }
 
@@ -244,6 +304,11 @@ impl Upload {
 }
 
 impl Active {
+    /// The ring, the daemon, and the listeners by the numbers of their links. `None` if no reader knows of the ring.
+    pub(super) fn into_parts(self) -> Option<Parts> {
+        self.begun.then(|| (self.ring, self.relay, self.links.into_iter().map(|link| link.bell).collect()))
+    }
+
     /// Calls the daemon, which grants credit, when half of the credit is used up and when there is none left.
     #[inline]
     fn call(&mut self, balance: Balance) {
@@ -269,10 +334,10 @@ impl Active {
     /// Wakes the readers that sleep.
     #[inline]
     fn wake(&mut self, published: &Published, frames: &mut Frames) -> bool {
-        self.links.retain_mut(|(link, bell)| {
-            let is_usable = bell.ring(published);
+        self.links.retain_mut(|link| {
+            let is_usable = link.bell.ring(published);
             if !is_usable {
-                frames.append_control(&unlink(*link));
+                frames.append_control(&unlink(link.number));
             }
             is_usable
         });
@@ -305,7 +370,7 @@ impl Uploads {
     pub(super) fn accepted(&self, publications: &[Publication]) -> Vec<(Place, u64)> {
         let active = self.places.iter().filter_map(|&place| match &publications[place.0].upload.phase {
             Phase::Active(active) => Some((place, active.first, &active.relay)),
-            Phase::Socket | Phase::Announced | Phase::Unsent(_) | Phase::Offered(_) => None,
+            Phase::Socket | Phase::Announced | Phase::Unsent(_) | Phase::Offered(_) | Phase::Surviving(_) => None,
         });
         let ending = self.ending.iter().map(|(place, first, relay)| (*place, *first, relay));
         ending.chain(active).map(|(place, first, relay)| (place, first.saturating_add(relay.counted()))).collect()
@@ -329,7 +394,7 @@ impl Publisher {
     pub(super) fn begin_upload(&mut self, place: Place) {
         use crate::machine::Machine;
         if self.wants_rings() && self.session.has_rings() {
-            self.publications[place.0].upload = Upload::new(self.uploads.rings);
+            self.publications[place.0].upload.opened(self.uploads.rings);
         }
     }
 
@@ -345,7 +410,7 @@ impl Publisher {
     #[inline]
     pub(in crate::machine) fn is_step_due(&self, place: Place) -> bool {
         let upload = &self.publications[place.0].upload;
-        !upload.is_quiet() && !upload.is_active()
+        !upload.is_quiet() && !matches!(upload.phase, Phase::Active(_) | Phase::Surviving(_))
     }
 
     /// What is to be done towards a ring for the channel, which is open. Everything was written. `now` is called now and then.
@@ -389,7 +454,7 @@ impl Publisher {
                 upload.due = ANSWER_MESSAGES;
                 NextStep::Look
             }
-            Phase::Active(_) => NextStep::Nothing,
+            Phase::Active(_) | Phase::Surviving(_) => NextStep::Nothing,
         }
     }
 
@@ -497,7 +562,7 @@ impl Publisher {
         let Some(active) = self.publications[place.0].upload.active() else { return };
         match bell {
             Some(bell) if active.links.len() < LINKS_MAX => {
-                active.links.push((link, bell));
+                active.links.push(Linked { number: link, bell, has_called: false });
                 self.frames.append_control(&LinkAdded { link, extensions: Vec::new() }.into());
             }
             Some(_) | None => self.frames.append_control(&unlink(link)),
@@ -508,17 +573,22 @@ impl Publisher {
     pub(in crate::machine) fn remove_link(&mut self, link: u32) {
         for &Place(at) in &self.uploads.places {
             if let Some(active) = self.publications[at].upload.active() {
-                active.links.retain(|&(other, _)| other != link);
+                active.links.retain(|other| other.number != link);
             }
         }
     }
 
-    /// Whether what the daemon has sent is to be read before the next message is published, or after the last: it has requested that, or
-    /// the end of the connection would go unnoticed. True once.
+    /// Whether what the daemon has sent is to be read before the next message is published, or after the last: it has requested that, or the end of
+    /// the connection would go unnoticed. True once, and whenever a listener has lost its connection, perhaps together with this one.
     #[inline]
     pub(in crate::machine) fn must_look(&mut self, place: Place) -> bool {
         let Some(active) = self.publications[place.0].upload.active() else { return false };
-        let must = active.relay.is_called() || active.unread >= UNREAD_MAX || self.uploads.loss.is_some();
+        let mut must = active.relay.is_called();
+        for link in &mut active.links {
+            link.has_called |= link.bell.is_called();
+            must |= link.has_called;
+        }
+        let must = must || active.unread >= UNREAD_MAX || self.uploads.loss.is_some();
         if must {
             active.unread = 0;
         }

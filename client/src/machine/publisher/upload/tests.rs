@@ -1,3 +1,5 @@
+mod surviving;
+
 use super::*;
 use crate::ChannelName;
 use crate::machine::send::look;
@@ -119,6 +121,14 @@ impl Bell for SimulatedBell {
         self.calls_seen = self.reader.calls.load(Ordering::Relaxed);
         self.page.is_called() || is_answered
     }
+
+    fn has_left(&self, published: &Published) -> bool {
+        self.page.has_left(published)
+    }
+
+    fn is_relaying(&self) -> bool {
+        self.page.is_relaying()
+    }
 }
 
 impl Drop for SimulatedBell {
@@ -239,6 +249,9 @@ struct Bus {
     /// Bytes of credit that each call to a ring is answered with, at once; 0: it is not.
     answers_calls: u64,
     calls_answered: usize,
+    /// The id that it gives the sender.
+    sender: u64,
+    payload_bytes_max: u32,
 }
 
 impl Bus {
@@ -270,6 +283,8 @@ impl Bus {
             rings_made: 0,
             answers_calls: 0,
             calls_answered: 0,
+            sender: 77,
+            payload_bytes_max: 1 << 20,
         }
     }
 
@@ -308,7 +323,13 @@ impl Bus {
             Control::Hello(hello) => {
                 let Control::Welcome(welcome) = welcome() else { unreachable!("a welcome") };
                 assert!(hello.capabilities == 0 || self.has_rings);
-                return self.answer(Welcome { capabilities: u64::from(self.has_rings), ..welcome });
+                let (capabilities, sender) = (u64::from(self.has_rings), self.sender);
+                return self.answer(Welcome {
+                    capabilities,
+                    sender,
+                    payload_bytes_max: self.payload_bytes_max,
+                    ..welcome
+                });
             }
             Control::Open(open) => {
                 let (name, next, id) = (open.channel.clone(), open.next_sequence, self.next_id);
@@ -553,6 +574,9 @@ impl Link for Bus {
     fn lose(&mut self, machine: &mut impl Machine, loss: Loss) -> Result<(), Ended> {
         if loss == Loss::Ended(Ended::Goodbye) {
             machine.accepted();
+        }
+        if loss == Loss::Closed {
+            machine.abandoned();
         }
         machine.disconnected();
         self.break_off();
