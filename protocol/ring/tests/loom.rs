@@ -5,7 +5,10 @@
 //! ```
 #![cfg(loom)]
 
-use broadcaster_ring::{Doorbell, HEADER_WORDS, Poll, Reader, Ringer, Start, Words, WordsMut, Writer};
+use broadcaster_ring::{
+    Corrupt, Cursor, Doorbell, HEADER_WORDS, PageReader, PageWriter, Poll, Reader, Ringer, Sample, Start, Words,
+    WordsMut, Writer,
+};
 use bytes::BytesMut;
 use loom::sync::atomic::{AtomicU64, Ordering, fence};
 use loom::sync::{Arc, Condvar, Mutex};
@@ -309,6 +312,112 @@ fn a_writer_that_dies_between_two_stores_leaves_what_it_has_published() {
             assert_eq!(before.counted() + after.counted(), published, "{before:?} {after:?}");
         });
     }
+}
+
+#[test]
+fn a_ring_that_begins_is_complete_as_soon_as_it_is_one() {
+    check(|| {
+        let memory = Memory::new();
+        let words = memory.clone();
+        let writing = thread::spawn(move || drop(Writer::new(words, 7)));
+        match Reader::open(memory, Start::Oldest) {
+            Ok(reader) => assert_eq!(reader.cursor(), Cursor { position: 0, sequence: 7 }),
+            Err(error) => assert!(matches!(error, Corrupt::Magic { found: 0, .. }), "{error}"),
+        }
+        writing.join().expect("no panic");
+    });
+}
+
+#[test]
+fn the_bytes_of_all_frames_include_those_that_were_read() {
+    /// Of a header and a payload.
+    const FRAME_BYTES: u64 = 28 + 8;
+    check(|| {
+        let memory = Memory::new();
+        let (mut writer, mut reader) = ring(memory.clone(), &memory, 0);
+        let writing = thread::spawn(move || (0..2).for_each(|_| push_and_publish(&mut writer)));
+        let before = read(&mut reader, 2, ALL);
+        let bytes = reader.frame_bytes();
+        assert!(bytes >= before.received * FRAME_BYTES, "{bytes} bytes, {before:?}");
+        writing.join().expect("no panic");
+        assert_eq!(reader.frame_bytes(), 2 * FRAME_BYTES);
+    });
+}
+
+/// The words of a page that are in use. The others do not exist.
+const PAGE: [usize; 7] = [0, 16, 17, 32, 33, 34, 63];
+
+/// The memory of a page.
+#[derive(Clone)]
+struct Page(Arc<Vec<AtomicU64>>);
+
+impl Page {
+    fn new() -> Self {
+        Self(Arc::new(PAGE.iter().map(|_| AtomicU64::new(0)).collect()))
+    }
+
+    fn word(&self, index: usize) -> &AtomicU64 {
+        &self.0[PAGE.iter().position(|&used| used == index).expect("a word of a page that is in use")]
+    }
+}
+
+impl Words for Page {
+    fn count(&self) -> usize {
+        64
+    }
+
+    fn load(&self, index: usize, ordering: Ordering) -> u64 {
+        self.word(index).load(ordering)
+    }
+
+    fn fence(&self, ordering: Ordering) {
+        fence(ordering);
+    }
+}
+
+impl WordsMut for Page {
+    fn store(&self, index: usize, word: u64, ordering: Ordering) {
+        self.word(index).store(word, ordering);
+    }
+}
+
+#[test]
+fn a_page_counts_every_record_before_the_position_that_it_shows() {
+    check(|| {
+        let page = Page::new();
+        let mut reader = PageWriter::new(page.clone());
+        let shown = PageReader::open(page).expect("a page");
+        let reading = thread::spawn(move || {
+            reader.count(RECORD, 1, 0);
+            reader.count(4 * RECORD, 1, 2);
+        });
+        for _ in 0..2 {
+            let Sample { position, received, lost } = shown.sample();
+            assert!(position <= (received + lost) * RECORD, "{received} and {lost} before {position}");
+        }
+        reading.join().expect("no panic");
+        assert_eq!(shown.sample(), Sample { position: 4 * RECORD, received: 2, lost: 2 });
+    });
+}
+
+#[test]
+fn a_writer_that_is_called_sees_what_was_written_before() {
+    check(|| {
+        let (page, socket) = (Page::new(), Arc::new(AtomicU64::new(0)));
+        let mut reader = PageWriter::new(page.clone());
+        let mut called = PageReader::open(page).expect("a page");
+        let written = socket.clone();
+        let reading = thread::spawn(move || {
+            for message in 1..=2 {
+                written.store(message, Ordering::Relaxed);
+                reader.call();
+            }
+        });
+        let calls = (0..2).filter(|_| called.is_called()).count() as u64;
+        assert!(socket.load(Ordering::Relaxed) >= calls, "{calls} calls");
+        reading.join().expect("no panic");
+        assert!(called.is_called() || calls > 0);
+    });
 }
 
 /// The word of a doorbell.

@@ -8,9 +8,10 @@ use broadcaster_ring::{
     WordsMut, Writer,
 };
 use common::{Message, Mortal, drain, memory, poll};
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{self, Relaxed};
 
 const CAPACITY: usize = 64;
 
@@ -115,6 +116,15 @@ fn a_lapped_reader_learns_the_exact_loss_and_continues_at_the_oldest_record() {
     publish(&mut writer, 1000);
     assert!(matches!(poll(&mut reader, 0).unwrap().0, Poll::Lapped { lost: 979..1000 }));
     assert_eq!(drain(&mut reader).last().unwrap().sequence, 1021);
+}
+
+#[test]
+fn a_record_that_ends_one_word_behind_the_oldest_gives_it_up() {
+    let (_, mut writer, mut reader) = ring(0);
+    publish(&mut writer, 20); // 60 words
+    writer.push(1, &[], &[0; 24]).unwrap(); // 5 words
+    let _ = writer.publish();
+    assert_eq!(poll(&mut reader, 0).unwrap().0, Poll::Lapped { lost: 3 }, "9 words or more");
 }
 
 #[test]
@@ -267,6 +277,39 @@ fn a_batch_states_a_length_for_each_message() {
 }
 
 #[test]
+fn a_writer_that_never_stops_moving_the_tail_costs_a_reader_bounded_work() {
+    /// A ring whose tail is another one for each load.
+    #[derive(Debug)]
+    struct Moving(Memory, Cell<u64>);
+
+    impl Words for Moving {
+        fn count(&self) -> usize {
+            self.0.len()
+        }
+
+        fn load(&self, index: usize, ordering: Ordering) -> u64 {
+            self.1.set(self.1.get() + 1);
+            if index == 32 { self.1.get() } else { self.0.load(index, ordering) }
+        }
+
+        fn fence(&self, ordering: Ordering) {
+            self.0.fence(ordering);
+        }
+    }
+
+    let (memory, mut writer, reader) = ring(0);
+    publish(&mut writer, 1);
+    memory[16].store(u64::MAX, Relaxed);
+    let moving = Moving(memory, Cell::new(0));
+    let mut lapped = Reader::open(&moving, Start::At(reader.cursor())).unwrap();
+    assert_eq!(poll(&mut lapped, 0).unwrap().0, Poll::Empty);
+    assert!(lapped.is_ready());
+    assert_eq!(Reader::open(&moving, Start::Oldest).unwrap_err(), Corrupt::Overtaken);
+    let loads = moving.1.get();
+    assert!(loads < 200, "{loads} loads");
+}
+
+#[test]
 fn records_before_a_corrupt_one_are_read() {
     let (memory, mut writer, mut reader) = ring(0);
     publish(&mut writer, 3);
@@ -388,11 +431,11 @@ fn a_reader_needs_no_write_access() {
             self.0.len()
         }
 
-        fn load(&self, index: usize, ordering: std::sync::atomic::Ordering) -> u64 {
+        fn load(&self, index: usize, ordering: Ordering) -> u64 {
             self.0.load(index, ordering)
         }
 
-        fn fence(&self, ordering: std::sync::atomic::Ordering) {
+        fn fence(&self, ordering: Ordering) {
             self.0.fence(ordering);
         }
     }
