@@ -266,13 +266,25 @@ impl Options {
     ///
     /// # What differs
     ///
-    /// - `Ok` means that the message is in the ring. If the daemon is killed, the sender notices that after at most 1024 more messages, and
-    ///   does not know which messages in the ring were delivered: [`Sender::confirm`] counts all that were not confirmed before, and
-    ///   listeners receive a gap.
+    /// - `Ok` means that the message is in the ring. If the daemon is killed, the listeners that read the ring receive all of it, and the
+    ///   others do not: [`Sender::confirm`] counts as in doubt everything in the ring that was not confirmed before. A sender without such
+    ///   listeners notices that its daemon is gone after at most 1024 more messages.
     /// - If the daemon stops, what is in the ring is delivered. What the sender puts into it before it notices that is in doubt.
     /// - Messages of one sender on different channels have no common order.
     /// - A listener that is more than 4 MiB behind loses the oldest messages. Each message takes 16 bytes of the ring besides its own, and a small one
     ///   that is [fed](Sender::feed) with others 4.
+    ///
+    /// # Without a daemon
+    ///
+    /// When the daemon is killed, the sender and the listeners that read its ring go on with each other, while each of them looks for the next
+    /// daemon in its own calls. A message waits for the next daemon as well, which may have other listeners, so that
+    /// [`Sender::flush`] and [`Sender::confirm`] wait for it. A send that returns `Ok` meanwhile has reached the ring, as always. When 1 MiB
+    /// waits, or if a listener of the channel did not read the ring, sends wait for the next daemon as they do without shared memory.
+    ///
+    /// When the listeners have found the next daemon, the ring ends, and a new one may begin. What a listener received from the ring, it does not
+    /// receive again. It reports one gap all the same: it cannot know what other senders have lost. A message that requests replies or a receipt, or is
+    /// to be retained, waits for the next daemon. A message that is sent at the moment of the death may arrive twice if the next daemon gives
+    /// the sender another [`id`](Sender::id), which it does only if another sender of this process has taken it.
     ///
     /// # With backpressure
     ///

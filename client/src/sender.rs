@@ -37,7 +37,8 @@ const BATCH_BYTES: usize = 64 * 1024;
 /// listener is not an error. A sender never waits for a listener, however slow, unless it has [`Options::backpressure`]. With
 /// [`Options::shared_memory`], a ring in memory takes the place of the daemon's socket.
 ///
-/// A daemon that is killed loses the messages in its socket; listeners receive a gap. A daemon that stops delivers them.
+/// A daemon that is killed loses the messages in its socket; listeners receive a gap. A daemon that stops delivers them. Listeners that read a ring
+/// lose nothing that is in it.
 /// [`confirm`](Self::confirm) waits until the daemon has accepted them.
 ///
 /// # When the daemon is slow, stopped or gone

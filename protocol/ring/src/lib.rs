@@ -73,7 +73,8 @@
 //! - **`closed` is stored after the last head** (Release) and loaded before the head (Acquire), so that `Closed` follows the last record.
 //! - **No wake-up is lost.** A sender stores the head, executes a SeqCst fence, and loads the doorbell. A listener stores the doorbell, executes a
 //!   SeqCst fence, and loads the heads. One of the fences is first, and what precedes it is visible to the loads after the other: the sender rings,
-//!   or the listener does not sleep. Release and Acquire alone would let both loads miss both stores.
+//!   or the listener does not sleep. Release and Acquire alone would let both loads miss both stores. In the same way, a reader that
+//!   [leaves](PageWriter::leave) finds the last record, or its writer [finds that it has left](PageReader::has_left).
 //!
 //! `tests/loom.rs` checks this with every value that the memory model allows a load to return.
 //!

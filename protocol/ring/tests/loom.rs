@@ -345,7 +345,7 @@ fn the_bytes_of_all_frames_include_those_that_were_read() {
 }
 
 /// The words of a page that are in use. The others do not exist.
-const PAGE: [usize; 7] = [0, 16, 17, 32, 33, 34, 63];
+const PAGE: [usize; 8] = [0, 16, 17, 18, 32, 33, 34, 63];
 
 /// The memory of a page.
 #[derive(Clone)]
@@ -417,6 +417,24 @@ fn a_writer_that_is_called_sees_what_was_written_before() {
         assert!(socket.load(Ordering::Relaxed) >= calls, "{calls} calls");
         reading.join().expect("no panic");
         assert!(called.is_called() || calls > 0);
+    });
+}
+
+#[test]
+fn a_reader_that_leaves_finds_a_record_or_its_writer_finds_that_it_has_left() {
+    check(|| {
+        let (memory, page) = (Memory::new(), Page::new());
+        let (mut writer, mut reader) = ring(memory.clone(), &memory, 0);
+        let mut leaving = PageWriter::new(page.clone());
+        let shown = PageReader::open(page).expect("a page");
+        let reading = thread::spawn(move || {
+            leaving.leave();
+            read(&mut reader, 3, usize::MAX).received
+        });
+        push(&mut writer);
+        let has_left = shown.has_left(&writer.publish());
+        let received = reading.join().expect("no panic");
+        assert!(received == 1 || has_left, "{received} received");
     });
 }
 
