@@ -5,7 +5,7 @@ use crate::driver::{Drain, Driver, Input, Output, Request, Socket};
 use crate::lock::Bound;
 use crate::peak::Peak;
 use broadcaster_broker::{Broker, ConnId, Limits, Moment, RingId, Snapshot};
-use broadcaster_local::{self as local, Acceptor, Peer, Registration};
+use broadcaster_local::{self as local, Acceptor, Peer, Registration, failpoint};
 use broadcaster_protocol::ChannelName;
 use broadcaster_protocol::control::{Control, Refused, RefusedCode, Report};
 use broadcaster_ring::PAGE_BYTES;
@@ -383,6 +383,7 @@ async fn relay_all(server: Rc<RefCell<Server>>, ring: RingId, socket: Arc<local:
             };
         }
         loop {
+            failpoint::step("daemon: reads a ring");
             let input = server.borrow_mut().turn(|driver, now| driver.relay(now, ring));
             match input {
                 Input::More => yield_now().await, // connections get their turn

@@ -1,7 +1,7 @@
 //! A ring that another process writes and this listener reads. It never waits: what wakes the listener is in the doorbells of its connection.
 
 use crate::machine::{RingInput, RingReader};
-use broadcaster_local::{self as local, Descriptor, Doorbells, ReadOnlyMemory, WritableMemory};
+use broadcaster_local::{self as local, Descriptor, Doorbells, ReadOnlyMemory, WritableMemory, failpoint};
 use broadcaster_protocol::control::OfferLink;
 use broadcaster_protocol::{ChannelId, SenderId};
 use broadcaster_ring::{
@@ -38,6 +38,7 @@ impl MappedRing {
         let reader = RingReader::new(intake, PageWriter::new(words));
         let doorbell = Arc::new(local::make_doorbell().ok()?);
         doorbells.add(&doorbell).ok()?;
+        failpoint::step("listener: has made a page and a doorbell");
         let set = vec![Arc::new(descriptor), Arc::clone(&doorbell)];
         Some((Self { reader, doorbell, doorbells: Arc::clone(doorbells), pid: local::pid() }, set))
     }
@@ -52,12 +53,17 @@ fn sizes() -> RangeInclusive<usize> {
 
 impl RingInput for MappedRing {
     fn follow(&mut self, position: u64, sequence: u64) {
+        failpoint::step("listener: follows");
         self.reader.follow(position, sequence);
     }
 
     #[inline]
     fn take(&mut self, end: Option<u64>) -> Result<Taken, Corrupt> {
-        self.reader.take(end)
+        let taken = self.reader.take(end);
+        if taken.as_ref().is_ok_and(|taken| !taken.is_empty()) {
+            failpoint::step("listener: has taken messages");
+        }
+        taken
     }
 
     fn next_sequence(&self) -> u64 {
@@ -87,6 +93,7 @@ impl RingInput for MappedRing {
 
 impl Drop for MappedRing {
     fn drop(&mut self) {
+        failpoint::step("listener: leaves the ring");
         if self.pid == local::pid() {
             self.doorbells.remove(&self.doorbell);
         }

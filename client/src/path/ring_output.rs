@@ -2,7 +2,7 @@
 //! reader that sleeps.
 
 use crate::machine::{Bell, RingOutput};
-use broadcaster_local::{self as local, Descriptor, ReadOnlyMemory, WritableMemory};
+use broadcaster_local::{self as local, Descriptor, ReadOnlyMemory, WritableMemory, failpoint};
 use broadcaster_protocol::frame::{KIND_BATCH, KIND_PUBLISH};
 use broadcaster_ring::{HEADER_WORDS, PAGE_BYTES, PageReader, Published, PushError, Sample, Writer};
 use std::io;
@@ -38,6 +38,7 @@ impl SharedRing {
 
 impl RingOutput for SharedRing {
     fn begin(&mut self, first: u64) {
+        failpoint::step("sender: begins the ring");
         self.writer = self.memory.take().map(|memory| Writer::new(memory, first));
     }
 
@@ -56,10 +57,12 @@ impl RingOutput for SharedRing {
 
     #[inline]
     fn publish(&mut self) -> Published {
+        failpoint::step("sender: publishes");
         self.writer().publish()
     }
 
     fn close(&mut self) -> Published {
+        failpoint::step("sender: ends the ring");
         self.writer().close()
     }
 
@@ -86,6 +89,7 @@ impl SharedBell {
 impl Bell for SharedBell {
     #[inline]
     fn ring(&mut self, published: &Published) -> bool {
+        failpoint::step("sender: looks at the page of a reader");
         !self.page.must_ring(published) || local::ring_doorbell(&self.doorbell).is_ok()
     }
 

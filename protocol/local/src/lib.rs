@@ -21,6 +21,7 @@
 //! | run a child process | [`output_pipe`], [`read_output`], [`prepare`], [`abandon`] |
 //! | start a thread that takes no signals | [`without_signals`] |
 //! | choose a program to run | [`programs`], [`check_program`], [`is_elevated`], [`LaunchLock`] |
+//! | end this process at a step, in tests | [`failpoint`] |
 //! | describe this process | [`euid`], [`pid`], [`descriptors_max`], [`raise_descriptor_limit`], [`connections_within`], [`connections_of_host`], [`rings_within`], [`descriptors_for`], [`check_descriptors`], and on Unix `user_directory`, `home_directory`, `is_own`, `machine_id` |
 
 #[cfg(not(any(unix, windows)))]
@@ -29,6 +30,7 @@ compile_error!("system-broadcaster has no transport for this platform: it needs 
 mod buffer;
 mod connected;
 mod descriptors;
+pub mod failpoint;
 mod interest;
 mod launch_lock;
 mod lock_state;

@@ -2,7 +2,7 @@
 //! does not accept.
 
 use super::socket::{LINUX, Socket};
-use crate::buffer;
+use crate::{buffer, failpoint};
 use bytes::BytesMut;
 use bytes::buf::Limit;
 use rustix::io::Errno;
@@ -78,6 +78,10 @@ fn receive(socket: &Socket, target: &mut Limit<&mut BytesMut>, flags: RecvFlags)
     loop {
         match buffer::fill(target, |spare| Ok(rustix::net::recv(socket, spare, flags)?.0.0)) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Ok(bytes @ 1..) => {
+                failpoint::step("socket: read");
+                return Ok(bytes);
+            }
             other => return other,
         }
     }
@@ -106,11 +110,15 @@ pub fn write_vectored(socket: &Socket, slices: &[IoSlice<'_>]) -> io::Result<usi
 }
 
 fn retry(mut call: impl FnMut() -> rustix::io::Result<usize>) -> io::Result<usize> {
+    failpoint::step("socket: to be written");
     loop {
         match call() {
             Err(Errno::INTR) => {}
             Err(Errno::NOBUFS) => return Err(io::ErrorKind::OutOfMemory.into()),
-            other => return Ok(other?),
+            other => {
+                failpoint::step("socket: written");
+                return Ok(other?);
+            }
         }
     }
 }

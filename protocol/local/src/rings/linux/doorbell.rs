@@ -1,6 +1,7 @@
 //! A doorbell: an eventfd whose owner waits for it, and which others write to. Nothing ever reads it.
 
 use super::{Descriptor, failed};
+use crate::failpoint;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
@@ -35,7 +36,10 @@ pub fn ring_doorbell(doorbell: &Descriptor) -> io::Result<()> {
     if !flags.contains(OFlags::NONBLOCK) {
         return Err(invalid("writing to the doorbell could block, because its owner has removed O_NONBLOCK"));
     }
-    match rustix::io::retry_on_intr(|| rustix::io::write(doorbell, &1_u64.to_ne_bytes())) {
+    failpoint::step("doorbell: to be rung");
+    let rung = rustix::io::retry_on_intr(|| rustix::io::write(doorbell, &1_u64.to_ne_bytes()));
+    failpoint::step("doorbell: rung");
+    match rung {
         // A full counter is readable.
         Ok(_) | Err(Errno::AGAIN) => Ok(()),
         Err(errno) => Err(failed("write", errno)),

@@ -1,5 +1,6 @@
 //! Memory that other processes share, as a row of atomic words. All `unsafe` of it is here. It never decides what may be mapped.
 
+use crate::failpoint;
 use rustix::mm::{MapFlags, ProtFlags};
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -49,9 +50,11 @@ impl Mapping {
 impl Drop for Mapping {
     #[allow(unsafe_code)]
     fn drop(&mut self) {
+        failpoint::step("memory: to be unmapped");
         // SAFETY: these are the address and the size of the mapping, and no reference into it outlives `self`. In a forked child
         // this is the child's own mapping.
         let unmapped = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.words * size_of::<AtomicU64>()) };
+        failpoint::step("memory: unmapped");
         debug_assert!(unmapped.is_ok(), "{:?}", unmapped.map_err(io::Error::from));
     }
 }

@@ -2,6 +2,7 @@
 
 use super::mapping::Mapping;
 use super::{Descriptor, failed};
+use crate::failpoint;
 use broadcaster_ring::{Words, WordsMut};
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
@@ -42,7 +43,9 @@ pub struct ReadOnlyMemory(Mapping);
 /// if the system does not allow it: see [`shared_memory_problem`](crate::shared_memory_problem).
 pub fn make_memory(name: &str, bytes: usize) -> io::Result<(Descriptor, WritableMemory)> {
     let size = size_of_words(bytes)?;
+    failpoint::step("memory: to be made");
     let file = create(name)?;
+    failpoint::step("memory: made");
     // The system would end a process that exceeds its limit.
     let limit = rustix::process::getrlimit(Resource::Fsize).current;
     if let Some(limit) = limit.filter(|&limit| size > limit) {
@@ -52,8 +55,10 @@ pub fn make_memory(name: &str, bytes: usize) -> io::Result<(Descriptor, Writable
     rustix::fs::ftruncate(&file, size).map_err(|errno| failed("ftruncate", errno))?;
     // A mapping from before the seals keeps its access.
     let mapping = map(&file, bytes, ProtFlags::READ | ProtFlags::WRITE)?;
+    failpoint::step("memory: mapped, not sealed");
     let seals = SEALS.iter().fold(SealFlags::empty(), |seals, (seal, _)| seals | *seal);
     rustix::fs::fcntl_add_seals(&file, seals).map_err(|errno| failed("F_ADD_SEALS", errno))?;
+    failpoint::step("memory: sealed");
     Ok((file.into(), WritableMemory(mapping)))
 }
 
@@ -88,7 +93,10 @@ pub fn open_memory(descriptor: &Descriptor, sizes: RangeInclusive<usize>) -> io:
             "the memory belongs to a file system of the type {system:#x}, and not {TMPFS_MAGIC:#x}"
         )));
     }
-    Ok(ReadOnlyMemory(map(descriptor, bytes, ProtFlags::READ)?))
+    failpoint::step("memory: verified");
+    let mapping = map(descriptor, bytes, ProtFlags::READ)?;
+    failpoint::step("memory: mapped");
+    Ok(ReadOnlyMemory(mapping))
 }
 
 fn create(name: &str) -> io::Result<OwnedFd> {
@@ -144,11 +152,19 @@ impl Words for WritableMemory {
 impl WordsMut for WritableMemory {
     #[inline]
     fn store(&self, index: usize, word: u64, ordering: Ordering) {
+        failpoint::step("memory: stores a word");
         self.0.words()[index].store(word, ordering);
     }
 
     #[inline]
     fn store_words(&self, index: usize, words: &[[u8; 8]]) {
+        failpoint::step("memory: stores words");
+        if failpoint::IS_ENABLED && words.len() > 1 {
+            let (front, back) = words.split_at(words.len() / 2);
+            self.0.words().store_words(index, front);
+            failpoint::step("memory: has stored half of the words");
+            return self.0.words().store_words(index + front.len(), back);
+        }
         self.0.words().store_words(index, words);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Descriptor, is_shortage};
 use crate::unix::SEND_FLAGS;
-use crate::{Socket, buffer};
+use crate::{Socket, buffer, failpoint};
 use bytes::BytesMut;
 use bytes::buf::Limit;
 use rustix::cmsg_space;
@@ -39,11 +39,15 @@ pub fn write_with_descriptors(socket: &Socket, frame: &[u8], descriptors: &[&Des
     if !files.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&files)) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
+    failpoint::step("descriptors: to be written");
     loop {
         match rustix::net::sendmsg(socket, &[IoSlice::new(frame)], &mut control, SEND_FLAGS) {
             Err(Errno::INTR) => {}
             Err(errno) if is_shortage(errno) => return Err(io::ErrorKind::OutOfMemory.into()),
-            other => return Ok(other?),
+            other => {
+                failpoint::step("descriptors: written");
+                return Ok(other?);
+            }
         }
     }
 }
@@ -110,6 +114,9 @@ fn receive(
         }
     }
     let waiting = received.len();
+    if len > 0 {
+        failpoint::step(if waiting > before { "descriptors: read" } else { "socket: read" });
+    }
     let is_truncated = returned.contains(ReturnFlags::CTRUNC);
     if waiting > DESCRIPTORS_MAX || (is_truncated && waiting - before == DESCRIPTORS_MAX) {
         let problem = format!("the peer has sent more than {DESCRIPTORS_MAX} descriptors before their frames");
