@@ -195,6 +195,18 @@ impl Process {
         writeln!(self.stdin.as_mut().expect("standard input is an open pipe"), "{line}").expect("the line is written");
     }
 
+    /// Writes a line to its standard input, unless it has ended.
+    pub fn try_write_line(&mut self, line: &str) {
+        let _ = writeln!(self.stdin.as_mut().expect("standard input is an open pipe"), "{line}");
+    }
+
+    /// What it answers to a line; `None` if it has ended, or does not answer within `patience`.
+    #[cfg(unix)]
+    pub fn ask(&mut self, request: &str, patience: Duration) -> Option<String> {
+        self.try_write_line(request);
+        self.has_line(patience).then(|| self.line()).filter(|line| !line.is_empty())
+    }
+
     /// Its standard input, for another thread.
     pub fn take_input(&mut self) -> ChildStdin {
         self.stdin.take().expect("standard input is an open pipe")
@@ -221,6 +233,13 @@ impl Process {
     pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = i32::try_from(self.pid()).ok().and_then(rustix::process::Pid::from_raw).expect("a process id");
         rustix::process::kill_process(pid, signal).expect("the process exists");
+    }
+
+    /// Waits until it exits, and returns the signal that ended it, if one did.
+    #[cfg(unix)]
+    pub fn wait_for_signal(&mut self) -> Option<i32> {
+        use std::os::unix::process::ExitStatusExt;
+        self.child.wait().expect("a child can be waited for").signal()
     }
 
     /// Closes its standard input, waits until it exits, and returns its exit code. `None` if a signal ended it.

@@ -6,21 +6,25 @@
 //! - `bus-probe send CHANNEL COUNT BYTES`: prints `ready`, waits for a line, sends COUNT messages of BYTES each, and prints
 //!   `sent`.
 //! - `bus-probe produce CHANNEL BYTES [MILLISECONDS]`: connects, with backpressure if a time is given, prints `ready`, and obeys each line
-//!   of its standard input. `ring`: sends until the messages are in shared memory, and prints `in a ring after COUNT`. `burst COUNT`: sends
-//!   so many, and prints `sent`. `confirm`: prints `confirmed` or `in doubt COUNT`. `rings`: prints how many rings it uses. Each message
-//!   begins with its number, the rest of it is the last byte of that.
-//! - `bus-probe consume CHANNEL`: connects, prints `joined`, and listens until it is killed. It obeys the newest line of its standard input by
-//!   printing a summary as soon as that is true. `following`: it reads shared memory itself. `rings COUNT`: it has mapped so many rings.
+//!   of its standard input. `ring`: sends until the messages are in shared memory, and prints `in a ring after COUNT`. `burst COUNT [BYTES]`:
+//!   sends so many, and prints `sent`. `confirm`: prints `confirmed` or `in doubt COUNT`. `rings`: prints how many rings it uses. Each message
+//!   begins with its number, the rest of it is the last byte of that. `large`: sends one that does not fit into a ring, and prints `sent`.
+//! - `bus-probe consume CHANNEL`: connects, prints `joined`, and listens until it is killed. CHANNEL may be a pattern. It obeys the newest line of its standard input by
+//!   printing a summary as soon as that is true. `following`: it reads shared memory itself. `follows`: the same, and it looks after each message. `rings COUNT`: it has mapped so many rings.
 //!   `count COUNT`: that is how many messages it has received and lost. `at NUMBER`: it has received that message or a later one. `gaps
-//!   COUNT`: it has reported so many gaps without a count. `now`: always.
+//!   COUNT`: it has reported so many gaps without a count. `now`: always. `missing` prints the numbers between the messages that it has received.
+//! - `bus-probe serve`: is the daemon, and prints `ready`. It has the steps of this build, which the command has not.
 //! - `bus-probe first CHANNEL`: prints `ready`, waits for a line, acts as the first user of the bus (listens, sends and
 //!   receives), and prints `ok`.
 //! - `bus-probe ping CHANNEL`: prints `ready`, sends each line of its standard input, and prints `ok` after each.
 //! - `bus-probe unchecked-hello`: sends a Hello without checking the owner of the socket, and prints the answer.
 //! - `bus-probe stats PATH`: requests PATH from the stats socket without checking its owner, and prints the answer.
 
+use broadcaster_protocol::endpoint::{Candidate, Origin};
+use broadcaster_server::Limits;
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, Write, stdin, stdout};
+use std::ops::Range;
 #[cfg(unix)]
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -28,7 +32,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use system_broadcaster::{Listener, Message, Options, RecvError, SendError, Sender, SharedMemory};
+use system_broadcaster::{Listener, Message, Options, RecvError, Selector, SendError, Sender, SharedMemory};
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
@@ -41,6 +45,7 @@ fn main() -> ExitCode {
         ["produce", channel, bytes] => produce(channel, bytes, "0"),
         ["produce", channel, bytes, backpressure] => produce(channel, bytes, backpressure),
         ["consume", channel] => consume(channel),
+        ["serve"] => serve(),
         ["first", channel] => first(channel),
         ["ping", channel] => ping(channel),
         ["unchecked-hello"] => unchecked_hello(),
@@ -121,6 +126,9 @@ fn send(channel: &str, count: &str, bytes: &str) -> Outcome {
     wait_for_line()
 }
 
+/// More than a ring takes in one message.
+const LARGE_BYTES: usize = 1 << 20;
+
 /// With backpressure, listeners that are behind may delay it for so many milliseconds.
 fn produce(channel: &str, bytes: &str, backpressure: &str) -> Outcome {
     let bytes = bytes.parse::<usize>()?.max(size_of::<u64>());
@@ -129,12 +137,13 @@ fn produce(channel: &str, bytes: &str, backpressure: &str) -> Outcome {
     let mut sender = options.sender(channel)?;
     print_line("ready");
     let mut number = 0_u64;
-    let mut payload = vec![0; bytes];
-    let mut send = |sender: &mut Sender| {
+    let mut payload = vec![0; bytes.max(LARGE_BYTES)];
+    let mut send = |sender: &mut Sender, bytes: usize| {
+        let payload = &mut payload[..bytes];
         payload.fill(number.to_le_bytes()[0]);
         payload[..size_of::<u64>()].copy_from_slice(&number.to_le_bytes());
         number += 1;
-        sender.send(&payload)
+        sender.send(payload)
     };
     for line in stdin().lock().lines() {
         let line = line?;
@@ -142,16 +151,21 @@ fn produce(channel: &str, bytes: &str, backpressure: &str) -> Outcome {
             ["ring"] => {
                 let mut sent = 0;
                 while sender.capabilities().rings == 0 {
-                    send(&mut sender)?;
+                    send(&mut sender, bytes)?;
                     sent += 1;
                     sender.confirm()?; // a turn for the daemon
                 }
                 print_line(&format!("in a ring after {sent}"));
             }
-            ["burst", count] => {
+            ["burst", count, ref rest @ ..] => {
+                let bytes = rest.first().map_or(Ok(bytes), |bytes| bytes.parse())?;
                 for _ in 0..count.parse::<u64>()? {
-                    send(&mut sender)?;
+                    send(&mut sender, bytes)?;
                 }
+                print_line("sent");
+            }
+            ["large"] => {
+                send(&mut sender, LARGE_BYTES)?;
                 print_line("sent");
             }
             ["confirm"] => match sender.confirm() {
@@ -174,6 +188,8 @@ struct Consumed {
     next: BTreeMap<system_broadcaster::SenderId, u64>,
     last: Option<u64>,
     gaps: u64,
+    /// Numbers between the messages that were received.
+    missing: Vec<Range<u64>>,
     /// Losses that were reported, and whose place among the messages is still to come.
     pending: u64,
 }
@@ -189,6 +205,9 @@ impl Consumed {
         if number != Some(sequence) || !is_whole || skipped.is_none() {
             self.disorder += 1;
         }
+        if skipped.is_some_and(|skipped| skipped > 0) {
+            self.missing.push(*next..sequence);
+        }
         *next = sequence + 1;
         // A gap without a count ends with the next message.
         self.pending = if self.pending == u64::MAX { 0 } else { self.pending - skipped.unwrap_or(0) };
@@ -202,14 +221,15 @@ impl Consumed {
 }
 
 fn consume(channel: &str) -> Outcome {
-    let mut listener = Listener::create(channel)?;
+    let selector = if channel.contains('*') { Selector::pattern(channel)? } else { Selector::name(channel)? };
+    let mut listener = Options::new().listener_on([selector])?;
     print_line("joined");
     let (ask, requests) = std::sync::mpsc::channel();
     std::thread::spawn(move || stdin().lock().lines().map_while(Result::ok).try_for_each(|line| ask.send(line)));
     let mut consumed = Consumed::default();
     let mut request: Option<String> = None;
     loop {
-        let is_quiet = match listener.recv_timeout(Duration::from_millis(20)) {
+        let is_quiet = match listener.recv_timeout(Duration::from_millis(5)) {
             Ok(message) => {
                 consumed.add(&message);
                 false
@@ -227,11 +247,18 @@ fn consume(channel: &str) -> Outcome {
         let is_time = is_quiet || consumed.received.is_multiple_of(512);
         let is_true = match line.split(' ').collect::<Vec<_>>()[..] {
             ["following"] => is_time && format!("{listener:?}").contains("Following"),
+            ["follows"] => format!("{listener:?}").contains("Following"),
             ["rings", count] => is_time && mapped_rings()? == count.parse::<usize>()?,
             ["count", count] => consumed.received + listener.lost() >= count.parse::<u64>()?,
             ["at", number] => consumed.last >= Some(number.parse::<u64>()?),
             ["gaps", count] => consumed.gaps >= count.parse::<u64>()?,
             ["now"] => true,
+            ["missing"] => {
+                let missing: Vec<String> = consumed.missing.iter().map(|range| format!(" {range:?}")).collect();
+                print_line(&format!("missing{}", missing.concat()));
+                request = None;
+                continue;
+            }
             _ => return Err(format!("no such request: {line}").into()),
         };
         if is_true {
@@ -246,6 +273,14 @@ fn consume(channel: &str) -> Outcome {
 fn mapped_rings() -> io::Result<usize> {
     let maps = std::fs::read_to_string("/proc/self/maps")?;
     Ok(maps.lines().filter(|line| line.contains("/memfd:broadcaster-ring")).count())
+}
+
+fn serve() -> Outcome {
+    let socket = std::env::var_os("BROADCASTER_SOCKET").ok_or("no BROADCASTER_SOCKET")?;
+    let bound = broadcaster_server::bind(&[Candidate { socket: socket.into(), origin: Origin::Explicit }])?;
+    print_line("ready");
+    broadcaster_server::serve(bound, Limits::default(), "0", |_| std::future::pending())?;
+    Ok(())
 }
 
 fn first(channel: &str) -> Outcome {
