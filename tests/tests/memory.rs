@@ -17,7 +17,7 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use system_broadcaster::Status;
+use system_broadcaster::{Lag, Listener, RecvError, Sender, SharedMemory, Status};
 
 const PROBE: &str = env!("CARGO_BIN_EXE_bus-probe");
 
@@ -271,6 +271,80 @@ fn killed_daemon_costs_one_gap_and_leaves_nothing_behind() {
         expect_released(&bus, pid, before.0);
         pids.iter().zip(before.1).for_each(|(&pid, before)| expect_released(&bus, pid, before));
     }
+}
+
+#[test]
+fn killed_daemon_costs_a_sender_and_its_listeners_no_message() {
+    const BURST: u64 = 50_000;
+    let bus = Bus::new();
+    let mut daemon = Some(bus.start());
+    let mut listeners = [consumer(&bus), consumer(&bus)];
+    let mut sender = paced_producer(&bus, 100, PATIENCE);
+    let mut sent = 0;
+    for round in 1..=u64::try_from(rounds()).expect("few") / 3 {
+        let [one, two] = &mut listeners;
+        sent += follow(&mut sender, &mut [one, two]);
+        let pid = wait_until(&bus, |report| report.listeners == 2).pid;
+        sender.write_line(&format!("burst {BURST}"));
+        let killed = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw).expect("a process id");
+        rustix::process::kill_process(killed, Signal::KILL).expect("the daemon runs");
+        drop(daemon.take()); // the clients start the next one
+        assert_eq!(sender.line(), "sent");
+        sent += BURST;
+        ask(&mut sender, "confirm"); // what others may have lost is in doubt
+        for listener in &mut listeners {
+            let sum = sum_when(listener, &format!("at {}", sent - 1));
+            assert_eq!(sum, Sum { received: sent, lost: 0, gaps: round, disorder: 0 }, "round {round}");
+        }
+    }
+}
+
+#[test]
+fn a_sender_and_its_listeners_go_on_although_there_is_no_daemon() {
+    let bus = Bus::new();
+    let mut daemon = bus.start();
+    let mut listeners: Vec<_> = (0..2).map(|_| bus.options().listener("news").expect("the daemon serves")).collect();
+    let mut sender = bus.options().shared_memory(SharedMemory::Always).sender("news").expect("the daemon serves");
+    let mut sent: u64 = 0;
+    let mut next = [0; 2];
+    let mut exchange = |sender: &mut Sender, listeners: &mut [Listener], count: u64| {
+        let mut gaps = 0;
+        for _ in 0..count {
+            sender.send(&sent.to_le_bytes()).expect("sent");
+            sent += 1;
+            for (listener, next) in listeners.iter_mut().zip(&mut next) {
+                while *next < sent {
+                    match listener.recv_timeout(PATIENCE) {
+                        Ok(message) => {
+                            assert_eq!((message.sequence(), message.payload()), (*next, &next.to_le_bytes()[..]));
+                            *next += 1;
+                        }
+                        Err(RecvError::Lagged(Lag { count: None, .. })) => gaps += 1,
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            }
+        }
+        gaps
+    };
+    let started = Instant::now();
+    let follows = |listener: &Listener| format!("{listener:?}").contains("Following");
+    while !listeners.iter().all(follows) {
+        assert_eq!(exchange(&mut sender, &mut listeners, 1), 0);
+        assert!(started.elapsed() < PATIENCE, "nothing is in the way of a ring");
+    }
+    daemon.kill();
+    assert_eq!(exchange(&mut sender, &mut listeners, 1000), 0, "there is no daemon");
+    let _next = bus.start();
+    let (mut gaps, started) = (0, Instant::now());
+    while gaps < 2 {
+        gaps += exchange(&mut sender, &mut listeners, 1);
+        assert!(started.elapsed() < PATIENCE, "nothing is in the way of the next daemon");
+    }
+    assert_eq!(exchange(&mut sender, &mut listeners, 1000), 0, "each listener has reported its gap");
+    sender.confirm().expect_err("what was in the ring when the daemon died, others may have lost");
+    sender.confirm().expect("the next daemon has the rest");
+    assert!(bus.options().daemon().status().expect("the daemon answers").messages_accepted >= 1000);
 }
 
 #[test]

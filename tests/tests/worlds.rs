@@ -855,9 +855,8 @@ fn anything_may_happen_with_rings() {
         faults += world.faults();
     }
     let Faults { rings_begun, followed, lapped, relayed, links_refused, joined_during_introduction, .. } = faults;
-    let Faults { rings_begun_again, rings_ended, survived, .. } = faults;
+    let Faults { rings_begun_again, rings_ended, .. } = faults;
     let rings = [
-        survived,
         rings_begun,
         rings_begun_again,
         rings_ended,

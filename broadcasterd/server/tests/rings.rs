@@ -239,6 +239,10 @@ impl Ring {
         self.relay.as_mut().unwrap().must_ring(&published)
     }
 
+    fn is_relaying(&self) -> bool {
+        self.relay.as_ref().unwrap().is_relaying()
+    }
+
     fn sequence(&self) -> u64 {
         self.writer.as_ref().unwrap().cursor().sequence
     }
@@ -431,9 +435,11 @@ fn listener_is_introduced_and_the_daemon_sleeps() {
     bus.relay(id);
     assert_eq!((listener.counts(), plain.counts()), ((1, 0), (4, 0)));
     assert_eq!(read_ring(&mut intake, &mut page), 3);
+    assert!(ring.is_relaying(), "without the daemon, one listener would miss what the sender publishes");
     // Without a listener that needs it, the relay is never woken again.
     plain.pipe.borrow_mut().broken = true;
     bus.read_all(plain.conn);
+    assert!(!ring.is_relaying());
     assert_eq!(bus.turn(|driver, now| driver.relay(now, id)), Input::Empty);
     assert!(!ring.publish(5));
     assert_eq!(read_ring(&mut intake, &mut page), 5);
@@ -453,8 +459,10 @@ fn relay_that_was_off_continues_where_a_subscriber_joins() {
     let (mut intake, mut page, _) = bus.introduce((&mut sender, &mut ring, id), &mut listener);
     assert!(!ring.publish(10));
     bus.requests.clear();
+    assert!(!ring.is_relaying());
     let mut plain = bus.plain_listener();
     assert_eq!(bus.requests, [Request::WatchRing(id)]);
+    assert!(ring.is_relaying());
     bus.relay(id);
     assert!(ring.publish(2));
     bus.relay(id);

@@ -7,7 +7,7 @@ use broadcaster_protocol::SenderId;
 use broadcaster_protocol::control::{Control, LinkReady, OfferLink};
 use broadcaster_ring::Taken;
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::Bound;
+use std::ops::{Bound, Deref, DerefMut};
 
 /// Links at a time. What is offered beyond that stays in the stream.
 const LINKS_MAX: usize = 32;
@@ -114,11 +114,35 @@ struct Link {
 #[derive(Debug)]
 enum State {
     /// Its messages are in the stream.
-    Ready(Box<dyn RingInput>),
+    Ready(OpenRing),
     /// Its messages are in the ring.
-    Following(Box<dyn RingInput>),
+    Following(OpenRing),
     /// The ring is corrupt. This was the sequence number of the next message.
     Corrupt(u64),
+}
+
+/// A ring, which the listener leaves when it has no more use for it.
+#[derive(Debug)]
+struct OpenRing(Box<dyn RingInput>);
+
+impl Deref for OpenRing {
+    type Target = dyn RingInput;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+impl DerefMut for OpenRing {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut *self.0
+    }
+}
+
+impl Drop for OpenRing {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
 }
 
 #[derive(Debug)]
@@ -230,7 +254,7 @@ impl Links {
         let key = (connection, offer.link);
         self.answer = Some((key, frame));
         let (sender, bytes) = (SenderId::from_raw(offer.sender), offer.bytes);
-        let state = State::Ready(ring);
+        let state = State::Ready(OpenRing(ring));
         self.links.insert(key, Link { state, channel, sender, start: 0, bytes, is_paused: false, awaited: None });
     }
 
@@ -286,7 +310,7 @@ impl Links {
     pub(super) fn end_next_before(&mut self, connection: u64) -> bool {
         let Some((&key, link)) = self.links.range_mut(..(connection, 0)).next() else { return false };
         if let State::Following(ring) = &mut link.state {
-            ring.leave();
+            ring.leave(); // before it is read for the last time
         }
         self.end(key, None);
         true
@@ -424,7 +448,7 @@ impl Link {
     }
 
     /// Its ring, if that may be read now.
-    fn readable(&mut self) -> Option<&mut Box<dyn RingInput>> {
+    fn readable(&mut self) -> Option<&mut OpenRing> {
         match &mut self.state {
             State::Following(ring) if !self.is_paused => Some(ring),
             State::Following(_) | State::Ready(_) | State::Corrupt(_) => None,

@@ -18,6 +18,9 @@ pub trait Bell: Debug + Send + Sync {
     /// something, a listener because its own connection has ended.
     fn is_called(&mut self) -> bool;
 
+    /// The position in the ring up to which the reader has taken messages.
+    fn position(&self) -> u64;
+
     /// Whether the reader may not have found what was published last, because it has left.
     fn has_left(&self, published: &Published) -> bool;
 
@@ -53,6 +56,9 @@ pub trait RingOutput: Debug + Send + Sync {
 
     /// Bytes of the memory.
     fn bytes(&self) -> u64;
+
+    /// The position of the next message, in words.
+    fn position(&self) -> u64;
 }
 
 /// A ring that a listener reads, with the listener's page.

@@ -44,6 +44,7 @@ where
 {
     fn follow(&mut self, position: u64, sequence: u64) {
         self.intake.seek(Cursor { position, sequence });
+        self.page.count(position, 0, 0);
     }
 
     #[inline]

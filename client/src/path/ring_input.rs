@@ -86,8 +86,11 @@ impl RingInput for MappedRing {
         self.reader.call_sender();
     }
 
+    /// What a forked child drops is still its parent's.
     fn leave(&mut self) {
-        self.reader.leave();
+        if self.pid == local::pid() {
+            self.reader.leave();
+        }
     }
 }
 

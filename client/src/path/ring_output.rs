@@ -69,6 +69,10 @@ impl RingOutput for SharedRing {
     fn bytes(&self) -> u64 {
         MEMORY_BYTES as u64
     }
+
+    fn position(&self) -> u64 {
+        self.writer.as_ref().map_or(0, |writer| writer.cursor().position)
+    }
 }
 
 /// The page and the doorbell of a reader.
@@ -105,6 +109,10 @@ impl Bell for SharedBell {
     #[inline]
     fn is_called(&mut self) -> bool {
         self.page.is_called()
+    }
+
+    fn position(&self) -> u64 {
+        self.page.sample().position
     }
 
     fn has_left(&self, published: &Published) -> bool {

@@ -289,6 +289,10 @@ impl RingOutput for Ring {
     fn bytes(&self) -> u64 {
         self.memory.bytes() as u64
     }
+
+    fn position(&self) -> u64 {
+        self.writer.as_ref().map_or(0, |writer| writer.cursor().position)
+    }
 }
 
 /// The page and the doorbell of one reader, as the sender sees them.
@@ -321,6 +325,10 @@ impl Bell for WorldBell {
 
     fn is_called(&mut self) -> bool {
         self.page.is_called()
+    }
+
+    fn position(&self) -> u64 {
+        self.page.sample().position
     }
 
     fn has_left(&self, published: &Published) -> bool {

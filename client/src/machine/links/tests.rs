@@ -727,6 +727,27 @@ fn links_of_a_lost_connection_are_read_until_the_next_daemon_serves() {
 }
 
 #[test]
+fn rings_that_are_dropped_are_left() {
+    let mut world = World::on(&["a", "b"]);
+    let mut followed = world.following(1, 1, 0);
+    let mut offered = Sender::begin(0);
+    world.offer(2, 2, &offered);
+    assert_eq!(world.all(), []);
+    assert_eq!(world.written(), [ready(2)]);
+    let mut corrupt = world.following(3, 1, 0);
+    corrupt.corrupt();
+    assert_eq!(world.all(), []);
+    let [one, two, three] = [0, 1, 2].map(|at| world.page(at));
+    let published = followed.published(1);
+    assert_eq!((one.has_left(&published), two.has_left(&offered.published(1))), (false, false));
+    assert!(three.has_left(&published), "it was given up");
+    world.subscriber.disconnected();
+    world.join(&["a", "b"]);
+    assert_eq!(world.all(), [messages(1, 0..1), vec![Gap, Gap]].concat());
+    assert!(one.has_left(&published) && two.has_left(&published), "the one that was not followed, too");
+}
+
+#[test]
 fn what_was_received_without_a_daemon_is_not_received_again() {
     let mut world = World::on(&["a", "b"]);
     let mut a = world.following(1, 1, 5);
@@ -836,6 +857,10 @@ fn a_channel_that_is_left_without_a_daemon_is_read_no_more() {
     a.publish(1);
     b.publish(1);
     assert_eq!(world.all(), messages(2, 0..1));
+    world.connect();
+    world.greet(&[welcome(), subscribed(1), named(1, "b")]);
+    assert_eq!(world.all(), [Gap]);
+    assert!(world.subscriber.links.is_empty());
 }
 
 #[test]

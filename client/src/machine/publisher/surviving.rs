@@ -43,8 +43,7 @@ impl Surviving {
         self.is_complete && self.bytes <= self.ring.bytes() / 4
     }
 
-    /// Puts a message or a batch into the ring. Its readers see it after [`publish`](Self::publish). False: it cannot be in a ring, or so much has
-    /// been put into it that a listener that has not left by now is taken for dead.
+    /// Puts a message or a batch into the ring. Its readers see it after [`publish`](Self::publish). False: it cannot be in a ring.
     pub(super) fn push(&mut self, body: Body<'_>) -> bool {
         let (pushed, bytes, messages) = match body {
             Body::Message { metadata, payload } => {
@@ -54,14 +53,18 @@ impl Surviving {
         };
         self.next += u64::from(messages);
         self.bytes += (HEADER_BYTES + bytes) as u64;
-        pushed.is_ok() && self.bytes <= self.ring.bytes() / 2
+        pushed.is_ok()
     }
 
-    /// Shows what was put into the ring. False if no listener reads it any more.
+    /// Shows what was put into the ring. False if no listener reads it any more: one that has more than half of it to read is taken for dead.
     pub(super) fn publish(&mut self) -> bool {
         let published = self.ring.publish();
+        let (position, words_max) = (self.ring.position(), self.ring.bytes() / 2 / size_of::<u64>() as u64);
         let before = self.listeners.len();
-        self.listeners.retain_mut(|bell| !bell.has_left(&published) && bell.ring(&published));
+        self.listeners.retain_mut(|bell| {
+            let is_alive = position.saturating_sub(bell.position()) <= words_max;
+            is_alive && !bell.has_left(&published) && bell.ring(&published)
+        });
         self.is_complete &= self.listeners.len() == before;
         !self.listeners.is_empty()
     }

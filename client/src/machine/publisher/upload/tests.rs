@@ -70,6 +70,10 @@ impl RingOutput for SimulatedRing {
     fn bytes(&self) -> u64 {
         (self.memory.len() * 8) as u64
     }
+
+    fn position(&self) -> u64 {
+        self.writer.as_ref().map_or(0, |writer| writer.cursor().position)
+    }
 }
 
 /// The other end of a reader in the memory of this process.
@@ -120,6 +124,10 @@ impl Bell for SimulatedBell {
         let is_answered = self.reader.calls.load(Ordering::Relaxed) > self.calls_seen;
         self.calls_seen = self.reader.calls.load(Ordering::Relaxed);
         self.page.is_called() || is_answered
+    }
+
+    fn position(&self) -> u64 {
+        self.page.sample().position
     }
 
     fn has_left(&self, published: &Published) -> bool {
