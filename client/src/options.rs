@@ -283,8 +283,13 @@ impl Options {
     ///
     /// When the listeners have found the next daemon, the ring ends, and a new one may begin. What a listener received from the ring, it does not
     /// receive again. It reports one gap all the same: it cannot know what other senders have lost. A message that requests replies or a receipt, or is
-    /// to be retained, waits for the next daemon. A message that is sent at the moment of the death may arrive twice if the next daemon gives
-    /// the sender another [`id`](Sender::id), which it does only if another sender of this process has taken it.
+    /// to be retained, waits for the next daemon.
+    ///
+    /// - Each send makes a step towards the next daemon. What the last ones have put into the ring reaches other listeners with
+    ///   [`Sender::flush`] or [`Sender::confirm`]; a sender that is dropped before keeps it from them.
+    /// - A receive that finds no daemon in time, and nothing in the ring, returns the error. The next one reads on.
+    /// - What listeners have received without a daemon, they receive twice if the next daemon gives the sender another [`id`](Sender::id), because
+    ///   another sender of this process has taken it, or if it rejects one of the messages that wait, because it accepts only smaller ones.
     ///
     /// # With backpressure
     ///

@@ -263,7 +263,7 @@ impl Sender {
     fn try_send_bytes(&mut self, metadata: &[u8], payload: &[u8]) -> Result<(), SendError> {
         let Self { publisher, path, waiter, .. } = self;
         path.set_clock(Clock::System);
-        if !path.is_usable() {
+        if !path.is_usable() && !publisher.goes_on(OWN) {
             let connected = waiter.block_on(Until::Now, || path.connect(publisher))?;
             if let (Waited::Elapsed, true) = (&connected, path.is_greeting()) {
                 waiter.block_on(Until::after(HANDSHAKE_ALLOWANCE), || path.connect(publisher))?;

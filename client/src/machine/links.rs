@@ -105,8 +105,10 @@ struct Link {
     start: u64,
     /// Bytes of its memory.
     bytes: u64,
-    /// A request that concerns its channel is not answered: where the daemon has ended it is not known yet.
+    /// A request that concerns its channel is not answered: where the daemon has ended it is not known yet. Or it is not wanted any more.
     is_paused: bool,
+    /// While there was no daemon, no subscription wanted it.
+    is_unwanted: bool,
     /// The daemon awaits a report that everything before this position was taken.
     awaited: Option<u64>,
 }
@@ -255,7 +257,10 @@ impl Links {
         self.answer = Some((key, frame));
         let (sender, bytes) = (SenderId::from_raw(offer.sender), offer.bytes);
         let state = State::Ready(OpenRing(ring));
-        self.links.insert(key, Link { state, channel, sender, start: 0, bytes, is_paused: false, awaited: None });
+        self.links.insert(
+            key,
+            Link { state, channel, sender, start: 0, bytes, is_paused: false, is_unwanted: false, awaited: None },
+        );
     }
 
     // ---- what the stream states ----
@@ -330,7 +335,7 @@ impl Links {
     pub(super) fn disconnected(&mut self) {
         (self.offers, self.answer, self.is_awaited) = (VecDeque::new(), None, false);
         for link in self.links.values_mut() {
-            link.awaited = None;
+            (link.awaited, link.is_paused) = (None, false);
             if let State::Ready(ring) | State::Following(ring) = &mut link.state {
                 ring.call_sender();
             }
@@ -339,19 +344,23 @@ impl Links {
 
     /// Ends the links of channels before this connection that are no longer wanted.
     pub(super) fn retain(&mut self, connection: u64, is_wanted: impl Fn(&ChannelName) -> bool) {
-        self.links.retain(|&(made_by, _), link| made_by >= connection || is_wanted(&link.channel));
+        self.links.retain(|&(made_by, _), link| made_by >= connection || !link.is_unwanted && is_wanted(&link.channel));
     }
 
-    /// Pauses the links of the present connection, and of earlier ones, for which this is necessary, and no others.
+    /// Pauses the links of the present connection for which this is necessary, and no others of it. Gives up those of earlier ones that nothing
+    /// wants any more.
     pub(super) fn pause(
         &mut self,
         connection: u64,
         must_pause: impl Fn(&ChannelName) -> bool,
-        must_pause_before: impl Fn(&ChannelName) -> bool,
+        must_give_up: impl Fn(&ChannelName) -> bool,
     ) {
         for ((made_by, _), link) in &mut self.links {
-            let is_present = *made_by >= connection;
-            link.is_paused = if is_present { must_pause(&link.channel) } else { must_pause_before(&link.channel) };
+            if *made_by >= connection {
+                link.is_paused = must_pause(&link.channel);
+            } else if must_give_up(&link.channel) {
+                link.give_up();
+            }
         }
     }
 
@@ -445,6 +454,14 @@ impl Link {
             State::Corrupt(_) => u64::MAX,
         };
         self.awaited.is_some_and(|awaited| position >= awaited)
+    }
+
+    /// Nothing more is taken from its ring, except up to an end that the daemon has stated.
+    fn give_up(&mut self) {
+        (self.is_paused, self.is_unwanted) = (true, true);
+        if let State::Ready(ring) | State::Following(ring) = &mut self.state {
+            ring.leave();
+        }
     }
 
     /// Its ring, if that may be read now.

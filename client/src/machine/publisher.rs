@@ -25,7 +25,7 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::time::{Duration, Instant};
-use upload::{Upload, Uploads};
+use upload::{RINGS_MAX, Upload, Uploads};
 
 /// Channels that one publisher knows: it continues to count on each that it has ever used.
 pub const PUBLICATIONS_MAX: usize = 65_536;
@@ -170,6 +170,8 @@ struct Publication {
     declined: Option<Box<Declined>>,
     /// What the next daemon is to retain.
     kept: Kept,
+    /// Listeners may have received everything below this sequence number from a ring that has survived its daemon.
+    shown: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -195,6 +197,7 @@ impl Publication {
             upload: Upload::default(),
             declined: None,
             kept: Kept::default(),
+            shown: 0,
         }
     }
 
@@ -858,12 +861,13 @@ impl Publisher {
         let is_rejected = |(place, message): &&(Place, Waiting)| keep(self, *place, message).is_err();
         let moving: Vec<Place> = messages.iter().filter(is_rejected).map(|&(place, _)| place).collect();
         for place in moving {
-            // Listeners know some of its messages by their present numbers.
-            if let Some(next) = self.end_surviving(place) {
-                let (publication, first) = (&mut self.publications[place.0], &mut firsts[place.0]);
-                publication.next = next + (publication.next - *first);
-                publication.settled = publication.settled.max(next);
-                *first = next;
+            self.end_surviving(place);
+            let (publication, first) = (&mut self.publications[place.0], &mut firsts[place.0]);
+            // Listeners know those messages by their present numbers.
+            if publication.shown > *first {
+                publication.next = publication.shown + (publication.next - *first);
+                publication.settled = publication.settled.max(publication.shown);
+                *first = publication.shown;
             }
         }
         for (publication, first) in self.publications.iter_mut().zip(firsts) {
@@ -1119,6 +1123,7 @@ impl Machine for Publisher {
         }
         self.session.disconnected();
         let is_abandoned = std::mem::take(&mut self.is_abandoned);
+        let mut survivors = self.publications.iter().filter(|publication| publication.upload.survives()).count();
         self.open.clear();
         self.opening.clear();
         for (at, publication) in self.publications.iter_mut().enumerate() {
@@ -1126,7 +1131,13 @@ impl Machine for Publisher {
             publication.label = Place(at).label();
             let label = publication.label;
             let next = publication.aside.data().next().map_or(publication.next, |(_, header)| header.sequence());
-            publication.upload.disconnected(is_abandoned, &publication.aside, next);
+            let was_surviving = publication.upload.survives();
+            let may_survive = is_abandoned && survivors < RINGS_MAX;
+            publication.upload.disconnected(may_survive, &publication.aside, next);
+            if publication.upload.survives() {
+                survivors += usize::from(!was_surviving);
+                publication.shown = publication.next;
+            }
             publication.aside.assign_ids(self.id, |_| label);
             publication.balance = Balance::default();
         }
@@ -1196,6 +1207,7 @@ impl Machine for Publisher {
                     }
                     self.id = SenderId::from_raw(welcome.sender);
                     self.number = self.id.number();
+                    self.serve_surviving();
                     let before = self.payload_bytes_max;
                     self.payload_bytes_max = welcome.payload_bytes_max.min(PAYLOAD_BYTES_MAX);
                     if self.payload_bytes_max < before {

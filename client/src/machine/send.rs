@@ -118,6 +118,7 @@ impl<'a> Sending<'a> {
         E: From<Rejected> + From<L::Error>,
     {
         loop {
+            let was_left = self.left.is_some();
             match link.connect(publisher) {
                 Ok(Step::Done(Carrier::Stream)) => {}
                 Ok(Step::Done(Carrier::Messages)) => {
@@ -125,6 +126,7 @@ impl<'a> Sending<'a> {
                 }
                 Ok(Step::Wait(_)) | Err(_) if self.goes_on(publisher, link)? => return Ok(Step::Done(())),
                 Ok(Step::Wait(wait)) => return Ok(Step::Wait(wait)),
+                Err(_) if !was_left && self.left.is_some() => continue, // it is committed: the link waits before its next attempt
                 Err(error) => return Err(error.into()),
             }
             let header = match self.header {
@@ -217,7 +219,7 @@ impl<'a> Sending<'a> {
                     self.left = Some(publisher.commits_on(self.place));
                 }
                 // Only the daemon can do what it is for.
-                Purpose::Request(_) | Purpose::Retain(_) => drop(publisher.end_surviving(self.place)),
+                Purpose::Request(_) | Purpose::Retain(_) => publisher.end_surviving(self.place),
             }
             return Ok(Prepared::Partly);
         }

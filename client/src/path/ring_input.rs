@@ -83,7 +83,9 @@ impl RingInput for MappedRing {
     }
 
     fn call_sender(&mut self) {
-        self.reader.call_sender();
+        if self.pid == local::pid() {
+            self.reader.call_sender();
+        }
     }
 
     /// What a forked child drops is still its parent's.

@@ -857,8 +857,12 @@ fn a_channel_that_is_left_without_a_daemon_is_read_no_more() {
     a.publish(1);
     b.publish(1);
     assert_eq!(world.all(), messages(2, 0..1));
+    assert!(world.page(0).has_left(&a.published(1)), "its sender waits for the next daemon");
+    world.subscriber.subscribe(to("a"));
+    a.publish(1);
+    assert_eq!(world.all(), [], "what was published in between is not for it");
     world.connect();
-    world.greet(&[welcome(), subscribed(1), named(1, "b")]);
+    world.greet(&[welcome(), subscribed(1), named(1, "b"), subscribed(2), named(2, "a")]);
     assert_eq!(world.all(), [Gap]);
     assert!(world.subscriber.links.is_empty());
 }

@@ -62,16 +62,11 @@ impl Surviving {
         let (position, words_max) = (self.ring.position(), self.ring.bytes() / 2 / size_of::<u64>() as u64);
         let before = self.listeners.len();
         self.listeners.retain_mut(|bell| {
-            let is_alive = position.saturating_sub(bell.position()) <= words_max;
+            let is_alive = position.checked_sub(bell.position()).is_some_and(|behind| behind <= words_max);
             is_alive && !bell.has_left(&published) && bell.ring(&published)
         });
         self.is_complete &= self.listeners.len() == before;
         !self.listeners.is_empty()
-    }
-
-    /// The next daemon serves. It may have other listeners.
-    pub(super) fn serve(&mut self) {
-        self.is_complete = false;
     }
 
     fn close(mut self) {
@@ -86,11 +81,11 @@ impl Publisher {
     /// Whether the ring of the channel has survived its daemon.
     #[inline]
     pub(in crate::machine) fn survives(&self, place: Place) -> bool {
-        matches!(self.publications[place.0].upload.phase, Phase::Surviving(_))
+        self.publications[place.0].upload.survives()
     }
 
     /// Whether a message can reach all listeners through such a ring, although there is no daemon.
-    pub(in crate::machine) fn goes_on(&self, place: Place) -> bool {
+    pub(crate) fn goes_on(&self, place: Place) -> bool {
         matches!(&self.publications[place.0].upload.phase, Phase::Surviving(ring) if ring.may_go_on())
     }
 
@@ -118,21 +113,35 @@ impl Publisher {
         let publication = &mut self.publications[place.0];
         let Phase::Surviving(ring) = &mut publication.upload.phase else { return false };
         let is_next = ring.next + 1 == publication.next;
-        if is_next && ring.push(Body::Message { metadata, payload }) && ring.publish() {
+        let is_in = is_next && ring.push(Body::Message { metadata, payload });
+        let is_read = ring.publish();
+        if is_in {
+            publication.shown = publication.next;
+        }
+        if is_in && is_read {
             return ring.is_complete;
         }
         self.end_surviving(place);
         false
     }
 
-    /// Nothing more is put into the ring. Returns the sequence number of the first message that is not in it.
-    pub(in crate::machine) fn end_surviving(&mut self, place: Place) -> Option<u64> {
+    /// Nothing more is put into the ring.
+    pub(in crate::machine) fn end_surviving(&mut self, place: Place) {
         let rings = self.uploads.rings;
-        let upload = &mut self.publications[place.0].upload;
-        let ring = upload.take_surviving(rings)?;
-        let next = ring.next;
-        (*ring).close();
-        Some(next)
+        if let Some(ring) = self.publications[place.0].upload.take_surviving(rings) {
+            (*ring).close();
+        }
+    }
+
+    /// The next daemon serves. Rings whose listeners have found it end.
+    pub(super) fn serve_surviving(&mut self) {
+        for at in 0..self.publications.len() {
+            let Phase::Surviving(ring) = &mut self.publications[at].upload.phase else { continue };
+            ring.is_complete = false; // that daemon may have other listeners
+            if !ring.publish() {
+                self.end_surviving(Place(at));
+            }
+        }
     }
 
     /// The same for all channels.

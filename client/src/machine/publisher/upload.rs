@@ -45,7 +45,7 @@ const PATIENCE: u32 = 8;
 const PATIENCE_MESSAGES: std::ops::RangeInclusive<u32> = 64..=262_144;
 
 /// The most rings of one publisher.
-const RINGS_MAX: usize = 4;
+pub(super) const RINGS_MAX: usize = 4;
 
 /// The most listeners that one publisher wakes for one ring.
 const LINKS_MAX: usize = 64;
@@ -254,10 +254,14 @@ impl Upload {
     fn opened(&mut self, rings: Rings) {
         let surviving = self.take_surviving(rings);
         *self = Self::new(rings);
-        if let Some(mut ring) = surviving {
-            ring.serve();
+        if let Some(ring) = surviving {
             (self.phase, self.due) = (Phase::Surviving(ring), 0);
         }
+    }
+
+    #[inline]
+    pub(super) fn survives(&self) -> bool {
+        matches!(self.phase, Phase::Surviving(_))
     }
 
     /// Takes the ring that has survived, if there is one.

@@ -219,6 +219,8 @@ impl From<Ended> for Failure {
 /// A connection to a daemon that handles what it reads at once, and reads rings when it must, or on request.
 struct Bus {
     serves: bool,
+    /// The next attempt to connect is the last of its kind.
+    fails: bool,
     connected: bool,
     has_rings: bool,
     takes: Takes,
@@ -266,6 +268,7 @@ impl Bus {
     fn new() -> Self {
         Self {
             serves: true,
+            fails: false,
             connected: false,
             has_rings: true,
             takes: Takes::All,
@@ -506,6 +509,9 @@ impl Link for Bus {
 
     fn connect(&mut self, machine: &mut impl Machine) -> Result<Step<Carrier, Due>, Ended> {
         while !machine.is_ready() {
+            if std::mem::take(&mut self.fails) {
+                return Err(Ended::Goodbye);
+            }
             if !self.serves {
                 return Ok(Step::Wait(Due::Daemon));
             }

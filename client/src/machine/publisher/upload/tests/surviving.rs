@@ -148,6 +148,55 @@ fn a_message_that_a_listener_may_have_missed_waits_for_the_next_daemon() {
 }
 
 #[test]
+fn a_message_that_was_committed_is_not_reported_as_not_sent() {
+    let (mut publisher, mut bus, mut followers, next) = followed(2);
+    bus.die();
+    called(&mut followers);
+    send_all(&mut publisher, &mut bus, 1);
+    followers[0].reader.page.leave();
+    bus.fails = true;
+    let text = payload(publisher.committed());
+    let mut sending = Sending::new(OWN, &[], &text);
+    assert_eq!(sending.poll::<_, Failure>(&mut publisher, &mut bus), Ok(Step::Wait(Due::Daemon)));
+    assert!(!bus.fails && sending.has_begun());
+    assert_eq!(publisher.committed(), next + 2, "once");
+    // One that is not committed is reported.
+    publisher.end_surviving(OWN);
+    bus.fails = true;
+    assert_eq!(send(&mut publisher, &mut bus), Err(Failure::Refused));
+    assert_eq!(publisher.committed(), next + 2);
+}
+
+#[test]
+fn messages_wait_as_soon_as_the_next_daemon_has_answered() {
+    let (mut publisher, mut bus, mut followers, _) = followed(1);
+    bus.die();
+    called(&mut followers);
+    send_all(&mut publisher, &mut bus, 1);
+    assert!(publisher.goes_on(OWN));
+    publisher.session_mut().announce_rings(true);
+    publisher.connected();
+    assert!(publisher.goes_on(OWN));
+    let mut bytes = Vec::new();
+    welcome().encode(&mut bytes).expect("encoded");
+    feed_bytes(&mut publisher, &bytes);
+    publisher.received().expect("a welcome");
+    assert!(publisher.survives(OWN) && !publisher.goes_on(OWN), "it may have other listeners");
+}
+
+#[test]
+fn a_ring_that_all_have_left_ends_without_another_message() {
+    let (mut publisher, mut bus, mut followers, _) = followed(1);
+    bus.die();
+    called(&mut followers);
+    send_all(&mut publisher, &mut bus, 1);
+    followers[0].reader.page.leave();
+    bus.serves = true;
+    assert_eq!(flushed(&mut publisher, &mut bus), DONE);
+    assert!(!publisher.survives(OWN));
+}
+
+#[test]
 fn while_others_need_the_daemon_messages_wait_for_it() {
     let (mut publisher, mut bus, mut followers, next) = followed(1);
     bus.publications.get_mut(&3).and_then(|own| own.relay.as_mut()).expect("a ring").reader.page.set_relaying(true);
@@ -304,6 +353,25 @@ fn messages_behind_one_that_is_rejected_get_numbers_that_no_listener_knows() {
     assert!(matches!(rejected, Err(Failure::Rejected(Rejected::TooLarge(_)))), "{rejected:?}");
     assert_eq!(flushed(&mut publisher, &mut bus), DONE);
     assert_eq!(bus.sequences("news")[usize::try_from(next).expect("few")..], [next + 4, next + 5, next + 6]);
+}
+
+/// The same if the listener has found the next daemon before its sender.
+#[test]
+fn numbers_that_a_listener_knows_are_not_used_again_though_the_ring_has_ended() {
+    let (mut publisher, mut bus, mut followers, next) = followed(1);
+    bus.die();
+    called(&mut followers);
+    assert_eq!(Sending::new(OWN, &[], &[7; 500]).poll::<_, Failure>(&mut publisher, &mut bus), DONE);
+    send_all(&mut publisher, &mut bus, 3);
+    followers[0].reader.page.leave();
+    assert_eq!(send(&mut publisher, &mut bus), Ok(Step::Wait(Due::Daemon)));
+    assert!(!publisher.survives(OWN));
+    (bus.serves, bus.payload_bytes_max) = (true, 400);
+    let rejected = send(&mut publisher, &mut bus);
+    assert!(matches!(rejected, Err(Failure::Rejected(Rejected::TooLarge(_)))), "{rejected:?}");
+    assert_eq!(flushed(&mut publisher, &mut bus), DONE);
+    let known = next + 5;
+    assert_eq!(bus.sequences("news")[usize::try_from(next).expect("few")..], [known, known + 1, known + 2, known + 3]);
 }
 
 #[test]
