@@ -37,15 +37,18 @@ pub fn receive<L: Link>(
             }
         }
         let was_ready = subscriber.is_ready();
-        if let Step::Wait(wait) = link.connect(subscriber)? {
-            if !subscriber.reads_rings() {
-                return Ok(Step::Wait(wait));
+        match link.connect(subscriber) {
+            Ok(Step::Done(_)) => {}
+            Ok(Step::Wait(wait)) if !subscriber.reads_rings() => return Ok(Step::Wait(wait)),
+            Ok(Step::Wait(wait)) => {
+                let wait = link.beside_rings(wait)?;
+                if subscriber.arm() {
+                    return Ok(Step::Wait(wait));
+                }
+                continue;
             }
-            let wait = link.beside_rings(wait)?;
-            if subscriber.arm() {
-                return Ok(Step::Wait(wait));
-            }
-            continue;
+            Err(_) if subscriber.reads_rings() && !subscriber.arm() => continue, // there is something in a ring
+            Err(error) => return Err(error),
         }
         if subscriber.is_ready() && !was_ready {
             continue; // frames may have arrived together with the end of the handshake

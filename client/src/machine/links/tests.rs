@@ -81,6 +81,8 @@ struct Scripted {
     is_broken: bool,
     expects_descriptors: bool,
     reads: u32,
+    /// No attempt to connect succeeds.
+    fails: bool,
 }
 
 impl Connection for Scripted {
@@ -88,6 +90,9 @@ impl Connection for Scripted {
     type Error = Ended;
 
     fn connect(&mut self, machine: &mut impl Machine) -> Result<Step<Carrier, ()>, Ended> {
+        if self.fails {
+            return Err(Ended::Goodbye);
+        }
         Ok(if machine.is_ready() { Step::Done(Carrier::Stream) } else { Step::Wait(()) })
     }
 
@@ -865,6 +870,20 @@ fn a_channel_that_is_left_without_a_daemon_is_read_no_more() {
     world.greet(&[welcome(), subscribed(1), named(1, "b"), subscribed(2), named(2, "a")]);
     assert_eq!(world.all(), [Gap]);
     assert!(world.subscriber.links.is_empty());
+}
+
+#[test]
+fn what_is_in_a_ring_is_received_before_there_is_an_error() {
+    let mut world = World::on(&["a"]);
+    let mut sender = world.following(1, 1, 0);
+    world.subscriber.disconnected();
+    world.connection.fails = true;
+    sender.publish(2);
+    world.subscriber.links.runs = RUNS_MAX;
+    let received = [world.poll(), world.poll(), world.poll(), world.poll()];
+    assert_eq!(received, [Ok(Some(Message(1, 0))), Ok(Some(Message(1, 1))), Err(Ended::Goodbye), Err(Ended::Goodbye)]);
+    sender.publish(1);
+    assert_eq!(world.poll(), Ok(Some(Message(1, 2))));
 }
 
 #[test]
