@@ -542,14 +542,25 @@ impl Round {
     }
 }
 
+/// How often a round is played in which a ring is to be overrun: a busy machine may slow its sender down.
+const ATTEMPTS_MAX: usize = 3;
+
 /// Plays one round; returns the steps that the process has passed before it was killed.
 fn play(case: &Case) -> Steps {
+    let steps = (0..ATTEMPTS_MAX).find_map(|_| play_once(case));
+    steps.expect("the ring was not overrun")
+}
+
+/// `None` if the ring was not overrun, although all of it was played.
+fn play_once(case: &Case) -> Option<Steps> {
     let mut round = Round::new(case.clone());
     let is_alive = round.sender.is_some() && round.play().is_some();
     assert!(is_alive || case.scene.role == Role::Sender, "the sender lives");
     if case.step.is_none() && case.scene.load == Load::Overrun {
         let sleeper = round.listeners[1].as_mut().expect("it lives");
-        assert!(!sleeper.missing().is_empty(), "the ring was not overrun");
+        if sleeper.missing().is_empty() {
+            return None;
+        }
     }
     let steps = round.kill();
     match case.scene.role {
@@ -557,7 +568,7 @@ fn play(case: &Case) -> Steps {
         Role::Follower | Role::Relayed => round.goes_on_without_a_listener(),
         Role::Daemon => round.goes_on_with_the_next_daemon(),
     }
-    steps
+    Some(steps)
 }
 
 /// Names the round that fails, and lets the others end.
